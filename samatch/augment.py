@@ -1,0 +1,83 @@
+"""Weak and strong views of a batch, drawn from an explicit generator and computed on the device at once.
+
+A geometric view is an affine map `theta` (B, 2, 3) in torch's `affine_grid` convention: normalised
+output coordinates (x, y) to input coordinates. Image and label share one theta; its inverse takes a
+prediction on the view back to the slice.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samatch.config import Augment
+
+
+def uniform(shape, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def random_affine(count: int, augment: Augment, generator: torch.Generator) -> Tensor:
+    """(count, 2, 3) maps: with p .5 a quarter turn and flips, with p .5 a rotation, always a scale."""
+    turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
+    flip = torch.randint(2, (count, 2), generator=generator) * 2.0 - 1
+    angle = uniform(count, -1, 1, generator) * math.radians(augment.rotation_deg)
+    turned, rotated = torch.rand(2, count, generator=generator) < 0.5
+    total = turn * turned + angle * rotated
+    flip = torch.where(turned[:, None], flip, torch.ones_like(flip))
+    zoom = uniform(count, 1 - augment.scale, 1 + augment.scale, generator)
+    rotation = torch.stack([total.cos(), -total.sin(), total.sin(), total.cos()], dim=1).view(-1, 2, 2)
+    linear = rotation * flip[:, None, :] * zoom[:, None, None]
+    return torch.cat([linear, torch.zeros(count, 2, 1)], dim=2)
+
+
+def inverse(theta: Tensor) -> Tensor:
+    """The map that undoes `theta`, (B, 2, 3)."""
+    linear = torch.linalg.inv(theta[:, :, :2])
+    return torch.cat([linear, -linear @ theta[:, :, 2:]], dim=2)
+
+
+def warp(image: Tensor, theta: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """(B, C, H, W) seen through theta at size x size; outside the image is 0."""
+    grid = F.affine_grid(theta.to(image.dtype), [image.shape[0], image.shape[1], size, size], align_corners=False)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def warp_label(label: Tensor, theta: Tensor, size: int) -> Tensor:
+    """(B, H, W) class map seen through theta, nearest neighbour; outside is background."""
+    return warp(label[:, None].float(), theta, size, mode="nearest")[:, 0].to(label.dtype)
+
+
+def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p jitter_prob."""
+    count, jitter = image.shape[0], augment.jitter
+    draws = torch.stack([uniform(count, 1 - jitter, 1 + jitter, generator), uniform(count, 1 - jitter, 1 + jitter, generator),
+                         uniform(count, -augment.gamma, augment.gamma, generator).exp()])
+    changed = torch.rand(count, generator=generator) < augment.jitter_prob
+    brightness, contrast, gamma = draws.to(image.device)[:, :, None, None, None]
+    mean = image.mean(dim=(2, 3), keepdim=True)
+    view = ((image - mean) * contrast + mean) * brightness
+    view = view.clamp(0, 1).clamp(min=1e-6) ** gamma
+    return torch.where(changed.to(image.device)[:, None, None, None], view, image)
+
+
+def cutmix_boxes(count: int, size: int, probability: float, generator: torch.Generator) -> Tensor:
+    """(count, size, size) bool: a random box of area .02-.4 and aspect .3-3.3, or nothing."""
+    area = uniform(count, 0.02, 0.4, generator) * size * size
+    aspect = uniform(count, math.log(0.3), math.log(1 / 0.3), generator).exp()
+    used = torch.rand(count, generator=generator) < probability
+    sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp(max=size)
+    start = torch.rand(count, 2, generator=generator) * (size - sides)
+    pixels = torch.arange(size)
+    inside = (pixels >= start[..., None]) & (pixels < (start + sides)[..., None])
+    return inside[:, 0, :, None] & inside[:, 1, None, :] & used[:, None, None]
+
+
+def paste_neighbour(values: Tensor, boxes: Tensor) -> Tensor:
+    """CutMix within the batch: inside the box of sample b stands sample b-1 (the donor).
+
+    values: (B, ..., H, W) of any type; boxes: (B, H, W) bool.
+    """
+    boxes = boxes.view(boxes.shape[0], *[1] * (values.ndim - 3), *boxes.shape[1:])
+    return torch.where(boxes, values.roll(1, dims=0), values)

@@ -1,0 +1,29 @@
+"""The one kind of error that bad input raises."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class InputError(ValueError):
+    """Says what is wrong, where, what was expected, what was found, and what to do."""
+
+    def __init__(self, what: str, *, where: Any = None, expected: Any = None, got: Any = None, do: str | None = None):
+        rows = [("where", where), ("expected", expected), ("got", got), ("what to do", do)]
+        super().__init__("\n".join([what] + [f"  {name}: {value}" for name, value in rows if value is not None]))
+
+
+def raise_all(what: str, faults: Iterable[str], do: str) -> None:
+    """Raises one InputError that lists every fault; returns quietly when there is none."""
+    faults = list(faults)
+    if faults:
+        lines = [f"  {number}. {fault}" for number, fault in enumerate(faults, 1)]
+        raise InputError(f"{what}: {len(faults)} fault{'s' if len(faults) > 1 else ''}\n" + "\n".join(lines), do=do)
+
+
+def known(name: str, names: Iterable[str], kind: str) -> str:
+    """`name` if it is one of `names`, else an InputError that lists them."""
+    names = sorted(names)
+    if name not in names:
+        raise InputError(f"unknown {kind}: {name!r}", expected="one of " + ", ".join(names), got=repr(name),
+                         do=f"choose one of these, or add a file for the new {kind}")
+    return name

@@ -1,0 +1,67 @@
+"""Evaluation per volume at native size."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from samatch import metrics
+from samatch.data import resize_image
+from samatch.datasets import Volume
+from samatch.prompts import Prompt, boxes_of, class_masks
+from samatch.sam import SamModel, resize
+
+Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
+
+
+@torch.no_grad()
+def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> np.ndarray:
+    """(D, H, W) in [0, 1] -> class map (D, H, W) uint8, by the student alone, slice by slice.
+
+    Slices are resized to `size`, the probabilities back to the native size.
+    """
+    device = next(student.parameters()).device
+    slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
+    was_training = student.training
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        logits = student.eval()(slices).float()
+    student.train(was_training)
+    probs = F.interpolate(logits.softmax(1), image.shape[-2:], mode="bilinear", align_corners=False)
+    return probs.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+@torch.no_grad()
+def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings: torch.Tensor, num_classes: int) -> np.ndarray:
+    """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
+
+    image_embeddings: (D, C, h, w) of the volume's slices.
+    """
+    label = torch.from_numpy(volume.label)[:, None].float()
+    size, device = sam.image_size, image_embeddings.device
+    label = F.interpolate(label, (size, size), mode="nearest-exact")[:, 0].long().to(device)
+    boxes, present = boxes_of(class_masks(label, num_classes))
+    mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
+    mask_logits = F.interpolate(resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False)
+    best, label = mask_logits.max(1)
+    return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
+
+
+def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], split: str) -> pd.DataFrame:
+    """Full metrics: one row a case and class."""
+    rows = []
+    for volume in volumes:
+        for row in metrics.case_metrics(segment(volume), volume.label, classes, volume.spacing):
+            rows.append({"split": split, "patient_id": volume.case.patient_id, "case_id": volume.case.case_id, **row})
+    return pd.DataFrame(rows)
+
+
+def dice_by_class(segment: Segment, volumes: list[Volume], classes: tuple[str, ...]) -> dict[str, float]:
+    """Mean Dice over volumes for each class, for validation; distances are left out."""
+    scores = []
+    for volume in volumes:
+        pred = segment(volume)
+        scores.append([metrics.dice(pred == value, volume.label == value) for value in range(1, len(classes) + 1)])
+    return dict(zip(classes, np.nanmean(np.array(scores), axis=0).tolist()))

@@ -1,0 +1,55 @@
+"""Loss terms. Every one is exactly 0 where nothing is kept, and never NaN."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
+    """logits (B, C, H, W), label (B, H, W), keep (B, H, W) bool -> mean over the kept pixels."""
+    loss = F.cross_entropy(logits, label, reduction="none")
+    keep = torch.ones_like(loss) if keep is None else keep.to(loss.dtype)
+    return (loss * keep).sum() / keep.sum().clamp(min=1)
+
+
+def dice_loss(probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Soft Dice loss, mean over all classes, sums over batch and kept pixels (Milletari et al., 2016).
+
+    probs (B, C, H, W), label (B, H, W), keep (B, H, W) bool. A class in neither counts 0.
+    """
+    target = F.one_hot(label, probs.shape[1]).movedim(-1, 1).to(probs.dtype)
+    weight = torch.ones_like(probs[:, :1]) if keep is None else keep[:, None].to(probs.dtype)
+    axes = (0, 2, 3)
+    overlap = (probs * target * weight).sum(axes)
+    total = ((probs.square() + target) * weight).sum(axes)
+    return (1 - (2 * overlap + eps) / (total + eps)).mean()
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(cross-entropy + soft Dice) / 2 over the kept pixels, in float32."""
+    logits = logits.float()
+    return 0.5 * (cross_entropy(logits, label, keep) + dice_loss(logits.softmax(1), label, keep))
+
+
+def sam_loss(mask_logits: Tensor, iou_pred: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+    """2 (Dice + BCE) + MSE(predicted IoU, IoU), mean over present objects (published fine-tuning loss).
+
+    mask_logits (B, K, H, W), iou_pred (B, K), masks (B, K, H, W) bool, present (B, K) bool.
+    """
+    if not present.any():
+        return mask_logits.sum() * 0 + iou_pred.sum() * 0
+    logits, target = mask_logits[present], masks[present].float()
+    probs = logits.sigmoid()
+    axes = (1, 2)
+    dice = 1 - (2 * (probs * target).sum(axes) + 1) / ((probs + target).sum(axes) + 1)
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(axes)
+    with torch.no_grad():
+        overlap = ((logits > 0) & masks[present]).sum(axes)
+        iou = overlap / ((logits > 0) | masks[present]).sum(axes).clamp(min=1)
+    return (2 * (dice + bce) + (iou_pred[present] - iou) ** 2).mean()
+
+
+def sam_loss_as_published(class_logits: Tensor, label: Tensor) -> Tensor:
+    """The published joint loss: cross-entropy applied to probabilities (softmax twice), plus Dice."""
+    probs = class_logits.softmax(1)
+    return cross_entropy(probs, label) + dice_loss(probs, label)

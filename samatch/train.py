@@ -1,0 +1,342 @@
+"""The one training loop: a config in, a complete run out.
+
+    python -m samatch.train --profile demo --dataset phantom --method fixmatch
+
+Missing parent runs are trained first. A run that was cut off goes on from its last state and ends with
+the same weights as an uninterrupted one.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor, nn
+
+from samatch import evaluate, repro
+from samatch.config import FINETUNE, GUIDED, PROFILES, RunConfig, make_config, parent_configs
+from samatch.data import SlicePool, draw_batch
+from samatch.datasets import Volume, load_cases
+from samatch.embeddings import EmbeddingCache, cache_folder
+from samatch.errors import InputError
+from samatch.manifest import Manifest, load_manifest
+from samatch.methods import Method, StepOutput, method_class
+from samatch.networks import UNet
+from samatch.progress import Progress
+from samatch.records import Run
+from samatch.sam import SamModel, build_sam, weights_row
+
+
+def train(config: RunConfig) -> dict:
+    """Trains one run, its missing parents first, and returns its record (run.json)."""
+    run = Run(config)
+    if run.complete:
+        return run.read()
+    for parent in parent_configs(config):
+        train(parent)
+    run.open()
+    task = prepare(config)
+    state = TrainingState.start(task, run)
+    while state.iteration < config.train.iterations:
+        train_one(task, state)
+        if state.iteration % config.train.checkpoint_every == 0:
+            state.save(run)
+    per_case = final_evaluation(task, run)
+    facts = {"val_dice": state.best_dice, "selected_iteration": state.best_iteration, "seconds": round(state.seconds, 1),
+             "selection_rule": "highest mean validation Dice over volumes and classes", "device": device_name(task.device),
+             "manifest_sha256": task.manifest.sha256, "splits_sha256": task.manifest.splits_sha256,
+             "weights_sha256": weights_row(config.sam_name)["sha256"] if task.pretrained_sam else ""}
+    run.finish(facts, pd.DataFrame(state.log), per_case)
+    return run.read()
+
+
+@dataclass
+class Task:
+    """What a run trains on: training slices (labeled ones first), validation volumes, the method."""
+
+    config: RunConfig
+    manifest: Manifest
+    pool: SlicePool
+    n_labeled_slices: int
+    val: list[Volume]
+    method: Method
+    segment: evaluate.Segment
+    device: torch.device
+    bf16: bool
+    pretrained_sam: bool
+
+
+def prepare(config: RunConfig) -> Task:
+    """Reads the data, builds the method and loads the parents' weights."""
+    repro.seed_everything(config.seed)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = config.train.bf16 and bf16_is_fast(device)
+    manifest = load_manifest(config.dataset)
+    labeled = load_cases(manifest, manifest.cases_of(manifest.labeled_patients(config.n_labeled)))
+    cls = method_class("fixmatch" if config.method == FINETUNE else config.method.removeprefix(GUIDED))
+    others = manifest.patients("train")[config.n_labeled:] if config.method != FINETUNE and cls.needs_unlabeled else ()
+    unlabeled = load_cases(manifest, manifest.cases_of(others))
+    val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
+    size = config.sam.image_size if config.method == FINETUNE else config.train.image_size
+    pool = SlicePool.from_volumes(labeled + unlabeled, size, device)
+    n_labeled_slices = sum(len(volume.image) for volume in labeled)
+
+    sam = embeddings = sam_labels = None
+    if config.sam_name:
+        sam = build_sam(config.sam_name, image_size=config.sam.image_size, num_classes=manifest.num_classes,
+                        class_token=config.sam.class_token, pretrained=config.sam.pretrained).to(device).eval()
+        sam.tune(config.sam.tune)
+        if config.sam.tune != "all":
+            needed = labeled + (val if config.method == FINETUNE else unlabeled)
+            embeddings = EmbeddingCache(sam, needed, cache_folder(config.dataset, config.sam_name), bf16=bf16, device=device,
+                                        progress=counted(f"embeddings of {config.dataset}"))
+            sam_labels = SlicePool.from_volumes(labeled, config.sam.image_size, device).label
+    if config.method == FINETUNE:
+        method = method_class(FINETUNE)(sam, config, manifest.num_classes, embeddings, sam_labels)
+        segment = reference_box_segmenter(sam, embeddings, manifest.num_classes)
+    else:
+        method = cls(UNet(manifest.num_classes).to(device), config)
+        if sam is not None:
+            method = method_class("samatch")(method, sam, config, embeddings, sam_labels)
+        segment = student_segmenter(method.student, config.train.image_size, bf16)
+    load_parents(method, config)
+    return Task(config, manifest, pool, n_labeled_slices, val, method, segment, device, bf16,
+                sam is not None and config.sam.pretrained and config.sam_name != "tiny")
+
+
+def student_segmenter(student: nn.Module, size: int, bf16: bool) -> evaluate.Segment:
+    return lambda volume: evaluate.segment_with_student(student, volume.image, size, bf16)
+
+
+def reference_box_segmenter(sam: SamModel, embeddings: EmbeddingCache | None, num_classes: int) -> evaluate.Segment:
+    @torch.no_grad()
+    def segment(volume: Volume) -> np.ndarray:
+        if embeddings is not None:
+            encoded = embeddings.of_case(volume.case.case_id)
+        else:
+            encoded = sam.encode(torch.from_numpy(volume.image)[:, None].to(next(sam.parameters()).device))
+        return evaluate.segment_with_reference_boxes(sam, volume, encoded, num_classes)
+
+    return segment
+
+
+def load_parents(method: Method, config: RunConfig) -> None:
+    for parent in parent_configs(config):
+        path = Run(parent).folder / "checkpoint.pt"
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        networks = method.networks()
+        for name, state in weights.items():
+            if name in networks:
+                networks[name].load_state_dict(state)
+
+
+def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
+    """SGD for the student, AdamW for SAM (published joint training: SGD 5e-4 for SAM)."""
+    found = {}
+    for name, network in method.networks().items():
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        if name == "sam" and parameters:
+            found[name] = torch.optim.AdamW(parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay)
+        elif name == "student":
+            found[name] = torch.optim.SGD(parameters, lr=config.train.lr, momentum=config.train.momentum, weight_decay=config.train.weight_decay)
+    return found
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes during training, and what a cut-off run resumes from."""
+
+    method: Method
+    optimizers: dict[str, torch.optim.Optimizer]
+    generator: torch.Generator
+    progress: Progress
+    run: Run
+    iteration: int = 0
+    best_dice: float = -1.0
+    best_iteration: int = 0
+    seconds: float = 0.0
+    log: list[dict] = dataclasses.field(default_factory=list)
+    sums: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    PLAIN = ("iteration", "best_dice", "best_iteration", "seconds", "log", "sums")
+
+    @classmethod
+    def start(cls, task: Task, run: Run) -> "TrainingState":
+        """A fresh state, validated once, or the one that an interrupted run left."""
+        config = task.config
+        state = cls(task.method, make_optimizers(task.method, config), torch.Generator().manual_seed(config.seed),
+                    Progress(config.run_id, config.train.iterations), run)
+        path = run.partial / "state.pt"
+        if path.exists():
+            saved = torch.load(path, map_location=task.device, weights_only=True)
+            if saved.pop("config_sha256") == config.sha256():
+                state.load(saved)
+                return state
+        state.log.append({"iteration": 0} | validate(task, state))
+        return state
+
+    def save(self, run: Run) -> None:
+        save_whole({"config_sha256": run.config.sha256(), **{key: getattr(self, key) for key in self.PLAIN},
+                    "networks": network_state(self.method), "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+                    "generator": self.generator.get_state(), "torch_rng": torch.get_rng_state()}, run.partial / "state.pt")
+
+    def load(self, saved: dict) -> None:
+        for key in self.PLAIN:
+            setattr(self, key, saved[key])
+        for name, network in self.method.networks().items():
+            network.load_state_dict(saved["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.generator.set_state(saved["generator"].cpu())
+        torch.set_rng_state(saved["torch_rng"].cpu())
+
+
+def train_one(task: Task, state: TrainingState) -> None:
+    """One iteration, and what is due after it: a log row, a validation."""
+    start, config = time.monotonic(), task.config
+    unlabeled = task.n_labeled_slices < len(task.pool)
+    batch = draw_batch(task.pool, task.n_labeled_slices, config, state.generator, state.iteration, unlabeled)
+    if "student" in state.optimizers:
+        state.optimizers["student"].param_groups[0]["lr"] = config.train.lr * (1 - batch.progress) ** config.train.poly_power
+    task.method.student.train()
+    with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bf16):
+        output = task.method.step(batch)
+    descend(output, state)
+    accumulate(output, state)
+    state.iteration += 1
+    row = {}
+    if state.iteration % config.train.log_every == 0:
+        row = read_log(state, task.manifest.classes)
+    if state.iteration % config.train.val_every == 0 or state.iteration == config.train.iterations:
+        row |= validate(task, state)
+    state.seconds += time.monotonic() - start
+    if row:
+        state.log.append({"iteration": state.iteration} | row)
+    state.progress(state.iteration, f"val Dice {100 * state.best_dice:.1f} %")
+
+
+def descend(output: StepOutput, state: TrainingState) -> None:
+    """Each loss under its own optimiser; the graphs do not meet, since pseudo-labels carry no gradient."""
+    if not torch.isfinite(total := sum(output.losses.values())):
+        raise InputError("the loss is not finite", where=f"{state.run.config.run_id}, iteration {state.iteration}",
+                         got={k: float(v) for k, v in output.losses.items()}, do="lower the learning rate, or set train.bf16=false")
+    used = [state.optimizers[name] for name in output.losses]
+    for optimizer in used:
+        optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    for optimizer in used:
+        optimizer.step()
+
+
+def accumulate(output: StepOutput, state: TrainingState) -> None:
+    for name, value in output.logs.items():
+        pair = torch.stack([value.detach().float().cpu(), torch.ones(())])
+        state.sums[name] = state.sums.get(name, 0) + pair
+    for name, value in output.overlaps.items():
+        state.sums[f"overlap_{name}"] = state.sums.get(f"overlap_{name}", 0) + value.cpu()
+
+
+def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]:
+    """Means of the scalars and Dice of the pseudo-labels since the last row; the sums start anew."""
+    row = {}
+    for name, value in state.sums.items():
+        if name.startswith("overlap_"):
+            scores = value[:, 0] / value[:, 1]
+            row |= {f"pseudo_dice_{name.removeprefix('overlap_')}_{c}": float(s) for c, s in zip(classes, scores)}
+        else:
+            row[name] = float(value[0] / value[1])
+    row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
+    state.sums = {}
+    return row
+
+
+def validate(task: Task, state: TrainingState) -> dict[str, float]:
+    """Mean Dice on the validation volumes; the best weights so far are kept."""
+    by_class = evaluate.dice_by_class(task.segment, task.val, task.manifest.classes)
+    mean = float(np.mean(list(by_class.values())))
+    if mean > state.best_dice:
+        state.best_dice, state.best_iteration = mean, state.iteration
+        save_whole(network_state(task.method), state.run.partial / "checkpoint.pt")
+    return {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+
+
+def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
+    """The selected weights on the test volumes, read here for the first time; SAM's upper bound on validation."""
+    weights = torch.load(run.partial / "checkpoint.pt", map_location=task.device, weights_only=True)
+    for name, network in task.method.networks().items():
+        network.load_state_dict(weights[name])
+    if task.config.method == FINETUNE:
+        return evaluate.evaluate(task.segment, task.val, task.manifest.classes, "val")
+    test = load_cases(task.manifest, task.manifest.cases_of(task.manifest.patients("test")))
+    tables = [evaluate.evaluate(task.segment, volumes, task.manifest.classes, split) for split, volumes in (("val", task.val), ("test", test))]
+    return pd.concat(tables, ignore_index=True)
+
+
+def load_student(config: RunConfig, num_classes: int) -> UNet:
+    """The student of a complete run, ready to predict."""
+    student = UNet(num_classes)
+    weights = torch.load(Run(config).folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    student.load_state_dict(weights["student"])
+    return student.eval()
+
+
+def network_state(method: Method) -> dict[str, dict[str, Tensor]]:
+    return {name: network.state_dict() for name, network in method.networks().items()}
+
+
+def save_whole(content: dict, path) -> None:
+    """torch.save, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError("cannot write a checkpoint", where=path.name, got=str(error).splitlines()[0], do="free some space and run again: "
+                         "the run goes on from its last state") from error
+
+
+def counted(task: str) -> Callable[[int, int], None]:
+    """A Progress whose total is known only when it is first called."""
+    bars = {}
+    return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m samatch.train", description="Train one run; missing parents first.")
+    parser.add_argument("--profile", default="demo", help=", ".join(PROFILES))
+    parser.add_argument("--dataset", default="phantom")
+    parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
+    parser.add_argument("--method", default="samatch-fixmatch")
+    parser.add_argument("--sam", default="lite_medsam")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variant", default="", help="name of a variant; needed with --set")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, e.g. train.iterations=100")
+    args = parser.parse_args(words)
+    try:
+        overrides = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)}
+        record = train(make_config(args.profile, args.dataset, args.n_labeled, args.method, args.sam, args.seed, args.variant, overrides))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{record['run_id']}: validation Dice {100 * record['val_dice']:.2f} % at iteration {record['selected_iteration']}, {record['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
