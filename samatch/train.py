@@ -102,7 +102,7 @@ def prepare(config: RunConfig) -> Task:
         method = method_class(FINETUNE)(sam, config, manifest.num_classes, embeddings, sam_labels)
         segment = reference_box_segmenter(sam, embeddings, manifest.num_classes)
     else:
-        method = cls(UNet(manifest.num_classes).to(device), config)
+        method = cls(UNet(manifest.num_classes).to(device, memory_format=torch.channels_last), config)
         if sam is not None:
             method = method_class("samatch")(method, sam, config, embeddings, sam_labels)
         segment = student_segmenter(method.student, config.train.image_size, bf16)
