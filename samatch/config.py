@@ -192,8 +192,10 @@ def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: st
     settings = PROFILES[profile]["all"] | PROFILES[profile][stage] | VARIANTS.get(variant, {}) | (overrides or {})
     uses_sam = stage in ("finetune", "joint") and settings.get("refine.combine") != "student"
     sam_name = sam if uses_sam else ""
+    if not uses_sam:  # so that one SAM-free run serves all SAMs
+        settings = {key: value for key, value in settings.items() if not key.startswith(("sam.", "refine."))}
     config = RunConfig(profile, dataset, n_labeled, method, sam_name, seed, variant)
-    config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)), sam=dataclasses.replace(config.sam, name=sam))
+    config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)), sam=dataclasses.replace(config.sam, name=sam_name))
     for key, value in settings.items():
         config = _with(config, key, value)
     return config

@@ -8,8 +8,15 @@ class InputError(ValueError):
     """Says what is wrong, where, what was expected, what was found, and what to do."""
 
     def __init__(self, what: str, *, where: Any = None, expected: Any = None, got: Any = None, do: str | None = None):
+        self.what = what
         rows = [("where", where), ("expected", expected), ("got", got), ("what to do", do)]
-        super().__init__("\n".join([what] + [f"  {name}: {value}" for name, value in rows if value is not None]))
+        self.facts = [(name, value) for name, value in rows if value is not None]
+        super().__init__("\n".join([what] + [f"  {name}: {value}" for name, value in self.facts]))
+
+    @property
+    def brief(self) -> str:
+        """The error as one line of a list; what to do is said once, below the list."""
+        return "; ".join([" ".join(self.what.split())] + [f"{name} {value}" for name, value in self.facts if name != "what to do"])
 
 
 def raise_all(what: str, faults: Iterable[str], do: str) -> None:

@@ -99,6 +99,6 @@ def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Vo
         try:
             volumes.append(load_case(manifest, case, folder))
         except InputError as error:
-            faults.append(str(error))
+            faults.append(error.brief)
     raise_all(f"data set {manifest.name}", faults, f"put the data under {paths.shown(data_folder(manifest.name))}, or set SAMATCH_DATA (make ... DATA=DIR)")
     return volumes
