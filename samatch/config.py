@@ -43,6 +43,7 @@ class Augment:
     jitter: float = 0.8              # strong view: brightness and contrast factors in 1 +- jitter
     gamma: float = 0.0               # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
+    jitter_labeled: bool = False     # labeled images get the strong view's brightness, contrast and gamma as well
     cutmix_prob: float = 0.0         # strong view: box of area .02-.4 pasted from another image
 
 
@@ -120,7 +121,7 @@ def run_id(dataset: str, n_labeled: int, method: str, sam: str, seed: int, varia
 
 # A profile overrides, in this order: everywhere ("all"), then by stage.
 # demo: minutes on any CPU. laptop: real data, an afternoon on two cores. paper: the paper's sizes.
-_SMALL_AUGMENT = {"augment.scale": 0.15, "augment.jitter": 0.5, "augment.gamma": 0.4, "augment.cutmix_prob": 0.5}
+_SMALL_AUGMENT = {"augment.scale": 0.15, "augment.jitter": 0.5, "augment.gamma": 0.4, "augment.cutmix_prob": 0.5, "augment.jitter_labeled": True}
 PROFILES: dict[str, dict[str, dict[str, typing.Any]]] = {
     "demo": {
         "all": {"train.image_size": 64, "train.batch_labeled": 4, "train.batch_unlabeled": 4, "train.val_every": 50,

@@ -70,6 +70,8 @@ def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, genera
         return index, theta, augment.warp(pool.image[index], theta, size), augment.warp_label(pool.label[index], theta, size)
 
     index_l, theta_l, image_l, label_l = view(0, n_labeled_slices, config.train.batch_labeled)
+    if settings.jitter_labeled:
+        image_l = augment.strong_view(image_l, settings, generator)
     if not unlabeled:
         return Batch(image_l, label_l, index_l, theta_l, iteration, progress)
     count = config.train.batch_unlabeled

@@ -64,5 +64,4 @@ def array_sha256(array: np.ndarray) -> str:
 
 def file_sha256(path: Path) -> str:
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if sys.version_info >= (3, 11) else \
-            hashlib.sha256(handle.read()).hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -30,6 +30,9 @@ class Encoder(nn.Module):
                                   nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256))
 
     def forward(self, image: Tensor) -> Tensor:
+        for block in self.backbone.modules():  # timm would keep those of older weights in eval mode
+            if hasattr(block, "attention_bias_cache"):
+                block.attention_bias_cache = {}
         return self.neck(self.backbone.forward_features(image))
 
 

@@ -1,0 +1,86 @@
+# samatch: one command reproduces everything. `make help` lists the targets.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+# Choices: make reproduce PROFILE=laptop DATASET=acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3
+PROFILE ?=
+DATASET ?=
+METHOD ?= fixmatch
+SAM ?= lite_medsam
+SEED ?= 0
+N ?= 3
+ifdef DATA
+export SAMATCH_DATA := $(abspath $(DATA))
+endif
+
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+LIBRARY := $(wildcard samatch/*.py samatch/*/*.py)
+OUT := executed/$(PROFILE)/$(DATASET)
+# One stamp a choice of method, SAM, seed and budget: another choice is another set of files.
+TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
+DONE := $(OUT)/$(TAG)
+EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
+RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
+VARIANTS := consensus agree as_published no_sam
+
+.PHONY: help install reproduce run ablations test unit lint nbval notebooks lock clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3"
+
+install: $(READY)  ## create .venv and install the pinned packages
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+reproduce: $(READY)  ## execute all notebooks in order; ends with the table
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && \
+	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
+	 $(PY) -m samatch.tables --profile $$1 --dataset $$2 --print && \
+	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"
+
+run: $(EXECUTED)
+
+# Notebooks in order: each waits for the one before; 05 and later for the results of all runs.
+define after
+$(DONE)/$(notdir $(2)): $(if $(1),$(DONE)/$(notdir $(1)))
+endef
+$(foreach i,$(shell seq 2 $(words $(NOTEBOOKS))),$(eval $(call after,$(word $(shell expr $(i) - 1),$(NOTEBOOKS)),$(word $(i),$(NOTEBOOKS)))))
+$(DONE)/05_ablations.ipynb: $(DONE)/runs.done
+
+$(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
+	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
+
+$(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
+	@for variant in $(VARIANTS); do SAMATCH_PROGRESS=- $(PY) -W ignore -m samatch.train $(RUN_ARGS) --method samatch-$(METHOD) --variant $$variant || exit 1; done
+	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET)
+	@touch $@
+
+ablations: $(READY)  ## train the variants of SAM-Match (PROFILE and DATASET must be given)
+	@$(MAKE) --no-print-directory $(DONE)/runs.done
+
+test: unit lint nbval  ## unit tests, notebook linter, tracked notebooks re-executed and compared
+unit: $(READY)
+	$(PY) -m pytest
+lint: $(READY)
+	$(PY) tools/check_notebooks.py notebooks
+nbval: $(READY)
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+
+notebooks: $(READY)  ## execute the tracked notebooks in place, with their own parameters
+	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
+
+lock:  ## pin the newest packages that pyproject.toml allows, write requirements.lock and environment.yml
+	$(PYTHON) tools/write_lock.py
+
+clean:  ## remove what was executed and trained here (.venv and data stay)
+	rm -rf executed runs

@@ -1,0 +1,141 @@
+"""Figures from records and arrays. Every function returns a matplotlib Figure and draws at most eight panels.
+
+No torch here: arrays come in as numpy.
+"""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+DPI = 100
+CLASS_COLORS = sns.color_palette("colorblind", 8).as_hex()[:1] + sns.color_palette("colorblind", 8).as_hex()[1:3]
+MORE_COLORS = sns.color_palette("husl", 12).as_hex()
+SOURCE_STYLES = {"student": ("#4c72b0", "-", "student"), "sam": ("#dd8452", "-", "SAM"), "refined": ("#333333", "--", "used (kept pixels)")}
+
+
+def class_color(index: int) -> str:
+    """Colour of foreground class `index` (0 first)."""
+    return CLASS_COLORS[index] if index < len(CLASS_COLORS) else MORE_COLORS[index % len(MORE_COLORS)]
+
+
+def slices_with_contours(panels: list[tuple[str, np.ndarray, np.ndarray]], classes: tuple[str, ...], columns: int = 4) -> Figure:
+    """Panels (title, image (H, W), class map (H, W)) with one contour colour a class."""
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 2.75 * rows), dpi=DPI, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, image, label) in zip(axes.flat, panels):
+        axis.imshow(image, cmap="gray", interpolation="nearest")
+        for index in range(len(classes)):
+            if (label == index + 1).any():
+                axis.contour(label == index + 1, levels=[0.5], colors=[class_color(index)], linewidths=1.4)
+        axis.set_title(title, fontsize=9)
+    handles = [Line2D([], [], color=class_color(index), label=name) for index, name in enumerate(classes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(classes), frameon=False)
+    return figure
+
+
+def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> Figure:
+    """Validation Dice over iterations: the mean for each run, and the classes of the last one."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), dpi=DPI, layout="constrained", sharey=True)
+    for name, log in logs.items():
+        rows = log.dropna(subset=["val_dice"])
+        left.plot(rows.iteration, 100 * rows.val_dice, marker="o", markersize=3, label=name)
+    for index, cls in enumerate(classes):
+        right.plot(rows.iteration, 100 * rows[f"val_dice_{cls}"], marker="o", markersize=3, color=class_color(index), label=cls)
+    left.set(xlabel="iteration", ylabel="validation Dice (%)", title="mean over classes")
+    right.set(xlabel="iteration", title=f"by class: {name}")
+    for axis in (left, right):
+        axis.legend(fontsize=8, frameon=False)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
+    """Dice of the pseudo-labels against the hidden labels of unlabeled training slices, one panel a class."""
+    figure, axes = plt.subplots(1, len(classes), figsize=(3.2 * len(classes), 3.3), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    for axis, cls in zip(axes[0], classes):
+        for source, (color, style, name) in SOURCE_STYLES.items():
+            rows = log.dropna(subset=[f"pseudo_dice_{source}_{cls}"])
+            axis.plot(rows.iteration, 100 * rows[f"pseudo_dice_{source}_{cls}"], color=color, linestyle=style, label=name)
+        axis.set(title=cls, xlabel="iteration")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("Dice against hidden label (%)")
+    axes[0, -1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def dice_boxes(scores: dict[str, np.ndarray], title: str) -> Figure:
+    """Box plot with every unit as a dot: method -> scores in percent."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.55 * len(scores) + 1.3), dpi=DPI, layout="constrained")
+    frame = pd.DataFrame([(name, value) for name, values in scores.items() for value in values], columns=["method", "score"])
+    sns.boxplot(frame, y="method", x="score", ax=axis, color="#cfd8e6", width=0.6, fliersize=0)
+    sns.stripplot(frame, y="method", x="score", ax=axis, color="#333333", size=3.2, alpha=0.7, jitter=0.18)
+    axis.set(xlabel="Dice (%), one dot a patient", ylabel="", title=title)
+    axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, str], reference_name: str) -> Figure:
+    """Each patient's Dice difference, reference minus other, sorted: above zero favours the reference."""
+    figure, axes = plt.subplots(1, len(others), figsize=(3.0 * len(others), 3.2), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    for axis, (run, name) in zip(axes[0], others.items()):
+        difference = np.sort(100 * (scores[reference] - scores[run]).dropna().to_numpy())
+        axis.bar(range(1, len(difference) + 1), difference, color=np.where(difference > 0, "#55a868", "#c44e52"))
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(title=f"against {name}", xlabel="patient, sorted")
+    axes[0, 0].set_ylabel("Dice difference (points)")
+    figure.suptitle(f"{reference_name}: green where it is better", fontsize=10)
+    return figure
+
+
+def ablation_bars(table: pd.DataFrame, title: str) -> Figure:
+    """Test Dice by run with the standard deviation over patients; columns method, dice, dice_sd."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.5 * len(table) + 1.2), dpi=DPI, layout="constrained")
+    axis.barh(table.method, table.dice, xerr=table.dice_sd, color="#8da0cb", error_kw={"linewidth": 1, "capsize": 2})
+    for row, value in enumerate(table.dice):
+        axis.text(1, row, f"{value:.1f}", va="center", fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlabel="test Dice (%), mean and standard deviation over patients", xlim=(0, 100), title=title)
+    return figure
+
+
+def split_bars(counts: pd.DataFrame) -> Figure:
+    """Stacked voxels a class for each split; index split, columns classes, values percent of all voxels."""
+    figure, axis = plt.subplots(figsize=(6.5, 2.4), dpi=DPI, layout="constrained")
+    left = np.zeros(len(counts))
+    for index, cls in enumerate(counts.columns):
+        axis.barh(counts.index, counts[cls], left=left, color=class_color(index), label=cls)
+        left += counts[cls].to_numpy()
+    axis.invert_yaxis()
+    axis.set(xlabel="share of voxels (%)")
+    axis.legend(frameon=False, fontsize=8, ncols=len(counts.columns), loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    return figure
+
+
+def method_figure() -> Figure:
+    """predict -> propose -> refine -> loss, as boxes and arrows."""
+    figure, axis = plt.subplots(figsize=(10, 3.9), dpi=DPI, layout="constrained")
+    axis.set(xlim=(0, 10), ylim=(0, 3.9))
+    axis.axis("off")
+    boxes = {"weak": (0.1, 2.5, 1.5, 0.8, "unlabeled\nweak view $w$"), "strong": (0.1, 0.3, 1.5, 0.8, "strong view\n$S(w)$, CutMix"),
+             "predict": (2.2, 2.5, 1.5, 0.8, "predict\nstudent $f(w)$"), "propose": (4.3, 2.5, 1.6, 0.8, "propose\nlabel, confidence,\nkeep"),
+             "refine": (6.5, 2.5, 1.6, 0.8, "refine\nprompt $\\rightarrow$ SAM\n$\\rightarrow$ class map"),
+             "student": (2.2, 0.3, 1.5, 0.8, "predict\nstudent $f(S(w))$"), "loss": (8.5, 0.3, 1.4, 0.8, "loss\nCE + Dice on\nkept pixels"),
+             "samloss": (6.5, 0.3, 1.6, 0.8, "SAM's own loss\nlabeled boxes,\nstudent's labels")}
+    for name, (x, y, width, height, text) in boxes.items():
+        color = {"refine": "#f6d5b8", "samloss": "#f6d5b8", "loss": "#d5e5d0"}.get(name, "#dce6f2")
+        axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.05", facecolor=color, edgecolor="#444444"))
+        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+    straight = [((1.7, 2.9), (2.1, 2.9)), ((3.8, 2.9), (4.2, 2.9)), ((6.0, 2.9), (6.4, 2.9)), ((1.7, 0.7), (2.1, 0.7)), ((7.3, 2.4), (7.3, 1.2))]
+    for start, end in straight:
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="#444444"))
+    axis.add_patch(FancyArrowPatch((8.2, 2.9), (9.2, 1.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=-0.35"))
+    axis.add_patch(FancyArrowPatch((2.95, 0.2), (9.2, 0.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=0.06"))
+    axis.text(9.35, 2.25, "refined\npseudo-label", fontsize=8, ha="center")
+    axis.text(5.0, 1.75, "no gradient passes through propose and refine;\nlabeled images train the student as usual (not drawn)", fontsize=8, ha="center", color="#555555")
+    return figure

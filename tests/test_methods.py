@@ -1,0 +1,228 @@
+"""The seam: predict -> propose -> refine -> loss."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samatch.data import SlicePool, draw_batch
+from samatch.methods import PseudoLabel, method_class, method_names, rampup
+from samatch.methods.fixmatch import FixMatch
+from samatch.methods.samatch import SamMatch, class_logits, class_probs, combine, fall_back, gate, replace_as_published
+from samatch.networks import UNet
+from samatch.sam import SamModel, build_sam
+
+CLASSES = 4
+
+
+class EchoSam(torch.nn.Module):
+    """Answers with the mask prompt it was given, object for object."""
+
+    def encode(self, image):
+        return image
+
+    def decode(self, image_embeddings, prompt):
+        return prompt.mask_prompt, torch.ones(prompt.present.shape)
+
+
+@pytest.fixture
+def batch(config):
+    generator = torch.Generator().manual_seed(0)
+    pool = SlicePool(torch.rand(20, 1, 32, 32, generator=generator), torch.randint(0, CLASSES, (20, 32, 32), generator=generator))
+    return draw_batch(pool, 8, config, generator, iteration=0, unlabeled=True)
+
+
+def settings(config, **changes):
+    return dataclasses.replace(config, refine=dataclasses.replace(config.refine, **changes))
+
+
+def with_threshold(config, value):
+    return dataclasses.replace(config, match=dataclasses.replace(config.match, conf_thresh=value),
+                               refine=dataclasses.replace(config.refine, sam_conf_thresh=value))
+
+
+def sure_student():
+    """A random student whose probabilities spread over (0, 1)."""
+    student = UNet(CLASSES)
+    with torch.no_grad():
+        student.classifier.weight *= 60
+    return student
+
+
+def student_loss(method, batch):
+    torch.manual_seed(1)
+    return method.step(batch).losses["student"]
+
+
+@pytest.mark.parametrize("way", ["replace", "consensus", "agree"])
+def test_an_echoing_sam_changes_nothing(config, batch, way):
+    config = with_threshold(settings(config, prompt="mask", combine=way), 0.3)
+    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
+    fixmatch = FixMatch(sure_student(), config)
+    fixmatch.student.eval()  # predict_weak restores the mode, so that batch-norm's statistics stay
+    plain = student_loss(fixmatch, batch)
+    guided = student_loss(SamMatch(fixmatch, EchoSam(), config), batch)
+    assert fixmatch.step(batch).logs["mask_ratio"] > 0.2
+    assert torch.equal(plain, guided)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_nothing_kept_makes_the_unlabeled_term_exactly_zero(config, batch, guided):
+    config = with_threshold(settings(config, combine="consensus"), 1.1)
+    method = FixMatch(UNet(CLASSES), config)
+    if guided:
+        method = SamMatch(method, build_sam("tiny", image_size=32, num_classes=CLASSES), config)
+    output = method.step(batch)
+    assert output.logs["mask_ratio"] == 0
+    assert output.logs["loss_unsup_s1"] == 0
+    assert output.losses["student"] == output.logs["loss_sup"]
+
+
+def test_no_gradient_reaches_the_pseudo_label(config, batch):
+    sam = build_sam("tiny", image_size=32, num_classes=CLASSES)
+    method = SamMatch(FixMatch(UNet(CLASSES), config), sam, config)
+    predictions = method.predict(batch)
+    proposed = method.propose(predictions)
+    refined = method.refine(batch, proposed, learns=True).pseudo_label
+    for pseudo_label in (proposed, refined):
+        assert not any(t.requires_grad for t in (pseudo_label.probs, pseudo_label.label, pseudo_label.confidence))
+    method.step(batch).losses["student"].backward()
+    assert all(p.grad is None for p in sam.parameters())
+    assert any(p.grad is not None for p in method.student.parameters())
+
+
+def test_sam_loss_trains_sam_alone(config, batch):
+    sam = build_sam("tiny", image_size=32, num_classes=CLASSES)
+    method = SamMatch(FixMatch(UNet(CLASSES), config), sam, config)
+    method.step(batch).losses["sam"].backward()
+    assert all(p.grad is None for p in method.student.parameters())
+    assert sam.mask_decoder.iou_token.weight.grad is not None
+
+
+def test_sam_learns_only_every_so_many_iterations(config, batch):
+    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=3))
+    method = SamMatch(FixMatch(UNet(CLASSES), config), build_sam("tiny", image_size=32, num_classes=CLASSES), config)
+    learned = ["sam" in method.step(dataclasses.replace(batch, iteration=i)).losses for i in range(5)]
+    assert learned == [True, False, False, True, False]
+
+
+def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
+    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's frame."""
+    config = with_threshold(settings(config, prompt="mask"), 0.0)
+    method = SamMatch(FixMatch(UNet(CLASSES), config), EchoSam(), config, embeddings=torch.zeros(4, 1, 8, 8))
+    label = torch.zeros(1, 32, 32, dtype=torch.long)
+    label[0, 4:12, 16:28] = 2
+    probs = F.one_hot(label, CLASSES).movedim(-1, 1).float() * 0.97 + 0.0075
+    theta = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]])
+    batch = method_batch(theta)
+    refinement = method.refine(batch, PseudoLabel.from_probs(probs, 0.0))
+    assert torch.equal(refinement.sam_label, label)
+    assert torch.equal(refinement.target, label.rot90(1, (1, 2))) or torch.equal(refinement.target, label.rot90(3, (1, 2)))
+
+
+def method_batch(theta):
+    from samatch.data import Batch
+
+    image, index = torch.zeros(1, 1, 32, 32), torch.zeros(1, dtype=torch.long)
+    return Batch(image, image[:, 0].long(), index, theta, 0, 0.0, image_w=image, index_u=index, theta_u=theta)
+
+
+def test_class_logits_corrected_and_as_published():
+    mask_logits = torch.tensor([6.0, -10.0, -10.0]).view(1, 3, 1, 1)
+    assert class_probs(mask_logits).argmax() == 1
+    assert class_logits(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
+    # PAPER: with the other two logits at -10 a class wins only above 5.75.
+    for logit, wins in ((5.7, False), (5.8, True)):
+        mask_logits = torch.tensor([logit, -10.0, -10.0]).view(1, 3, 1, 1)
+        assert (class_probs(mask_logits, as_published=True).argmax() == 1).item() is wins
+    assert class_probs(torch.full((1, 3, 1, 1), -0.1)).argmax() == 0
+
+
+def test_published_filter_turns_rejected_pixels_into_background():
+    probs = torch.tensor([[0.05, 0.95, 0.0, 0.0], [0.1, 0.4, 0.35, 0.15]]).T.view(1, 4, 1, 2)
+    found = replace_as_published(probs, 0.95)
+    assert found.label.flatten().tolist() == [1, 0]
+    assert found.keep.all()
+    norm = np.sqrt(0.1**2 + 0.4**2 + 0.35**2 + 0.15**2)
+    assert found.confidence.flatten()[1].item() == pytest.approx(0.4 / norm, abs=1e-6)
+
+
+def probs_of(*rows):
+    return torch.tensor(rows).T.reshape(1, len(rows[0]), 1, len(rows))
+
+
+def test_ways_to_combine_by_hand(config):
+    student = PseudoLabel.from_probs(probs_of([0.04, 0.96], [0.6, 0.4], [0.97, 0.03]), 0.95)
+    sam = probs_of([0.1, 0.9], [0.2, 0.8], [0.04, 0.96])
+    replaced = combine(settings(config, combine="replace").refine, student, sam)
+    assert replaced.label.flatten().tolist() == [1, 1, 1]
+    assert replaced.keep.flatten().tolist() == [False, False, True]
+    both = combine(settings(config, combine="consensus", sam_conf_thresh=0.75).refine, student, sam)
+    assert both.label.flatten().tolist() == [1, 1, 0]
+    assert both.keep.flatten().tolist() == [True, False, False]
+    agree = combine(settings(config, combine="agree").refine, student, sam)
+    assert agree.label.flatten().tolist() == [1, 0, 0]
+    assert agree.keep.flatten().tolist() == [True, False, False]
+    assert combine(settings(config, combine="student").refine, student, sam) is student
+
+
+def test_gate_and_fall_back(config):
+    present = torch.tensor([[True, True, False]])
+    masks = torch.zeros(1, 3, 1, 4, dtype=torch.bool)
+    masks[0, 0, 0, :2], masks[0, 1, 0, 2:] = True, True
+    student = masks.clone()
+    student[0, 1] = torch.tensor([[False, False, False, True]])  # IoU .5 with SAM's second object
+    iou_pred = torch.tensor([[0.5, 0.9, 0.9]])
+    found = {name: gate(settings(config, gate=name).refine, present, iou_pred, masks, student).tolist()[0]
+             for name in ("none", "iou_pred", "agreement", "both")}
+    assert found == {"none": [True, True, False], "iou_pred": [False, True, False], "agreement": [True, False, False],
+                     "both": [False, False, False]}
+    sam_probs, student_probs = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), probs_of([0.8, 0.2, 0.0], [0.8, 0.2, 0.0])
+    mixed = fall_back(sam_probs, student_probs, torch.tensor([[True, False]]))
+    assert torch.equal(mixed[..., 0], sam_probs[..., 0])
+    assert torch.equal(mixed[..., 1], student_probs[..., 1])
+
+
+def test_rampup():
+    assert rampup(0.5, 0.4) == 1
+    assert rampup(0.0, 0.4) == pytest.approx(np.exp(-5))
+    assert rampup(0.0, 0.0) == 1
+
+
+def test_fixmatch_loss_against_plain_numpy(config, batch):
+    """The unlabeled term of one batch, worked out pixel by pixel with numpy."""
+    config = with_threshold(config, 0.4)
+    rng = np.random.default_rng(0)
+    logits = {name: torch.from_numpy(rng.normal(size=(len(batch.image_w), CLASSES, 32, 32))).float() for name in ("logits_l", "logits_w", "logits_s1")}
+    method = FixMatch(torch.nn.Identity(), config)
+    output = method.loss(logits, batch, method.propose(logits))
+
+    def softmax(x):
+        e = np.exp(x - x.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    weak, strong = softmax(logits["logits_w"].numpy()), softmax(logits["logits_s1"].numpy())
+    label, keep = weak.argmax(1), weak.max(1) >= 0.4
+    box = batch.cutmix_box1.numpy()
+    label, keep = np.where(box, np.roll(label, 1, 0), label), np.where(box, np.roll(keep, 1, 0), keep)
+    chosen = np.take_along_axis(strong, label[:, None], 1)[:, 0]
+    ce = -np.log(chosen)[keep].mean()
+    dice = []
+    for c in range(CLASSES):
+        p, y = strong[:, c][keep], (label == c)[keep]
+        dice.append(1 - (2 * (p * y).sum() + 1e-5) / ((p**2 + y).sum() + 1e-5))
+    assert output.logs["loss_unsup_s1"].item() == pytest.approx((ce + np.mean(dice)) / 2, rel=1e-4)
+
+
+def test_unknown_method_lists_what_exists():
+    from samatch.errors import InputError
+
+    with pytest.raises(InputError, match="fixmatch.*supervised"):
+        method_class("fixmach")
+    assert {"supervised", "fixmatch", "finetune", "samatch-fixmatch"} == set(method_names())
+
+
+def test_sam_model_is_what_the_tests_use():
+    assert isinstance(build_sam("tiny", image_size=32, num_classes=CLASSES), SamModel)
