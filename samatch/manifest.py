@@ -1,8 +1,10 @@
 """A data set's manifest: every case, its splits with nested label budgets, and the checks on them.
 
-data_manifests/<set>/dataset.yaml   classes, normalisation, licence, source, citation
-data_manifests/<set>/cases.csv      one row a case: sizes, spacing, content hashes
-data_manifests/<set>/splits.csv     one row a patient: split, and the order in which labels are given out
+A set's manifest lies in data_manifests/<set>/, or for a set of your own in <data>/<set>/manifest/:
+
+dataset.yaml   classes, normalisation, licence, source, citation
+cases.csv      one row a case: sizes, spacing, content hashes
+splits.csv     one row a patient: split, and the order in which labels are given out
 """
 
 import csv
@@ -47,6 +49,7 @@ class Manifest:
     source: str
     citation: str
     known_faults: str                    # of the data set, told to the reader
+    reader: str                          # file of samatch/datasets that reads it
     budgets: tuple[int, ...]
     cases: tuple[Case, ...]
     split_of: dict[str, str]             # patient_id -> train, val or test
@@ -74,13 +77,15 @@ class Manifest:
         return tuple(case for patient in patients for case in self.cases if case.patient_id == patient)
 
 
-def manifest_names() -> list[str]:
-    return sorted(path.parent.name for path in paths.MANIFESTS.glob("*/dataset.yaml"))
+def manifest_folders() -> dict[str, Path]:
+    """Data set -> folder of its manifest: the repository's, and those beside a user's own data."""
+    own = {path.parents[1].name: path.parent for path in paths.data_dir().glob("*/manifest/dataset.yaml")}
+    return own | {path.parent.name: path.parent for path in paths.MANIFESTS.glob("*/dataset.yaml")}
 
 
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
-    """Reads and checks data_manifests/<name>; all faults are raised together."""
-    folder = folder or paths.MANIFESTS / known(name, manifest_names(), "data set")
+    """Reads and checks a set's manifest; all faults are raised together."""
+    folder = folder or manifest_folders()[known(name, manifest_folders(), "data set")]
     files = [folder / part for part in ("dataset.yaml", "cases.csv", "splits.csv")]
     raise_all(f"manifest of {name} is incomplete", [f"{paths.shown(f)} is missing" for f in files if not f.exists()], "restore the file")
     about = yaml.safe_load(files[0].read_text())
@@ -93,7 +98,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     hashes = [repro.file_sha256(f) for f in files]
     return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
                     split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
-                    sha256=hashes[1], splits_sha256=hashes[2],
+                    reader=about.get("reader", name), sha256=hashes[1], splits_sha256=hashes[2],
                     **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
 
 

@@ -41,8 +41,9 @@ def results_dir(profile: str, dataset: str) -> Path:
 
 
 def figures_dir(profile: str, dataset: str) -> Path:
-    """Folder for new figures; SAMATCH_FIGURES=figures renews the tracked ones."""
-    folder = _folder("SAMATCH_FIGURES", output_dir(profile, dataset) / "figures")
+    """Folder for new figures; SAMATCH_FIGURES=<repository>/figures renews the tracked ones."""
+    moved = os.environ.get("SAMATCH_FIGURES")
+    folder = Path(moved).absolute() / profile / dataset if moved else output_dir(profile, dataset) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

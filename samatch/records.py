@@ -1,6 +1,7 @@
 """Runs on disk: a folder with one identity, complete or not there; and the tables read from them.
 
-runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv and checkpoint.pt. While a run is
+runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv, predictions.npz (class maps of the
+test volumes) and checkpoint.pt. While a run is
 going its folder is called .<run_id>.partial. This module does not import torch.
 """
 

@@ -275,7 +275,10 @@ def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
     if task.config.method == FINETUNE:
         return evaluate.evaluate(task.segment, task.val, task.manifest.classes, "val")
     test = load_cases(task.manifest, task.manifest.cases_of(task.manifest.patients("test")))
-    tables = [evaluate.evaluate(task.segment, volumes, task.manifest.classes, split) for split, volumes in (("val", task.val), ("test", test))]
+    predictions = {volume.case.case_id: task.segment(volume) for volume in test}
+    np.savez_compressed(run.partial / "predictions.npz", **predictions)
+    tables = [evaluate.evaluate(task.segment, task.val, task.manifest.classes, "val"),
+              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, task.manifest.classes, "test")]
     return pd.concat(tables, ignore_index=True)
 
 

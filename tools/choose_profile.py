@@ -8,8 +8,9 @@ import sys
 import torch
 
 from samatch.config import PROFILES
-from samatch.datasets import data_folder, dataset_names
+from samatch.datasets import data_folder
 from samatch.errors import InputError, known
+from samatch.manifest import manifest_folders
 
 
 def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[str, str, str]:
@@ -24,7 +25,7 @@ def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[s
     else:
         profile, why = "demo", "no ACDC here" if has_gpu else "no GPU here"
     dataset = dataset or ("phantom" if profile == "demo" else "acdc")
-    return profile, known(dataset, dataset_names(), "data set"), why
+    return profile, known(dataset, manifest_folders(), "data set"), why
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         profile, dataset, why = choose(sys.argv[1], sys.argv[2], torch.cuda.is_available(), has_data)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} DATASET={'|'.join(dataset_names())} DATA=DIR",
+    print(f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} DATASET={'|'.join(manifest_folders())} DATA=DIR",
           file=sys.stderr)
     print(profile, dataset)
 

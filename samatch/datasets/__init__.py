@@ -1,6 +1,6 @@
-"""Data sets. One file a set; `reader(name)` finds it by its file name.
+"""Data sets. One file a kind of set; `reader(name)` finds it by its file name.
 
-A set's file offers `load(case_id, folder) -> Raw`; everything that holds for all sets (normalisation,
+A file offers `load(case_id, folder) -> Raw`; everything that holds for all sets (normalisation,
 checks, hashes) happens in `load_case`.
 """
 
@@ -9,6 +9,7 @@ import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from samatch import paths, repro
@@ -40,18 +41,43 @@ class Volume:
         return "mm" if self.spacing else "voxel"
 
 
-def dataset_names() -> list[str]:
+def reader_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def reader(name: str):
-    return importlib.import_module(f"samatch.datasets.{known(name, dataset_names(), 'data set')}")
+    return importlib.import_module(f"samatch.datasets.{known(name, reader_names(), 'reader of data sets')}")
 
 
 def data_folder(name: str) -> Path:
     """`<data>/<name>` where it exists, else the data folder itself."""
     folder = paths.data_dir()
     return folder / name if (folder / name).is_dir() else folder
+
+
+def read_nifti_pair(path: Path, label_path: Path) -> Raw:
+    """A 3-D NIfTI image and its label as (slices, height, width) arrays, with the image's spacing.
+
+    Raises InputError on a missing, truncated or non-3-D file, and where the two lie differently in space.
+    """
+    for file in (path, label_path):
+        if not file.exists():
+            raise InputError("a volume is missing", where=paths.shown(file.parent), expected=file.name, got="no such file",
+                             do="get the data set's files again")
+    try:
+        image, label = nibabel.load(path), nibabel.load(label_path)
+        arrays = [np.asarray(volume.dataobj) for volume in (image, label)]
+    except Exception as error:  # nibabel, gzip and zlib each raise their own kinds
+        raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI image and its label",
+                         got=f"{type(error).__name__}: {error}"[:160], do="get the file again") from error
+    if any(array.ndim != 3 for array in arrays):
+        raise InputError("not a 3-D volume", where=path.name, expected="three axes in image and label",
+                         got=" and ".join(str(array.shape) for array in arrays), do="give one file a frame")
+    if image.shape == label.shape and not np.allclose(image.affine, label.affine, atol=1e-3):
+        raise InputError("image and label lie differently in space", where=path.name, expected="equal affines",
+                         got=f"origins {image.affine[:3, 3].round(2)} and {label.affine[:3, 3].round(2)}", do="resample the label to the image")
+    spacing = tuple(float(s) for s in image.header.get_zooms()[2::-1])
+    return Raw(*(array.transpose(2, 1, 0) for array in arrays), spacing, path.name)
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -81,7 +107,7 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
 def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Volume:
     """Reads, checks and normalises one case. Raises InputError with every fault of the case."""
     folder = folder or data_folder(manifest.name)
-    raw = reader(manifest.name).load(case.case_id, folder)
+    raw = reader(manifest.reader).load(case.case_id, folder)
     raise_all(f"case {case.case_id} of {manifest.name}", array_faults(raw, manifest.num_classes), "restore the file from its source")
     image, label = normalise(raw.image), raw.label.astype(np.uint8)
     faults = []

@@ -9,11 +9,9 @@ import re
 from pathlib import Path
 
 import h5py
-import nibabel
-import numpy as np
 
 from samatch import paths
-from samatch.datasets import Raw
+from samatch.datasets import Raw, read_nifti_pair
 from samatch.errors import InputError
 
 
@@ -26,7 +24,8 @@ def load(case_id: str, folder: Path) -> Raw:
     if len(frames) < int(number):
         raise InputError(f"{case_id} is missing", where=paths.shown(folder), expected=f"{case_id}.h5, or {patient}/ with two frames as NIfTI",
                          got=f"{len(frames)} frames of {patient}", do="see data_manifests/README.md for where to get ACDC")
-    return _load_nifti(frames[int(number) - 1])
+    image = frames[int(number) - 1]
+    return read_nifti_pair(image, image.with_name(image.name.replace(".nii", "_gt.nii")))
 
 
 def _frames(patient: str, folder: Path) -> list[Path]:
@@ -41,18 +40,3 @@ def _load_h5(path: Path) -> Raw:
     except (OSError, KeyError) as error:
         raise InputError("unreadable h5 volume", where=path.name, expected="an h5 file with 'image' and 'label'", got=str(error)[:120],
                          do="get the file again") from error
-
-
-def _load_nifti(path: Path) -> Raw:
-    label_path = path.with_name(path.name.replace(".nii", "_gt.nii"))
-    if not label_path.exists():
-        raise InputError("label volume is missing", where=paths.shown(path.parent), expected=label_path.name, got="no such file",
-                         do="get the original ACDC distribution again")
-    try:
-        image, label = nibabel.load(path), nibabel.load(label_path)
-        arrays = [np.asarray(volume.dataobj).transpose(2, 1, 0) for volume in (image, label)]
-    except Exception as error:  # nibabel, gzip and numpy each raise their own kinds
-        raise InputError("unreadable NIfTI volume", where=path.name, expected="a 3-D NIfTI image and its _gt label",
-                         got=f"{type(error).__name__}: {error}"[:160], do="get the file again") from error
-    spacing = tuple(float(s) for s in image.header.get_zooms()[2::-1])
-    return Raw(*arrays, spacing, path.name)
