@@ -23,17 +23,18 @@ from samatch.config import FINETUNE, GUIDED, PROFILES, RunConfig, make_config, p
 from samatch.data import SlicePool, draw_batch
 from samatch.datasets import Volume, load_cases
 from samatch.embeddings import EmbeddingCache, cache_folder
-from samatch.errors import InputError
+from samatch.errors import InputError, known
 from samatch.manifest import Manifest, load_manifest
 from samatch.methods import Method, StepOutput, method_class
 from samatch.networks import UNet
 from samatch.progress import Progress
 from samatch.records import Run
-from samatch.sam import SamModel, build_sam, weights_row
+from samatch.sam import SamModel, build_sam, sam_names, weights_row
 
 
 def train(config: RunConfig) -> dict:
     """Trains one run, its missing parents first, and returns its record (run.json)."""
+    check_names(config)
     run = Run(config)
     if run.complete:
         return run.read()
@@ -53,6 +54,14 @@ def train(config: RunConfig) -> dict:
              "weights_sha256": weights_row(config.sam_name)["sha256"] if task.pretrained_sam else ""}
     run.finish(facts, pd.DataFrame(state.log), per_case)
     return run.read()
+
+
+def check_names(config: RunConfig) -> None:
+    """Raises InputError on an unknown data set, method or SAM or an impossible budget, before anything is trained."""
+    load_manifest(config.dataset).labeled_patients(config.n_labeled)
+    method_class(config.method.removeprefix(GUIDED))
+    if config.sam_name:
+        known(config.sam_name, sam_names(), "SAM")
 
 
 @dataclass
@@ -226,7 +235,7 @@ def descend(output: StepOutput, state: TrainingState) -> None:
     """Each loss under its own optimiser; the graphs do not meet, since pseudo-labels carry no gradient."""
     if not torch.isfinite(total := sum(output.losses.values())):
         raise InputError("the loss is not finite", where=f"{state.run.config.run_id}, iteration {state.iteration}",
-                         got={k: float(v) for k, v in output.losses.items()}, do="lower the learning rate, or set train.bf16=false")
+                         got={name: loss.item() for name, loss in output.losses.items()}, do="lower the learning rate, or set train.bf16=false")
     used = [state.optimizers[name] for name in output.losses]
     for optimizer in used:
         optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,62 @@
+import pytest
+
+from samatch import paths
+from samatch.errors import InputError
+from samatch.manifest import Case, load_manifest, manifest_faults, write_manifest
+
+ABOUT = dict(title="t", classes=["a"], normalisation="n", licence="l", source="s", citation="c", known_faults="k", budgets=[1, 2])
+
+
+def case(name, patient, digest=""):
+    return Case(name, patient, 2, 8, 8, (1.0, 2.0, 3.0), digest, "")
+
+
+def row(patient, split, rank=""):
+    return {"patient_id": patient, "split": split, "labeled_rank": rank}
+
+
+def test_tracked_manifests_load():
+    acdc, phantom = load_manifest("acdc"), load_manifest("phantom")
+    assert len(acdc.cases) == 200 and acdc.num_classes == 4
+    assert [len(acdc.patients(s)) for s in ("train", "val", "test")] == [70, 10, 20]
+    assert [sum(c.n_slices for c in acdc.cases_of(acdc.labeled_patients(n))) for n in (1, 3, 7, 14, 70)] == [32, 68, 136, 256, 1312]
+    assert acdc.labeled_patients(7)[3:] == ("patient100", "patient058", "patient021", "patient049")
+    assert len(phantom.patients("test")) == 8
+
+
+def test_round_trip(tmp_path):
+    cases = [case("a1", "a"), case("b1", "b"), case("c1", "c"), case("d1", "d")]
+    write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
+    found = load_manifest("mine", tmp_path)
+    assert found.cases == tuple(cases) and found.labeled_patients(1) == ("b",) and found.patients("val") == ("c",)
+
+
+def test_all_faults_are_found_together():
+    cases = (case("x", "a", "h1"), case("x", "a", "h2"), case("y", "b", "h1"), case("z", "lost"))
+    rows = [row("a", "train", "1"), row("a", "test"), row("b", "val"), row("ghost", "train", "3"), row("b2", "holdout")]
+    faults = "\n".join(manifest_faults(cases, rows, [9]))
+    for expected in ("case x is listed twice", "patient a is in train and test", "the same image in two splits: x (test), y (val)",
+                     "b2: unknown split 'holdout'", "lost has a case but no split", "ghost has a split but no case", "without a gap", "budget 9 exceeds"):
+        assert expected in faults
+
+
+def test_one_image_twice_in_one_split_is_allowed():
+    """ACDC itself: patient074 and patient076 share images, both are training patients."""
+    assert manifest_faults((case("x", "a", "h"), case("y", "b", "h")), [row("a", "train", "1"), row("b", "train", "2")], []) == []
+
+
+def test_errors_name_what_exists(tmp_path):
+    with pytest.raises(InputError, match="acdc, phantom"):
+        load_manifest("acdcc")
+    with pytest.raises(InputError, match="cases.csv is missing"):
+        (tmp_path / "dataset.yaml").write_text("a: 1")
+        load_manifest("mine", tmp_path)
+    with pytest.raises(InputError, match="1 to 70"):
+        load_manifest("acdc").labeled_patients(71)
+
+
+def test_a_manifest_beside_the_users_own_data_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMATCH_DATA", str(tmp_path))
+    write_manifest(paths.data_dir() / "mine" / "manifest", ABOUT | {"reader": "nifti"},
+                   [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    assert load_manifest("mine").reader == "nifti"

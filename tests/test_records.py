@@ -1,0 +1,123 @@
+"""Tables of records: every fault at once, the choice on validation, the paper's numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from samatch import paths, tables
+from samatch.config import run_id
+from samatch.errors import InputError
+from samatch.records import RUN_COLUMNS, collect, read_results, result_faults, write_text
+
+SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "agree"),
+         ("samatch-fixmatch", "", "no_sam"), ("finetune", "lite_medsam", "")]
+VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
+
+
+def records(dataset="acdc"):
+    rng = np.random.default_rng(0)
+    runs, cases = [], []
+    for (method, sam, variant), val in zip(SPECS, VAL):
+        name = run_id(dataset, 3, method, sam, 0, variant)
+        runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": name, "method": method, "sam": sam, "variant": variant, "n_labeled": 3,
+                     "seed": 0, "val_dice": val, "manifest_sha256": "m", "splits_sha256": "s"})
+        for patient in (f"p{i}" for i in range(6)):
+            cases += [{"run_id": name, "split": "val" if method == "finetune" else "test", "patient_id": patient, "case_id": f"{patient}_{f}", "class": c,
+                       "dice": val + rng.normal(0, 0.02), "hd95": rng.uniform(1, 9), "asd": 1.0, "distance_unit": "voxel", "status": "ok"}
+                      for f in (1, 2) for c in ("RV", "LV")]
+    return pd.DataFrame(runs), pd.DataFrame(cases)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, table in zip(("runs", "per_case"), records()):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    return tmp_path
+
+
+def test_results_are_read_back(folder):
+    runs, cases = read_results("laptop", "acdc", folder)
+    assert len(runs) == 6 and len(cases) == 6 * 24 and set(runs.variant) == {"", "agree", "no_sam"}
+
+
+def test_all_faults_at_once():
+    runs, cases = records()
+    runs = pd.concat([runs, runs.iloc[[0]], runs.iloc[[0]].assign(run_id="empty", manifest_sha256="other")])
+    cases = pd.concat([cases.iloc[3:], cases.iloc[[10]], cases.iloc[[5]].assign(run_id="ghost")])
+    faults = "\n".join(result_faults(runs, cases))
+    for expected in ("acdc-n3-supervised-s0 is listed twice", "is listed twice", "empty has no cases", "cases of ghost, but no such run",
+                     "2 different manifests", "acdc-n3-supervised-s0 lacks 3 of 24"):
+        assert expected in faults
+
+
+def test_faulty_results_are_refused(folder):
+    table = pd.read_csv(folder / "per_case.csv")
+    pd.concat([table, table.iloc[[0]]]).to_csv(folder / "per_case.csv", index=False)
+    with pytest.raises(InputError, match="1 fault"):
+        read_results("laptop", "acdc", folder)
+    with pytest.raises(InputError, match="no results"):
+        read_results("laptop", "acdc", folder / "nowhere")
+
+
+def test_sam_match_is_chosen_on_validation_alone():
+    runs, cases = records()
+    assert tables.chosen_guided(runs) == "acdc-n3-samatch-fixmatch-lite_medsam-s0-agree"
+    with pytest.raises(InputError, match="no SAM-guided run"):
+        tables.chosen_guided(runs[runs.method == "fixmatch"])
+
+
+def test_summary_by_hand():
+    runs, cases = records()
+    row = tables.summary(runs, cases).set_index("run_id").loc["acdc-n3-fixmatch-s0"]
+    mine = cases[cases.run_id == "acdc-n3-fixmatch-s0"]
+    patients = [mine[mine.patient_id == p].dice.mean() for p in mine.patient_id.unique()]
+    assert row.dice == pytest.approx(100 * np.mean(patients)) and row.dice_sd == pytest.approx(100 * np.std(patients, ddof=1))
+    assert row.n == 6 and row["dice_RV"] == pytest.approx(100 * mine[mine["class"] == "RV"].dice.mean())
+
+
+def test_undefined_distances_are_counted_not_averaged():
+    runs, cases = records()
+    cases.loc[cases.run_id == "acdc-n3-fixmatch-s0", "hd95"] = [np.nan, *[2.0] * 23]
+    row = tables.summary(runs, cases).set_index("run_id").loc["acdc-n3-fixmatch-s0"]
+    assert row.undefined == 1 and row.hd95 == 2
+
+
+def test_the_family_holds_every_comparison_method_and_no_sibling():
+    found = tables.wilcoxon_table(*records())
+    assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued"}
+    assert set(found.reference) == {"SAM-Match (FixMatch), agreement"}
+
+
+def test_only_the_papers_method_gets_the_papers_number():
+    assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
+    for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam"):
+        assert tables.paper_value("acdc", run) == ""
+    assert tables.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
+
+
+def test_collect_without_runs_says_what_to_do():
+    with pytest.raises(InputError, match="make reproduce"):
+        collect("demo", "phantom")
+
+
+def test_write_text_is_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "a.csv", "x")
+    with pytest.raises(InputError, match="cannot write"):
+        write_text(tmp_path / "nowhere" / "a.csv", "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("folder", sorted(p.parent for p in paths.TRACKED_RESULTS.glob("*/*/runs.csv")), ids=lambda f: "/".join(f.parts[-2:]))
+def test_tracked_results_are_sound(folder):
+    """The repository's own records: no faults, tables that follow from them, complete test sets."""
+    from samatch.manifest import load_manifest
+
+    profile, dataset = folder.parts[-2:]
+    runs, cases = read_results(profile, dataset, folder)
+    manifest = load_manifest(dataset)
+    assert set(runs.manifest_sha256) == {manifest.sha256} and set(runs.splits_sha256) == {manifest.splits_sha256}
+    expected = {(c.case_id, name) for c in manifest.cases_of(manifest.patients("test")) for name in manifest.classes}
+    for _, mine in cases[cases.split == "test"].groupby("run_id"):
+        assert set(zip(mine.case_id, mine["class"])) == expected
+    kept = pd.read_csv(folder / "summary.csv")
+    assert kept.dice.to_numpy() == pytest.approx(tables.summary(runs, cases).dice.to_numpy(), rel=1e-4)
