@@ -27,6 +27,8 @@ TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
 DONE := $(OUT)/$(TAG)
 EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
 RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
+# Trainings of variants that run side by side; the demo uses one thread each.
+SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
 .PHONY: help install reproduce run ablations test unit lint nbval notebooks lock clean
@@ -61,7 +63,7 @@ $(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
-	@for variant in $(VARIANTS); do SAMATCH_PROGRESS=- $(PY) -W ignore -m samatch.train $(RUN_ARGS) --method samatch-$(METHOD) --variant $$variant || exit 1; done
+	@printf '%s\n' $(VARIANTS) | xargs -P $(SIDE_BY_SIDE) -I % $(PY) -W ignore -m samatch.train $(RUN_ARGS) --method samatch-$(METHOD) --variant %
 	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 

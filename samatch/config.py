@@ -125,12 +125,12 @@ _SMALL_AUGMENT = {"augment.scale": 0.15, "augment.jitter": 0.5, "augment.gamma":
 PROFILES: dict[str, dict[str, dict[str, typing.Any]]] = {
     "demo": {
         "all": {"train.image_size": 64, "train.batch_labeled": 4, "train.batch_unlabeled": 4, "train.val_every": 50,
-                "train.log_every": 25, "train.checkpoint_every": 100, "train.threads": 2, "sam.image_size": 128,
+                "train.log_every": 10, "train.checkpoint_every": 100, "train.threads": 1, "sam.image_size": 128,
                 "sam.tune": "decoder", "train.bf16": False, **_SMALL_AUGMENT},
         "warm_up": {"train.iterations": 200},
         "match": {"train.iterations": 300, "train.lr": 0.01},
         "finetune": {"train.iterations": 60, "train.batch_labeled": 4, "sam.lr": 3e-4},
-        "joint": {"train.iterations": 150, "train.lr": 0.005, "sam.lr": 1e-4, "sam.update_every": 5, "match.rampup": 0.0},
+        "joint": {"train.iterations": 60, "train.lr": 0.005, "sam.lr": 1e-4, "sam.update_every": 5, "match.rampup": 0.0},
     },
     "laptop": {
         "all": {"train.image_size": 128, "train.batch_labeled": 8, "train.batch_unlabeled": 8, "train.val_every": 250,

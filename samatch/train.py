@@ -9,27 +9,24 @@ the same weights as an uninterrupted one.
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from samatch import evaluate, repro
-from samatch.config import FINETUNE, GUIDED, PROFILES, RunConfig, make_config, parent_configs
-from samatch.data import SlicePool, draw_batch
-from samatch.datasets import Volume, load_cases
-from samatch.embeddings import EmbeddingCache, cache_folder
-from samatch.errors import InputError, known
-from samatch.manifest import Manifest, load_manifest
-from samatch.methods import Method, StepOutput, method_class
-from samatch.networks import UNet
+from samatch import evaluate
+from samatch.config import FINETUNE, PROFILES, RunConfig, make_config, parent_configs
+from samatch.data import draw_batch
+from samatch.datasets import load_cases
+from samatch.errors import InputError
+from samatch.methods import Method, StepOutput
 from samatch.progress import Progress
 from samatch.records import Run
-from samatch.sam import SamModel, build_sam, sam_names, weights_row
+from samatch.sam import sam_weights
+from samatch.task import Task, check_names, prepare
 
 
 def train(config: RunConfig) -> dict:
@@ -49,101 +46,11 @@ def train(config: RunConfig) -> dict:
             state.save(run)
     per_case = final_evaluation(task, run)
     facts = {"val_dice": state.best_dice, "selected_iteration": state.best_iteration, "seconds": round(state.seconds, 1),
-             "selection_rule": "highest mean validation Dice over volumes and classes", "device": device_name(task.device),
-             "manifest_sha256": task.manifest.sha256, "splits_sha256": task.manifest.splits_sha256,
-             "weights_sha256": weights_row(config.sam_name)["sha256"] if task.pretrained_sam else ""}
+             "selection_rule": "highest mean validation Dice over volumes and classes", "device": device_name(task.data.device),
+             "manifest_sha256": task.data.manifest.sha256, "splits_sha256": task.data.manifest.splits_sha256,
+             "weights_sha256": weights_sha256(config)}
     run.finish(facts, pd.DataFrame(state.log), per_case)
     return run.read()
-
-
-def check_names(config: RunConfig) -> None:
-    """Raises InputError on an unknown data set, method or SAM or an impossible budget, before anything is trained."""
-    load_manifest(config.dataset).labeled_patients(config.n_labeled)
-    method_class(config.method.removeprefix(GUIDED))
-    if config.sam_name:
-        known(config.sam_name, sam_names(), "SAM")
-
-
-@dataclass
-class Task:
-    """What a run trains on: training slices (labeled ones first), validation volumes, the method."""
-
-    config: RunConfig
-    manifest: Manifest
-    pool: SlicePool
-    n_labeled_slices: int
-    val: list[Volume]
-    method: Method
-    segment: evaluate.Segment
-    device: torch.device
-    bf16: bool
-    pretrained_sam: bool
-
-
-def prepare(config: RunConfig) -> Task:
-    """Reads the data, builds the method and loads the parents' weights."""
-    repro.seed_everything(config.seed)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = config.train.bf16 and bf16_is_fast(device)
-    manifest = load_manifest(config.dataset)
-    labeled = load_cases(manifest, manifest.cases_of(manifest.labeled_patients(config.n_labeled)))
-    cls = method_class("fixmatch" if config.method == FINETUNE else config.method.removeprefix(GUIDED))
-    others = manifest.patients("train")[config.n_labeled:] if config.method != FINETUNE and cls.needs_unlabeled else ()
-    unlabeled = load_cases(manifest, manifest.cases_of(others))
-    val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
-    size = config.sam.image_size if config.method == FINETUNE else config.train.image_size
-    pool = SlicePool.from_volumes(labeled + unlabeled, size, device)
-    n_labeled_slices = sum(len(volume.image) for volume in labeled)
-
-    sam = embeddings = sam_labels = None
-    if config.sam_name:
-        sam = build_sam(config.sam_name, image_size=config.sam.image_size, num_classes=manifest.num_classes,
-                        class_token=config.sam.class_token, pretrained=config.sam.pretrained).to(device).eval()
-        sam.tune(config.sam.tune)
-        if config.sam.tune != "all":
-            needed = labeled + (val if config.method == FINETUNE else unlabeled)
-            embeddings = EmbeddingCache(sam, needed, cache_folder(config.dataset, config.sam_name), bf16=bf16, device=device,
-                                        progress=counted(f"embeddings of {config.dataset}"))
-            sam_labels = SlicePool.from_volumes(labeled, config.sam.image_size, device).label
-    if config.method == FINETUNE:
-        method = method_class(FINETUNE)(sam, config, manifest.num_classes, embeddings, sam_labels)
-        segment = reference_box_segmenter(sam, embeddings, manifest.num_classes)
-    else:
-        method = cls(UNet(manifest.num_classes).to(device, memory_format=torch.channels_last), config)
-        if sam is not None:
-            method = method_class("samatch")(method, sam, config, embeddings, sam_labels)
-        segment = student_segmenter(method.student, config.train.image_size, bf16)
-    load_parents(method, config)
-    return Task(config, manifest, pool, n_labeled_slices, val, method, segment, device, bf16,
-                sam is not None and config.sam.pretrained and config.sam_name != "tiny")
-
-
-def student_segmenter(student: nn.Module, size: int, bf16: bool) -> evaluate.Segment:
-    return lambda volume: evaluate.segment_with_student(student, volume.image, size, bf16)
-
-
-def reference_box_segmenter(sam: SamModel, embeddings: EmbeddingCache | None, num_classes: int) -> evaluate.Segment:
-    @torch.no_grad()
-    def segment(volume: Volume) -> np.ndarray:
-        if embeddings is not None:
-            encoded = embeddings.of_case(volume.case.case_id)
-        else:
-            encoded = sam.encode(torch.from_numpy(volume.image)[:, None].to(next(sam.parameters()).device))
-        return evaluate.segment_with_reference_boxes(sam, volume, encoded, num_classes)
-
-    return segment
-
-
-def load_parents(method: Method, config: RunConfig) -> None:
-    for parent in parent_configs(config):
-        path = Run(parent).folder / "checkpoint.pt"
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        networks = method.networks()
-        for name, state in weights.items():
-            if name in networks:
-                networks[name].load_state_dict(state)
 
 
 def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
@@ -184,7 +91,7 @@ class TrainingState:
                     Progress(config.run_id, config.train.iterations), run)
         path = run.partial / "state.pt"
         if path.exists():
-            saved = torch.load(path, map_location=task.device, weights_only=True)
+            saved = torch.load(path, map_location=task.data.device, weights_only=True)
             if saved.pop("config_sha256") == config.sha256():
                 state.load(saved)
                 return state
@@ -210,19 +117,19 @@ class TrainingState:
 def train_one(task: Task, state: TrainingState) -> None:
     """One iteration, and what is due after it: a log row, a validation."""
     start, config = time.monotonic(), task.config
-    unlabeled = task.n_labeled_slices < len(task.pool)
-    batch = draw_batch(task.pool, task.n_labeled_slices, config, state.generator, state.iteration, unlabeled)
+    data = task.data
+    batch = draw_batch(data.pool, data.n_labeled_slices, config, state.generator, state.iteration, unlabeled=bool(data.unlabeled))
     if "student" in state.optimizers:
         state.optimizers["student"].param_groups[0]["lr"] = config.train.lr * (1 - batch.progress) ** config.train.poly_power
     task.method.student.train()
-    with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bf16):
+    with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
         output = task.method.step(batch)
     descend(output, state)
     accumulate(output, state)
     state.iteration += 1
     row = {}
     if state.iteration % config.train.log_every == 0:
-        row = read_log(state, task.manifest.classes)
+        row = read_log(state, data.manifest.classes)
     if state.iteration % config.train.val_every == 0 or state.iteration == config.train.iterations:
         row |= validate(task, state)
     state.seconds += time.monotonic() - start
@@ -268,7 +175,7 @@ def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]
 
 def validate(task: Task, state: TrainingState) -> dict[str, float]:
     """Mean Dice on the validation volumes; the best weights so far are kept."""
-    by_class = evaluate.dice_by_class(task.segment, task.val, task.manifest.classes)
+    by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
     mean = float(np.mean(list(by_class.values())))
     if mean > state.best_dice:
         state.best_dice, state.best_iteration = mean, state.iteration
@@ -278,25 +185,18 @@ def validate(task: Task, state: TrainingState) -> dict[str, float]:
 
 def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
     """The selected weights on the test volumes, read here for the first time; SAM's upper bound on validation."""
-    weights = torch.load(run.partial / "checkpoint.pt", map_location=task.device, weights_only=True)
+    manifest = task.data.manifest
+    weights = torch.load(run.partial / "checkpoint.pt", map_location=task.data.device, weights_only=True)
     for name, network in task.method.networks().items():
         network.load_state_dict(weights[name])
     if task.config.method == FINETUNE:
-        return evaluate.evaluate(task.segment, task.val, task.manifest.classes, "val")
-    test = load_cases(task.manifest, task.manifest.cases_of(task.manifest.patients("test")))
+        return evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val")
+    test = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
     predictions = {volume.case.case_id: task.segment(volume) for volume in test}
     np.savez_compressed(run.partial / "predictions.npz", **predictions)
-    tables = [evaluate.evaluate(task.segment, task.val, task.manifest.classes, "val"),
-              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, task.manifest.classes, "test")]
+    tables = [evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val"),
+              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes, "test")]
     return pd.concat(tables, ignore_index=True)
-
-
-def load_student(config: RunConfig, num_classes: int) -> UNet:
-    """The student of a complete run, ready to predict."""
-    student = UNet(num_classes)
-    weights = torch.load(Run(config).folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    student.load_state_dict(weights["student"])
-    return student.eval()
 
 
 def network_state(method: Method) -> dict[str, dict[str, Tensor]]:
@@ -315,14 +215,10 @@ def save_whole(content: dict, path) -> None:
                          "the run goes on from its last state") from error
 
 
-def counted(task: str) -> Callable[[int, int], None]:
-    """A Progress whose total is known only when it is first called."""
-    bars = {}
-    return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def weights_sha256(config: RunConfig) -> str:
+    """Hash of SAM's published weights, where the run used any."""
+    rows = sam_weights()
+    return rows[config.sam_name]["sha256"] if config.sam.pretrained and config.sam_name in rows else ""
 
 
 def device_name(device: torch.device) -> str:

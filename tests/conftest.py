@@ -8,10 +8,10 @@ from samatch.config import PROFILES, make_config
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    """Every test has its own runs and outputs, and two threads, so that sums repeat."""
+    """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy machine does not stall it."""
     for name in ("RUNS", "OUT", "FIGURES", "WEIGHTS", "DATA"):
         monkeypatch.setenv(f"SAMATCH_{name}", str(tmp_path / name.lower()))
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 
@@ -19,7 +19,7 @@ def own_folders(tmp_path, monkeypatch):
 def tiny_profile(monkeypatch):
     """The demo profile at a size for tests."""
     small = {"train.image_size": 32, "sam.image_size": 64, "train.iterations": 6, "train.val_every": 3, "train.log_every": 3,
-             "train.checkpoint_every": 2, "train.batch_labeled": 2, "train.batch_unlabeled": 2, "train.threads": 2}
+             "train.checkpoint_every": 2, "train.batch_labeled": 2, "train.batch_unlabeled": 2, "train.threads": 1}
     demo = {stage: {k: v for k, v in settings.items() if k not in small} for stage, settings in PROFILES["demo"].items()}
     demo["all"] = demo["all"] | small
     monkeypatch.setitem(PROFILES, "demo", demo)

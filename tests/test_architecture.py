@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
 FLOORS = [("paths", "config", "repro", "errors", "progress"), ("manifest", "prompts", "losses", "metrics", "augment"),
           ("data", "networks", "sam", "datasets", "embeddings"), ("methods", "evaluate", "records"),
-          ("train", "stats", "tables", "plots", "examples")]
+          ("task", "train", "stats", "tables", "plots", "examples")]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The package file of a folder may be imported by its members; members do not import one another.
 FAMILIES = ("methods", "sam", "datasets")

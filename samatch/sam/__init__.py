@@ -145,16 +145,16 @@ def build_sam(name: str, *, image_size: int, num_classes: int, class_token: bool
     return model
 
 
-def weights_row(name: str) -> dict[str, str]:
-    """The row of data_manifests/weights.csv for a model."""
+def sam_weights() -> dict[str, dict[str, str]]:
+    """Rows of data_manifests/weights.csv by SAM."""
     with open(paths.MANIFESTS / "weights.csv", newline="") as handle:
-        rows = {row["sam"]: row for row in csv.DictReader(handle)}
-    return rows[known(name, rows, "SAM with weights")]
+        return {row["sam"]: row for row in csv.DictReader(handle)}
 
 
 def weights_file(name: str) -> Path:
     """The checked weight file: from the weights folder, or else from the package that carries it."""
-    row = weights_row(name)
+    rows = sam_weights()
+    row = rows[known(name, rows, "SAM with weights")]
     local = paths.weights_dir() / row["file"]
     if local.exists():
         path = local
