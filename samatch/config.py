@@ -136,7 +136,7 @@ PROFILES: dict[str, dict[str, dict[str, typing.Any]]] = {
         "all": {"train.image_size": 128, "train.batch_labeled": 8, "train.batch_unlabeled": 8, "train.val_every": 250,
                 "train.threads": 1, "train.checkpoint_every": 250, "sam.tune": "decoder", **_SMALL_AUGMENT},
         "warm_up": {"train.iterations": 1500},
-        "match": {"train.iterations": 2000, "match.lambda_u": 0.5, "match.rampup": 0.3},
+        "match": {"train.iterations": 1500, "match.lambda_u": 0.5, "match.rampup": 0.3},
         "finetune": {"train.iterations": 400, "train.batch_labeled": 4, "train.val_every": 100, "sam.lr": 2e-4, "train.log_every": 20},
         "joint": {"train.iterations": 400, "train.lr": 0.005, "train.val_every": 100, "match.lambda_u": 0.5, "match.rampup": 0.0,
                   "sam.lr": 5e-5, "sam.update_every": 10},

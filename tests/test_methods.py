@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from samatch.data import SlicePool, draw_batch
-from samatch.methods import PseudoLabel, method_class, method_names, rampup
+from samatch.methods import PseudoLabel, method_class, method_names, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
 from samatch.methods.samatch import SamMatch, class_logits, class_probs, combine, fall_back, gate, replace_as_published
 from samatch.networks import UNet
@@ -61,7 +61,6 @@ def test_an_echoing_sam_changes_nothing(config, batch, way):
     config = with_threshold(settings(config, prompt="mask", combine=way), 0.3)
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
     fixmatch = FixMatch(sure_student(), config)
-    fixmatch.student.eval()  # predict_weak restores the mode, so that batch-norm's statistics stay
     plain = student_loss(fixmatch, batch)
     guided = student_loss(SamMatch(fixmatch, EchoSam(), config), batch)
     assert fixmatch.step(batch).logs["mask_ratio"] > 0.2
@@ -183,6 +182,23 @@ def test_gate_and_fall_back(config):
     mixed = fall_back(sam_probs, student_probs, torch.tensor([[True, False]]))
     assert torch.equal(mixed[..., 0], sam_probs[..., 0])
     assert torch.equal(mixed[..., 1], student_probs[..., 1])
+
+
+def test_running_statistics_are_those_of_clean_images_without_dropout(config, batch):
+    method = FixMatch(UNet(CLASSES), config)
+    norm = method.student.encoder[0][1]
+    before = norm.running_mean.clone()
+    with torch.no_grad():
+        expected = 0.9 * before + 0.1 * method.student.encoder[0][0](batch.image_w).mean((0, 2, 3))
+    method.step(batch)
+    assert torch.allclose(norm.running_mean, expected, atol=1e-5)
+    assert norm.momentum == 0.1 and method.student.training and all(m.training for m in method.student.modules())
+
+
+def test_weak_predictions_are_without_dropout(batch):
+    student = UNet(CLASSES)
+    assert torch.equal(predict_weak(student, batch.image_w), predict_weak(student, batch.image_w))
+    assert not torch.equal(student(batch.image_w), student(batch.image_w))
 
 
 def test_rampup():

@@ -3,22 +3,23 @@
     loss = L(f(x_l), y_l) + lambda_u r(t) L(f(S(w)), argmax f(w) | max softmax f(w) >= tau)
 
 w is the weak view of an unlabeled image, S the strong view of w, L = (CE + Dice) / 2 over kept pixels,
-r the ramp-up. Departure from the published trainer: f(w) is taken without dropout and with batch-norm's
-running statistics, and the complementary-label term is left out.
+r the ramp-up. Departures from the published trainer: f(w) is taken without dropout, its passes alone enter
+batch-norm's running statistics, and the complementary-label term is left out.
 """
 
 import torch
 
 from samatch.augment import paste_neighbour
 from samatch.losses import segmentation_loss
-from samatch.methods import Method, PseudoLabel, StepOutput, predict_weak, rampup
+from samatch.methods import Method, PseudoLabel, StepOutput, frozen_statistics, predict_weak, rampup
 
 
 class FixMatch(Method):
     def predict(self, batch):
         logits_w = predict_weak(self.student, batch.image_w)
-        logits_l, logits_s1 = self.student(torch.cat([batch.image_l, batch.image_s1])).split(
-            [len(batch.image_l), len(batch.image_s1)])
+        with frozen_statistics(self.student):
+            logits = self.student(torch.cat([batch.image_l, batch.image_s1]))
+        logits_l, logits_s1 = logits.split([len(batch.image_l), len(batch.image_s1)])
         return {"logits_l": logits_l, "logits_w": logits_w, "logits_s1": logits_s1}
 
     def propose(self, predictions):
