@@ -76,7 +76,7 @@ unit: $(READY)
 lint: $(READY)
 	$(PY) tools/check_notebooks.py notebooks
 nbval: $(READY)
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
 
 notebooks: $(READY)  ## execute the tracked notebooks in place, with their own parameters
 	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done

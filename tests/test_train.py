@@ -9,8 +9,10 @@ import torch
 
 from samatch import train
 from samatch.config import make_config
+from samatch.data import draw_batch
 from samatch.errors import InputError
 from samatch.records import Run
+from samatch.task import prepare
 
 
 def config(method="samatch-fixmatch", **changes):
@@ -69,6 +71,18 @@ def test_a_run_leaves_a_complete_record(tiny_profile):
     assert log.val_dice.max() == pytest.approx(record["val_dice"], rel=1e-4)
     assert log.loc[log.val_dice.idxmax(), "iteration"] == record["selected_iteration"]
     assert not list(folder.parent.glob(".*partial"))
+
+
+def test_the_whole_sam_can_be_tuned_without_a_cache(tiny_profile):
+    """tune=all, as in the paper profile: views are encoded on the fly, in fine-tuning and in joint training."""
+    short = {"sam.tune": "all", "train.iterations": 2, "train.val_every": 2, "train.image_size": 64}
+    for method in ("finetune", "samatch-fixmatch"):
+        run_config = config(method, variant="whole", overrides=short)
+        assert train.train(run_config)["status"] == "complete"
+        task = prepare(run_config)
+        batch = draw_batch(task.data.pool, task.data.n_labeled_slices, run_config, torch.Generator().manual_seed(0), 0, bool(task.data.unlabeled))
+        task.method.step(batch).losses["sam"].backward()
+        assert task.method.sam.image_encoder[0].weight.grad.abs().sum() > 0
 
 
 def test_a_second_call_trains_nothing(tiny_profile, monkeypatch):
