@@ -138,7 +138,7 @@ PROFILES: dict[str, dict[str, dict[str, typing.Any]]] = {
         "warm_up": {"train.iterations": 1500},
         "match": {"train.iterations": 1500, "match.lambda_u": 0.5, "match.rampup": 0.3},
         "finetune": {"train.iterations": 400, "train.batch_labeled": 4, "train.val_every": 100, "sam.lr": 2e-4, "train.log_every": 20},
-        "joint": {"train.iterations": 400, "train.lr": 0.005, "train.val_every": 100, "match.lambda_u": 0.5, "match.rampup": 0.0,
+        "joint": {"train.iterations": 300, "train.lr": 0.005, "train.val_every": 100, "match.lambda_u": 0.5, "match.rampup": 0.0,
                   "sam.lr": 5e-5, "sam.update_every": 10},
     },
     "paper": {

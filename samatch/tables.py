@@ -9,13 +9,24 @@ from pathlib import Path
 import pandas as pd
 
 from samatch import paths, stats
-from samatch.config import FINETUNE, GUIDED, SUPERVISED
+from samatch.config import FINETUNE, GUIDED, SUPERVISED, stage_of
 from samatch.errors import InputError
 from samatch.records import collect, read_results, write_text
 
 MATCH_LABELS = {"fixmatch": "FixMatch"}
 VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published"}
+VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "as_published")
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
+
+
+def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Supervised, match methods, their guided twins by variant, SAM alone."""
+    def place(run) -> tuple:
+        stage = ("warm_up", "match", "joint", "finetune").index(stage_of(run.method))
+        variant = VARIANT_ORDER.index(run.variant) if run.variant in VARIANT_ORDER else len(VARIANT_ORDER)
+        return stage, run.method, variant, run.variant, run.seed
+
+    return runs.iloc[sorted(range(len(runs)), key=lambda row: place(runs.iloc[row]))].reset_index(drop=True)
 
 
 def label(method: str, variant: str = "") -> str:
@@ -36,7 +47,7 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> 
     """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice."""
     rows = per_case[per_case.split == split]
     table = []
-    for run in runs.itertuples():
+    for run in in_reading_order(runs).itertuples():
         cases = rows[rows.run_id == run.run_id]
         if cases.empty:
             continue
@@ -98,7 +109,7 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
     """The chosen SAM-Match against every comparison method; other variants of SAM-Match are not in the family."""
     reference = chosen_guided(runs)
     family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == "no_sam"))]
-    others = [run for run in family.run_id if run != reference]
+    others = [run for run in in_reading_order(family).run_id if run != reference]
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     names = {run.run_id: label(run.method, run.variant) for run in runs.itertuples()}
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
