@@ -3,6 +3,8 @@
 No torch here: arrays come in as numpy.
 """
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -33,7 +35,7 @@ def slices_with_contours(panels: list[tuple[str, np.ndarray, np.ndarray]], class
         for index in range(len(classes)):
             if (label == index + 1).any():
                 axis.contour(label == index + 1, levels=[0.5], colors=[class_color(index)], linewidths=1.4)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(textwrap.fill(title, 30), fontsize=9)
     handles = [Line2D([], [], color=class_color(index), label=name) for index, name in enumerate(classes)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(classes), frameon=False)
     return figure
@@ -136,6 +138,6 @@ def method_figure() -> Figure:
         axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="#444444"))
     axis.add_patch(FancyArrowPatch((8.2, 2.9), (9.2, 1.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=-0.35"))
     axis.add_patch(FancyArrowPatch((2.95, 0.2), (9.2, 0.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=0.06"))
-    axis.text(9.35, 2.25, "refined\npseudo-label", fontsize=8, ha="center")
+    axis.text(8.35, 1.75, "refined\npseudo-label", fontsize=8, ha="center")
     axis.text(5.0, 1.75, "no gradient passes through propose and refine;\nlabeled images train the student as usual (not drawn)", fontsize=8, ha="center", color="#555555")
     return figure

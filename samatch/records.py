@@ -81,30 +81,23 @@ def write_text(path: Path, text: str) -> None:
         raise InputError("cannot write a file", where=paths.shown(path), got=error.strerror, do="free some space and run again") from error
 
 
-def read_run(profile: str, run_id: str) -> dict:
-    """run.json of a complete run, or an InputError that says how to make it."""
-    path = paths.runs_dir(profile) / run_id / "run.json"
-    if not path.exists():
-        raise InputError(f"run {run_id} is missing", where=paths.shown(path.parent), expected="a complete run", got="no run.json",
-                         do="train it first; `make reproduce` trains all runs in order")
-    return json.loads(path.read_text())
-
-
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
-    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv."""
+    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json."""
     folder = folder or paths.output_dir(profile, dataset) / "results"
+    found = sorted(paths.runs_dir(profile).glob(f"{dataset}-*/run.json"))
+    if not found:
+        raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
     runs, cases, logs = [], [], []
-    for path in sorted(paths.runs_dir(profile).glob(f"{dataset}-*/run.json")):
+    (folder / "run_json").mkdir(parents=True, exist_ok=True)
+    for path in found:
         record = json.loads(path.read_text())
         config = record["config"]
         row = {**{key: record.get(key, "") for key in RUN_COLUMNS}, **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
                "sam": config["sam_name"], "iterations": config["train"]["iterations"], "parents": " ".join(config["parents"])}
         runs.append(row)
+        write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
         cases.append(pd.read_csv(path.with_name("per_case.csv")))
         logs.append(pd.read_csv(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
-    if not runs:
-        raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
-    folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("runs", pd.DataFrame(runs, columns=RUN_COLUMNS)), ("per_case", pd.concat(cases)), ("train_log", pd.concat(logs))):
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return folder

@@ -40,6 +40,14 @@ def test_all_faults_are_found_together():
         assert expected in faults
 
 
+def test_a_patient_in_two_splits_stops_the_reading(tmp_path):
+    write_manifest(tmp_path, ABOUT, [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    with open(tmp_path / "splits.csv", "a") as handle:
+        handle.write("a,test,\n")
+    with pytest.raises(InputError, match="patient a is in train and test"):
+        load_manifest("mine", tmp_path)
+
+
 def test_one_image_twice_in_one_split_is_allowed():
     """ACDC itself: patient074 and patient076 share images, both are training patients."""
     assert manifest_faults((case("x", "a", "h"), case("y", "b", "h")), [row("a", "train", "1"), row("b", "train", "2")], []) == []

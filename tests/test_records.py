@@ -1,5 +1,7 @@
 """Tables of records: every fault at once, the choice on validation, the paper's numbers."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,6 +97,20 @@ def test_only_the_papers_method_gets_the_papers_number():
     assert tables.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
 
 
+def test_collect_gathers_complete_runs_only(tmp_path):
+    for name, status in (("acdc-n3-fixmatch-s0", "run.json"), ("acdc-n3-other-s0", "none")):
+        folder = paths.runs_dir("laptop") / name
+        folder.mkdir(parents=True)
+        cfg = {"method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
+        if status == "run.json":
+            (folder / status).write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": 0.5, "config": cfg}))
+        (folder / "per_case.csv").write_text(f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,0.5\n")
+        (folder / "train_log.csv").write_text("iteration,val_dice\n0,0.5\n")
+    found = collect("laptop", "acdc", tmp_path / "out")
+    assert pd.read_csv(found / "runs.csv").run_id.tolist() == ["acdc-n3-fixmatch-s0"]
+    assert [p.name for p in (found / "run_json").iterdir()] == ["acdc-n3-fixmatch-s0.json"]
+
+
 def test_collect_without_runs_says_what_to_do():
     with pytest.raises(InputError, match="make reproduce"):
         collect("demo", "phantom")
@@ -119,5 +135,9 @@ def test_tracked_results_are_sound(folder):
     expected = {(c.case_id, name) for c in manifest.cases_of(manifest.patients("test")) for name in manifest.classes}
     for _, mine in cases[cases.split == "test"].groupby("run_id"):
         assert set(zip(mine.case_id, mine["class"])) == expected
+    for run in runs.itertuples():
+        record = json.loads((folder / "run_json" / f"{run.run_id}.json").read_text())
+        assert record["status"] == "complete" and record["config_sha256"] == run.config_sha256
+        assert not set(record["config"]["parents"]) - set(runs.run_id)
     kept = pd.read_csv(folder / "summary.csv")
     assert kept.dice.to_numpy() == pytest.approx(tables.summary(runs, cases).dice.to_numpy(), rel=1e-4)
