@@ -14,8 +14,9 @@ from samatch.errors import InputError
 from samatch.records import collect, read_results, write_text
 
 MATCH_LABELS = {"fixmatch": "FixMatch"}
-VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published"}
-VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "as_published")
+VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "margin10": "replaces, margin 10 px",
+                  "as_published": "as published"}
+VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "margin10", "as_published")
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
 
 
