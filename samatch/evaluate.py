@@ -11,7 +11,7 @@ from torch import nn
 from samatch import metrics
 from samatch.data import resize_image
 from samatch.datasets import Volume
-from samatch.prompts import Prompt, boxes_of, class_masks
+from samatch.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.sam import SamModel, resize
 
 Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
@@ -34,15 +34,17 @@ def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16:
 
 
 @torch.no_grad()
-def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings: torch.Tensor, num_classes: int) -> np.ndarray:
+def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings: torch.Tensor, num_classes: int,
+                                 box_margin_px: float = 0.0) -> np.ndarray:
     """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
 
-    image_embeddings: (D, C, h, w) of the volume's slices.
+    image_embeddings: (D, C, h, w) of the volume's slices; box_margin_px: pixels at 256 added on every side.
     """
     label = torch.from_numpy(volume.label)[:, None].float()
     size, device = sam.image_size, image_embeddings.device
     label = F.interpolate(label, (size, size), mode="nearest-exact")[:, 0].long().to(device)
     boxes, present = boxes_of(class_masks(label, num_classes))
+    boxes = widen(boxes, box_margin_px * size / 256, size)
     mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
     mask_logits = F.interpolate(resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False)
     best, label = mask_logits.max(1)
