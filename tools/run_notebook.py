@@ -73,7 +73,7 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
         reporter.start()
         try:
             papermill.execute_notebook(str(source), str(partial), parameters=parameters, cwd=str(ROOT / "notebooks"),
-                                       kernel_name="python3", progress_bar=False)
+                                       kernel_name="python3", progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
         except papermill.PapermillExecutionError as error:
             partial.replace(failed)
             reporter.say("FAILED", "\n")
