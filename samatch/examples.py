@@ -10,7 +10,7 @@ from samatch.manifest import load_manifest
 
 
 def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, str | None]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(title, image, class map) of the middle slice of each patient's first case, for `plots.slices_with_contours`.
+    """(title, image, class map) of the middle slice of each patient's first case, around the labeled object, for `plots.slices_with_contours`.
 
     compared: name -> run_id, or None for the reference. Empty where data or predictions are missing.
     """
@@ -24,10 +24,16 @@ def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, 
     found = []
     for volume in volumes:
         middle = len(volume.image) // 2
+        window = _around(volume.label.any(0), margin=20)
         for name, run in compared.items():
             label = volume.label if run is None else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
-            found.append((f"{volume.case.patient_id}: {name}", volume.image[middle], label[middle]))
+            found.append((f"{volume.case.patient_id}: {name}", volume.image[middle][window], label[middle][window]))
     return found
+
+
+def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box, widened: what is worth looking at."""
+    return tuple(slice(max(0, where.min() - margin), where.max() + margin + 1) for where in np.nonzero(mask))
 
 
 def show_tracked(profile: str, dataset: str, name: str) -> None:

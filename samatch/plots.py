@@ -83,11 +83,12 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str) -> Figure:
 
 
 def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, str], reference_name: str) -> Figure:
-    """Each patient's Dice difference, reference minus other, sorted: above zero favours the reference."""
-    figure, axes = plt.subplots(1, len(others), figsize=(3.0 * len(others), 3.2), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    """Each patient's Dice difference, reference minus other, sorted: above zero favours the reference. Scales differ."""
+    figure, axes = plt.subplots(1, len(others), figsize=(3.0 * len(others), 3.2), dpi=DPI, layout="constrained", squeeze=False)
     for axis, (run, name) in zip(axes[0], others.items()):
         difference = np.sort(100 * (scores[reference] - scores[run]).dropna().to_numpy())
         axis.bar(range(1, len(difference) + 1), difference, color=np.where(difference > 0, "#55a868", "#c44e52"))
+        axis.grid(axis="y", alpha=0.3)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(title=f"against {name}", xlabel="patient, sorted")
     axes[0, 0].set_ylabel("Dice difference (points)")
