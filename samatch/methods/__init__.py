@@ -86,8 +86,8 @@ def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
     """Logits for pseudo-labels, in float32: no gradient, no dropout, the batch's own batch-norm statistics.
 
     Only these passes enter batch-norm's running statistics (see `frozen_statistics`), so that they describe
-    clean images without dropout, as at test time. With those of jittered images under dropout, the student of
-    a few labeled patients loses many points of Dice.
+    clean images without dropout, as at test time. Those of jittered images under dropout mislead the
+    student of a few labeled patients on the images it is tested on.
     """
     modes = [(module, module.training) for module in student.modules()]
     student.train()

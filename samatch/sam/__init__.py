@@ -20,7 +20,7 @@ from samatch.errors import InputError, known
 from samatch.losses import sam_loss
 from samatch.prompts import Prompt, boxes_of, class_masks, jitter
 
-CPU_PROMPTS = 6  # decoded at once on a CPU: a third faster than 20, whose features fall out of its caches
+CPU_PROMPTS = 6  # decoded at once on a CPU: the features of many more fall out of its caches
 ABSENT_LOGIT = -30.0  # mask logit of a class that was not asked for: probability 1e-13
 
 
