@@ -50,7 +50,7 @@ def warp_label(label: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p jitter_prob."""
+    """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p jitter_prob, and blur, with p blur_prob."""
     count, jitter = image.shape[0], augment.jitter
     draws = torch.stack([uniform(count, 1 - jitter, 1 + jitter, generator), uniform(count, 1 - jitter, 1 + jitter, generator),
                          uniform(count, -augment.gamma, augment.gamma, generator).exp()])
@@ -59,7 +59,21 @@ def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> 
     mean = image.mean(dim=(2, 3), keepdim=True)
     view = ((image - mean) * contrast + mean) * brightness
     view = view.clamp(0, 1).clamp(min=1e-6) ** gamma
-    return torch.where(changed.to(image.device)[:, None, None, None], view, image)
+    view = torch.where(changed.to(image.device)[:, None, None, None], view, image)
+    if not augment.blur_prob:
+        return view
+    sigma = uniform(count, 0.1, 2.0, generator) * (torch.rand(count, generator=generator) < augment.blur_prob)
+    return blur(view, sigma.to(image.device))
+
+
+def blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """(B, 1, H, W) under a Gaussian of its own sigma (B,) in pixels, cut at 6; sigma 0 changes nothing."""
+    offset = torch.arange(-6, 7, device=image.device)
+    kernel = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, None, None, :]
+    count, rows = image.shape[0], F.pad(image.transpose(0, 1), (6, 6, 6, 6), mode="replicate")
+    rows = F.conv2d(rows, kernel, groups=count)
+    return F.conv2d(rows, kernel.transpose(2, 3), groups=count).transpose(0, 1)
 
 
 def cutmix_boxes(count: int, size: int, probability: float, generator: torch.Generator) -> Tensor:
@@ -74,10 +88,10 @@ def cutmix_boxes(count: int, size: int, probability: float, generator: torch.Gen
     return inside[:, 0, :, None] & inside[:, 1, None, :] & used[:, None, None]
 
 
-def paste_neighbour(values: Tensor, boxes: Tensor) -> Tensor:
-    """CutMix within the batch: inside the box of sample b stands sample b-1 (the donor).
+def paste_donor(values: Tensor, boxes: Tensor, distance: int = 1) -> Tensor:
+    """CutMix within the batch: inside the box of sample b stands its donor, sample b - distance.
 
     values: (B, ..., H, W) of any type; boxes: (B, H, W) bool.
     """
     boxes = boxes.view(boxes.shape[0], *[1] * (values.ndim - 3), *boxes.shape[1:])
-    return torch.where(boxes, values.roll(1, dims=0), values)
+    return torch.where(boxes, values.roll(distance, dims=0), values)

@@ -1,4 +1,4 @@
-"""Every setting of a run, with the paper's value as default, and the profiles that override some.
+"""Every setting of a run, with the paper's value as default (a method's own settings stand in its file).
 
 `RunConfig` is one training with one identity. `make_config` builds it from the six notebook
 parameters, the profile and explicit overrides, and refuses unknown keys and impossible values.
@@ -6,11 +6,13 @@ parameters, the profile and explicit overrides, and refuses unknown keys and imp
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import typing
 from dataclasses import dataclass, field
 
 from samatch.errors import InputError, known
+from samatch.profiles import PROFILES, VARIANTS
 
 SUPERVISED, FINETUNE, GUIDED = "supervised", "finetune", "samatch-"
 
@@ -43,17 +45,9 @@ class Augment:
     jitter: float = 0.8              # strong view: brightness and contrast factors in 1 +- jitter
     gamma: float = 0.0               # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
+    blur_prob: float = 0.0           # strong view: Gaussian blur of sigma .1-2 pixels
     jitter_labeled: bool = False     # labeled images get the strong view's brightness, contrast and gamma as well
     cutmix_prob: float = 0.0         # strong view: box of area .02-.4 pasted from another image
-
-
-@dataclass(frozen=True)
-class Match:
-    """What a match method learns from unlabeled images."""
-
-    conf_thresh: float = 0.95        # tau: a pixel is kept where the student's max softmax reaches it
-    lambda_u: float = 1.0            # weight of the unlabeled term ...
-    rampup: float = 0.4              # ... after this fraction of the iterations, exp(-5(1-t)^2) before
 
 
 @dataclass(frozen=True)
@@ -62,8 +56,9 @@ class Sam:
 
     name: str = "lite_medsam"
     pretrained: bool = True          # False: random start, for the ablation
-    image_size: int = 256            # pixels; may exceed the student's
-    tune: str = "all"                # frozen | decoder (embeddings cached) | all
+    image_size: int = 0              # pixels; may exceed the student's. 0: what the model was trained at
+    tune: str = "all"                # frozen | decoder (both: embeddings cached) | lora | all
+    lora_rank: int = 4               # rank of the change to the encoder's attention weights
     class_token: bool = True         # learned per-class vector on the prompt tokens (ours, not the paper's)
     lr: float = 5e-5                 # AdamW
     weight_decay: float = 0.01
@@ -75,14 +70,18 @@ class Sam:
 class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
-    prompt: str = "box"              # box | mask | box+mask
+    prompt: str = "box"              # box, points and mask, joined by +
     box_margin_px: float = 10.0      # pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI
-    box_jitter: float = 0.1          # fraction of the box's side; fine-tuning draws uniformly in +-
+    box_jitter: float = 0.1          # fraction of the box's side; reference boxes are drawn uniformly in +-
+    prompt_jitter: float = 0.0       # the same for the student's boxes
+    points_foreground: int = 3       # prompt "points": most confident interior pixels of the object ...
+    points_background: int = 1       # ... and least confident ones around it
     combine: str = "replace"         # student (no SAM) | replace (the paper) | consensus | agree
     gate: str = "none"               # none | iou_pred | agreement | both
     gate_iou: float = 0.7            # least predicted IoU, and least IoU with the student's mask
+    gate_area_ratio: float = 0.7     # "agreement": least quotient of the smaller and the larger of both areas
     sam_conf_thresh: float = 0.95    # a pixel is kept where the refined max probability reaches it
-    as_published: bool = False       # the published arithmetic (PAPER: background logit, filter, loss)
+    published: str = "none"          # wrong arithmetic kept for comparison: none | background | filter | loss | all
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class RunConfig:
     variant: str = ""
     train: Train = field(default_factory=Train)
     augment: Augment = field(default_factory=Augment)
-    match: Match = field(default_factory=Match)
+    method_settings: tuple[tuple[str, typing.Any], ...] = ()  # that differ from the method's own defaults
     sam: Sam = field(default_factory=Sam)
     refine: Refine = field(default_factory=Refine)
     parents: tuple[str, ...] = ()    # run ids: the student's start, then SAM's
@@ -108,7 +107,10 @@ class RunConfig:
         return run_id(self.dataset, self.n_labeled, self.method, self.sam_name, self.seed, self.variant)
 
     def to_dict(self) -> dict:
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """What the run uses: without SAM's groups where no SAM takes part."""
+        found = dataclasses.asdict(self) | {"method_settings": dict(self.method_settings)}
+        unused = () if self.sam_name else ("sam", "refine")
+        return json.loads(json.dumps({key: value for key, value in found.items() if key not in unused}))
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
@@ -119,64 +121,29 @@ def run_id(dataset: str, n_labeled: int, method: str, sam: str, seed: int, varia
     return "-".join([dataset, f"n{n_labeled}", method, *([sam] if sam else []), f"s{seed}", *([variant] if variant else [])])
 
 
-# A profile overrides, in this order: everywhere ("all"), then by stage.
-# All use a margin of 2 pixels: at the published 10 the box of a cavity is that of the ring around it, and SAM
-# answers with the ring (notebook 03).
-# demo: minutes on any CPU. laptop: real data, an afternoon on two cores. paper: the paper's sizes.
-_MARGIN = {"refine.box_margin_px": 2.0}
-_SMALL_AUGMENT = {"augment.scale": 0.15, "augment.jitter": 0.5, "augment.gamma": 0.4, "augment.cutmix_prob": 0.5, "augment.jitter_labeled": True}
-PROFILES: dict[str, dict[str, dict[str, typing.Any]]] = {
-    "demo": {
-        "all": {"train.image_size": 64, "train.batch_labeled": 4, "train.batch_unlabeled": 4, "train.val_every": 50,
-                "train.log_every": 10, "train.checkpoint_every": 100, "train.threads": 1, "sam.image_size": 128,
-                "sam.tune": "decoder", "train.bf16": False, **_SMALL_AUGMENT},
-        "warm_up": {"train.iterations": 200},
-        "match": {"train.iterations": 300, "train.lr": 0.01},
-        "finetune": {"train.iterations": 60, "train.batch_labeled": 4, "sam.lr": 3e-4},
-        "joint": {"train.iterations": 60, "train.lr": 0.005, "sam.lr": 1e-4, "sam.update_every": 5, "match.rampup": 0.0, **_MARGIN},
-    },
-    "laptop": {
-        "all": {"train.image_size": 128, "train.batch_labeled": 8, "train.batch_unlabeled": 8, "train.val_every": 250,
-                "train.threads": 1, "train.checkpoint_every": 250, "sam.tune": "decoder", **_SMALL_AUGMENT},
-        "warm_up": {"train.iterations": 1500},
-        "match": {"train.iterations": 1500, "match.lambda_u": 0.5, "match.rampup": 0.3},
-        "finetune": {"train.iterations": 400, "train.batch_labeled": 4, "train.val_every": 100, "sam.lr": 2e-4, "train.log_every": 20},
-        "joint": {"train.iterations": 300, "train.lr": 0.005, "train.val_every": 100, "match.lambda_u": 0.5, "match.rampup": 0.0,
-                  "sam.lr": 5e-5, "sam.update_every": 10, **_MARGIN},
-    },
-    "paper": {
-        "all": {"train.val_every": 1000, "train.checkpoint_every": 2000},
-        "warm_up": {},
-        "match": {"augment.cutmix_prob": 0.5},
-        "finetune": {},
-        "joint": {"augment.cutmix_prob": 0.5, **_MARGIN},
-    },
-}
-
-# Variants of one method that need a name of their own in the run's identity.
-VARIANTS: dict[str, dict[str, typing.Any]] = {
-    "": {},
-    "no_sam": {"refine.combine": "student"},
-    # A mean of two maps reaches .95 only where both do; .75 also keeps a sure map beside an unsure one.
-    "consensus": {"refine.combine": "consensus", "refine.sam_conf_thresh": 0.75},
-    "agree": {"refine.combine": "agree"},
-    "margin10": {"refine.box_margin_px": 10.0},
-    "as_published": {"refine.as_published": True},
-}
-
+_PROMPT_PARTS = ("box", "points", "mask")
 _CHOICES = {
-    "sam.tune": ("frozen", "decoder", "all"),
-    "refine.prompt": ("box", "mask", "box+mask"),
+    "sam.tune": ("frozen", "decoder", "lora", "all"),
     "refine.combine": ("student", "replace", "consensus", "agree"),
     "refine.gate": ("none", "iou_pred", "agreement", "both"),
+    "refine.published": ("none", "background", "filter", "loss", "all"),
 }
-_UNIT_INTERVAL = ("match.conf_thresh", "match.rampup", "refine.gate_iou", "refine.sam_conf_thresh", "augment.jitter_prob",
-                  "augment.cutmix_prob", "train.momentum")
-_MAY_BE_ZERO = ("train.threads", "train.batch_unlabeled", "seed")
+_UNIT_INTERVAL = ("conf_thresh", "rampup", "gate_iou", "gate_area_ratio", "sam_conf_thresh", "jitter_prob", "blur_prob", "cutmix_prob",
+                  "momentum", "ema_decay")
+_MAY_BE_ZERO = ("train.threads", "train.batch_unlabeled", "train.iterations", "sam.image_size", "refine.points_foreground", "refine.points_background")
+
+
+def tuning_modes() -> tuple[str, ...]:
+    return _CHOICES["sam.tune"]
+
+
+def prompt_kinds() -> tuple[str, ...]:
+    """Every combination of prompt parts, in one order."""
+    return tuple("+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n))
 
 
 def stage_of(method: str) -> str:
-    """warm_up (supervised), match (a match method), finetune (SAM) or joint (SAM-guided)."""
+    """warm_up (supervised), match (learns from unlabeled images), finetune (SAM) or joint (SAM-guided)."""
     return {SUPERVISED: "warm_up", FINETUNE: "finetune"}.get(method, "joint" if method.startswith(GUIDED) else "match")
 
 
@@ -184,8 +151,8 @@ def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: st
                 variant: str = "", overrides: dict[str, typing.Any] | None = None) -> RunConfig:
     """The RunConfig of one run.
 
-    `overrides` maps dotted names ("train.iterations") to values; a variant outside VARIANTS must
-    come with overrides, so that two different runs never share an identity.
+    `overrides` maps dotted names ("train.iterations", "method.conf_thresh") to values; a variant outside
+    VARIANTS must come with overrides, so that two different runs never share an identity.
     Raises InputError on an unknown profile, key, type or an impossible value.
     """
     known(profile, PROFILES, "profile")
@@ -193,54 +160,65 @@ def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: st
         known(variant, VARIANTS, "variant")
     elif not variant:
         raise InputError("overrides without a variant", got=overrides, do="name the changed run with variant=...")
-    stage = stage_of(method)
-    settings = PROFILES[profile]["all"] | PROFILES[profile][stage] | VARIANTS.get(variant, {}) | (overrides or {})
-    uses_sam = stage in ("finetune", "joint") and settings.get("refine.combine") != "student"
-    sam_name = sam if uses_sam else ""
-    if not uses_sam:  # so that one SAM-free run serves all SAMs
-        settings = {key: value for key, value in settings.items() if not key.startswith(("sam.", "refine."))}
-    config = RunConfig(profile, dataset, n_labeled, method, sam_name, seed, variant)
-    config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)), sam=dataclasses.replace(config.sam, name=sam_name))
-    for key, value in settings.items():
-        config = _with(config, key, value)
+    stage, table = stage_of(method), PROFILES[profile]
+    settings = [table["all"], table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {}, table[stage],
+                VARIANTS.get(variant, {}).get(stage, {}), overrides or {}]
+    uses_sam = stage in ("finetune", "joint") and not any(s.get("refine.combine") == "student" for s in settings)
+    config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
+    config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)),
+                                 sam=dataclasses.replace(config.sam, name=config.sam_name))
+    for group in settings:
+        for key, value in group.items():
+            if uses_sam or not key.startswith(("sam.", "refine.")):  # so that one SAM-free run serves all SAMs
+                config = _with(config, key, value)
     return config
 
 
 def parent_configs(config: RunConfig) -> list[RunConfig]:
-    """Runs whose weights this one starts from: stage 3 from 1 and 2; small profiles warm up supervised."""
+    """Runs whose weights this one starts from: stage 3 from 1 and 2; small profiles warm up supervised.
+
+    A parent has the run's variant where the variant changes the parent's stage, and else none.
+    """
     stage = stage_of(config.method)
     methods = []
     if stage == "match" and config.profile != "paper":
         methods = [SUPERVISED]
     if stage == "joint":
         methods = [config.method.removeprefix(GUIDED)] + ([FINETUNE] if config.sam_name else [])
-    sam = config.sam_name or "lite_medsam"
-    return [make_config(config.profile, config.dataset, config.n_labeled, method, sam, config.seed) for method in methods]
+    sam, changed = config.sam_name or "lite_medsam", VARIANTS.get(config.variant, {})
+    return [make_config(config.profile, config.dataset, config.n_labeled, method, sam, config.seed, config.variant if stage_of(method) in changed else "")
+            for method in methods]
 
 
 def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:
     """`config` with one dotted setting replaced, checked for name, type and range."""
     group, _, name = key.partition(".")
-    settable = {f"{g}.{f.name}" for g in ("train", "augment", "match", "sam", "refine")
-                for f in dataclasses.fields(getattr(config, g))}
-    known(key, settable, "setting")
-    old = getattr(getattr(config, group), name)
+    if group == "method":  # its name and type are checked where the method is known
+        return dataclasses.replace(config, method_settings=tuple(sorted((dict(config.method_settings) | {name: value}).items())))
+    settable = {f"{g}.{f.name}" for g in ("train", "augment", "sam", "refine") for f in dataclasses.fields(getattr(config, g))}
+    known(key, settable | {"method.<setting>"}, "setting")
+    value = checked(key, getattr(getattr(config, group), name), value)
+    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
+
+
+def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
+    """`value` for the setting `key` whose value was `old`, of the same type and possible. Raises InputError."""
+    value = value(old) if callable(value) else value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(old):
         raise InputError(f"{key} has the wrong type", expected=type(old).__name__, got=repr(value), do=f"for example {key}={old}")
-    _check(key, value)
-    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
-
-
-def _check(key: str, value: typing.Any) -> None:
+    name = key.rpartition(".")[2]
     if key in _CHOICES:
         known(value, _CHOICES[key], key)
-    elif key in _UNIT_INTERVAL and not 0 <= value <= 1:
+    elif key == "refine.prompt":
+        known(value, prompt_kinds(), key)
+    elif name in _UNIT_INTERVAL and not 0 <= value <= 1:
         raise InputError(f"{key} is impossible", expected="a number from 0 to 1", got=value, do="correct it")
     elif isinstance(value, int) and not isinstance(value, bool) and value < (0 if key in _MAY_BE_ZERO else 1):
         raise InputError(f"{key} is impossible", expected="a positive whole number", got=value, do="correct it")
     elif isinstance(value, float) and value < 0:
         raise InputError(f"{key} is impossible", expected="a number not below 0", got=value, do="correct it")
-    if key.endswith("image_size") and value % 32:
+    if name == "image_size" and value % 32:
         raise InputError(f"{key} does not fit the networks", expected="a multiple of 32", got=value, do="for example 128 or 256")
+    return value

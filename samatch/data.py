@@ -40,8 +40,8 @@ class SlicePool:
 class Batch:
     """One step's images. All views are (B, 1, S, S), class maps (B, S, S), boxes (B, S, S) bool.
 
-    The CutMix donor of sample b is sample b-1 of the same batch. `hidden_label_u` is for logging the
-    quality of pseudo-labels; no loss may read it. `theta_*` take the slice to its view (see augment).
+    The CutMix donor of sample b is sample b-1 of the same batch in the first strong view, b-2 in the second.
+    `hidden_label_u` is for logging the quality of pseudo-labels; no loss may read it. `theta_*` take the slice to its view (see augment).
     """
 
     image_l: Tensor
@@ -53,13 +53,15 @@ class Batch:
     image_w: Tensor | None = None
     image_s1: Tensor | None = None       # strong view of image_w, CutMix applied
     cutmix_box1: Tensor | None = None
+    image_s2: Tensor | None = None       # a second one, drawn anew
+    cutmix_box2: Tensor | None = None
     index_u: Tensor | None = None
     theta_u: Tensor | None = None
     hidden_label_u: Tensor | None = None
 
 
 def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, generator: torch.Generator, iteration: int,
-               unlabeled: bool) -> Batch:
+               unlabeled: bool, strong_views: int = 1) -> Batch:
     """A batch drawn with replacement: the first slices of the pool are the labeled ones, the rest unlabeled."""
     size, settings = config.train.image_size, config.augment
     device, progress = pool.image.device, iteration / config.train.iterations
@@ -76,6 +78,10 @@ def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, genera
         return Batch(image_l, label_l, index_l, theta_l, iteration, progress)
     count = config.train.batch_unlabeled
     index_u, theta_u, image_w, hidden_label_u = view(n_labeled_slices, len(pool), count)
-    box = augment.cutmix_boxes(count, size, settings.cutmix_prob, generator).to(device)
-    image_s1 = augment.paste_neighbour(augment.strong_view(image_w, settings, generator), box)
-    return Batch(image_l, label_l, index_l, theta_l, iteration, progress, image_w, image_s1, box, index_u, theta_u, hidden_label_u)
+    views = {}
+    for number in range(1, strong_views + 1):
+        box = augment.cutmix_boxes(count, size, settings.cutmix_prob, generator).to(device)
+        strong = augment.strong_view(image_w, settings, generator)
+        views |= {f"image_s{number}": augment.paste_donor(strong, box, number), f"cutmix_box{number}": box}
+    return Batch(image_l, label_l, index_l, theta_l, iteration, progress, image_w=image_w, index_u=index_u, theta_u=theta_u,
+                 hidden_label_u=hidden_label_u, **views)

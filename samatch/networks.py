@@ -14,16 +14,38 @@ def _block(channels_in: int, channels: int, dropout: float) -> nn.Sequential:
                          nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.LeakyReLU())
 
 
+class Decoder(nn.Module):
+    """Five encoder features, finest first -> logits (B, num_classes, H, W)."""
+
+    def __init__(self, num_classes: int, channels: tuple[int, ...] = CHANNELS):
+        super().__init__()
+        pairs = list(zip(channels[:0:-1], channels[-2::-1]))
+        self.reduce = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for deep, shallow in pairs)
+        self.blocks = nn.ModuleList(_block(2 * shallow, shallow, 0.0) for _, shallow in pairs)
+        self.classifier = nn.Conv2d(channels[0], num_classes, 3, padding=1)
+
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """The four decoded maps, coarsest first: strides 8, 4, 2, 1."""
+        *skips, x = features
+        found = []
+        for reduce, block, skip in zip(self.reduce, self.blocks, reversed(skips)):
+            x = F.interpolate(reduce(x), scale_factor=2.0, mode="bilinear", align_corners=True)
+            x = block(torch.cat([skip, x], dim=1))
+            found.append(x)
+        return found
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.classifier(self.maps(features)[-1])
+
+
 class UNet(nn.Module):
     """(B, 1, H, W) in [0, 1], H and W divisible by 16 -> logits (B, num_classes, H, W)."""
 
     def __init__(self, num_classes: int, channels: tuple[int, ...] = CHANNELS, dropout: tuple[float, ...] = DROPOUT):
         super().__init__()
+        self.num_classes = num_classes
         self.encoder = nn.ModuleList(map(_block, (1, *channels[:-1]), channels, dropout))
-        pairs = list(zip(channels[:0:-1], channels[-2::-1]))
-        self.reduce = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for deep, shallow in pairs)
-        self.decoder = nn.ModuleList(_block(2 * shallow, shallow, 0.0) for _, shallow in pairs)
-        self.classifier = nn.Conv2d(channels[0], num_classes, 3, padding=1)
+        self.decoder = Decoder(num_classes, channels)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The five encoder features, finest first."""
@@ -32,12 +54,5 @@ class UNet(nn.Module):
             found.append(block(F.max_pool2d(found[-1], 2)))
         return found
 
-    def decode(self, features: list[Tensor]) -> Tensor:
-        *skips, x = features
-        for reduce, block, skip in zip(self.reduce, self.decoder, reversed(skips)):
-            x = F.interpolate(reduce(x), scale_factor=2.0, mode="bilinear", align_corners=True)
-            x = block(torch.cat([skip, x], dim=1))
-        return self.classifier(x)
-
     def forward(self, image: Tensor) -> Tensor:
-        return self.decode(self.features(image))
+        return self.decoder(self.features(image))

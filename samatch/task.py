@@ -14,7 +14,7 @@ from samatch.datasets import Volume, load_cases
 from samatch.embeddings import EmbeddingCache, cache_folder
 from samatch.errors import known
 from samatch.manifest import Manifest, load_manifest
-from samatch.methods import Method, method_class
+from samatch.methods import Method, method_class, method_names
 from samatch.networks import UNet
 from samatch.progress import Progress
 from samatch.records import Run
@@ -24,7 +24,8 @@ from samatch.sam import SamModel, build_sam, sam_names
 def check_names(config: RunConfig) -> None:
     """Raises InputError on an unknown data set, method or SAM or an impossible budget, before anything is trained."""
     load_manifest(config.dataset).labeled_patients(config.n_labeled)
-    method_class(config.method.removeprefix(GUIDED))
+    known(config.method, method_names(), "method")
+    method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
     if config.sam_name:
         known(config.sam_name, sam_names(), "SAM")
 

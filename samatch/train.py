@@ -8,6 +8,7 @@ the same weights as an uninterrupted one.
 
 import argparse
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 
@@ -54,14 +55,19 @@ def train(config: RunConfig) -> dict:
 
 
 def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
-    """SGD for the student, AdamW for SAM (published joint training: SGD 5e-4 for SAM)."""
-    found = {}
+    """AdamW for SAM (published joint training: SGD 5e-4), Adam 1e-4 for a discriminator (SSL4MIS), SGD for the rest."""
+    found, fused = {}, torch.cuda.is_available()
     for name, network in method.networks().items():
         parameters = [p for p in network.parameters() if p.requires_grad]
-        if name == "sam" and parameters:
-            found[name] = torch.optim.AdamW(parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay)
-        elif name == "student":
-            found[name] = torch.optim.SGD(parameters, lr=config.train.lr, momentum=config.train.momentum, weight_decay=config.train.weight_decay)
+        if not parameters:
+            continue
+        if name == "sam":
+            found[name] = torch.optim.AdamW(parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay, fused=fused)
+        elif name == "discriminator":
+            found[name] = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99))
+        else:
+            found[name] = torch.optim.SGD(parameters, lr=config.train.lr, momentum=config.train.momentum,
+                                          weight_decay=config.train.weight_decay, fused=fused)
     return found
 
 
@@ -118,10 +124,13 @@ def train_one(task: Task, state: TrainingState) -> None:
     """One iteration, and what is due after it: a log row, a validation."""
     start, config = time.monotonic(), task.config
     data = task.data
-    batch = draw_batch(data.pool, data.n_labeled_slices, config, state.generator, state.iteration, unlabeled=bool(data.unlabeled))
-    if "student" in state.optimizers:
-        state.optimizers["student"].param_groups[0]["lr"] = config.train.lr * (1 - batch.progress) ** config.train.poly_power
-    task.method.student.train()
+    batch = draw_batch(data.pool, data.n_labeled_slices, config, state.generator, state.iteration, unlabeled=bool(data.unlabeled),
+                       strong_views=task.method.strong_views)
+    for optimizer in state.optimizers.values():
+        if isinstance(optimizer, torch.optim.SGD):
+            optimizer.param_groups[0]["lr"] = config.train.lr * (1 - batch.progress) ** config.train.poly_power
+    for name, network in task.method.networks().items():
+        network.train(name != "sam")
     with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
         output = task.method.step(batch)
     descend(output, state)
@@ -139,35 +148,36 @@ def train_one(task: Task, state: TrainingState) -> None:
 
 
 def descend(output: StepOutput, state: TrainingState) -> None:
-    """Each loss under its own optimiser; the graphs do not meet, since pseudo-labels carry no gradient."""
-    if not torch.isfinite(total := sum(output.losses.values())):
-        raise InputError("the loss is not finite", where=f"{state.run.config.run_id}, iteration {state.iteration}",
-                         got={name: loss.item() for name, loss in output.losses.items()}, do="lower the learning rate, or set train.bf16=false")
-    used = [state.optimizers[name] for name in output.losses]
-    for optimizer in used:
+    """One step of every optimiser. The losses' graphs do not meet, since pseudo-labels carry no gradient; a network
+    that no loss has reached has no gradient and stays as it is."""
+    for optimizer in state.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    for optimizer in used:
+    sum(output.losses.values()).backward()
+    for optimizer in state.optimizers.values():
         optimizer.step()
 
 
 def accumulate(output: StepOutput, state: TrainingState) -> None:
-    for name, value in output.logs.items():
-        pair = torch.stack([value.detach().float().cpu(), torch.ones(())])
-        state.sums[name] = state.sums.get(name, 0) + pair
-    for name, value in output.overlaps.items():
-        state.sums[f"overlap_{name}"] = state.sums.get(f"overlap_{name}", 0) + value.cpu()
+    """Adds to the sums, which stay on the device until a row of the log reads them: no step waits for the device."""
+    with torch.no_grad():
+        for name, value in output.logs.items():
+            state.sums[name] = state.sums.get(name, 0) + torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+        for name, value in output.ratios.items():
+            state.sums[f"ratio_{name}"] = state.sums.get(f"ratio_{name}", 0) + value
 
 
 def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]:
-    """Means of the scalars and Dice of the pseudo-labels since the last row; the sums start anew."""
+    """Means of the scalars and quotients of the ratios since the last row; the sums start anew."""
     row = {}
-    for name, value in state.sums.items():
-        if name.startswith("overlap_"):
-            scores = value[:, 0] / value[:, 1]
-            row |= {f"pseudo_dice_{name.removeprefix('overlap_')}_{c}": float(s) for c, s in zip(classes, scores)}
+    for name, value in ((name, value.cpu()) for name, value in state.sums.items()):
+        if name.startswith("ratio_"):
+            quotients = value[:, 0] / value[:, 1]
+            row |= {f"{name.removeprefix('ratio_')}_{c}": float(q) for c, q in zip(classes, quotients)}
         else:
             row[name] = float(value[0] / value[1])
+    if broken := {name: value for name, value in row.items() if name.startswith("loss") and not math.isfinite(value)}:
+        raise InputError("the loss is not finite", where=f"{state.run.config.run_id}, up to iteration {state.iteration}", got=broken,
+                         do="lower the learning rate, or set train.bf16=false")
     row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
     state.sums = {}
     return row

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from samatch.augment import cutmix_boxes, inverse, paste_neighbour, random_affine, strong_view, warp, warp_label
+from samatch.augment import cutmix_boxes, inverse, paste_donor, random_affine, strong_view, warp, warp_label
 from samatch.config import Augment
 
 SETTINGS = Augment(scale=0.15, gamma=0.4)
@@ -60,6 +60,6 @@ def test_the_donor_is_the_neighbour_before(extra):
     values = torch.arange(3.0).view(3, *[1] * len(extra), 1, 1).expand(3, *extra, 4, 4)
     boxes = torch.zeros(3, 4, 4, dtype=torch.bool)
     boxes[:, :2] = True
-    mixed = paste_neighbour(values, boxes)
+    mixed = paste_donor(values, boxes)
     assert mixed[1, ..., 0, 0].flatten().tolist() == [0.0] * max(1, *extra, 1)
     assert (mixed[..., 2:, :] == values[..., 2:, :]).all() and (mixed[0, ..., 0, 0] == 2).all()

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from samatch.data import SlicePool, draw_batch
-from samatch.methods import PseudoLabel, method_class, method_names, predict_weak, rampup
+from samatch.errors import InputError
+from samatch.methods import PseudoLabel, method_class, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
 from samatch.methods.samatch import SamMatch, class_logits, class_probs, combine, fall_back, gate, replace_as_published
 from samatch.networks import UNet
@@ -39,15 +40,15 @@ def settings(config, **changes):
 
 
 def with_threshold(config, value):
-    return dataclasses.replace(config, match=dataclasses.replace(config.match, conf_thresh=value),
-                               refine=dataclasses.replace(config.refine, sam_conf_thresh=value))
+    return dataclasses.replace(config, refine=dataclasses.replace(config.refine, sam_conf_thresh=value),
+                               method_settings=(("conf_thresh", value), ("rampup", 0.0)))
 
 
 def sure_student():
     """A random student whose probabilities spread over (0, 1)."""
     student = UNet(CLASSES)
     with torch.no_grad():
-        student.classifier.weight *= 60
+        student.decoder.classifier.weight *= 60
     return student
 
 
@@ -69,7 +70,7 @@ def test_an_echoing_sam_changes_nothing(config, batch, way):
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_nothing_kept_makes_the_unlabeled_term_exactly_zero(config, batch, guided):
-    config = with_threshold(settings(config, combine="consensus"), 1.1)
+    config = with_threshold(settings(config, combine="consensus"), 1.0)
     method = FixMatch(UNet(CLASSES), config)
     if guided:
         method = SamMatch(method, build_sam("tiny", image_size=32, num_classes=CLASSES), config)
@@ -233,11 +234,15 @@ def test_fixmatch_loss_against_plain_numpy(config, batch):
 
 
 def test_unknown_method_lists_what_exists():
-    from samatch.errors import InputError
-
     with pytest.raises(InputError, match="fixmatch.*supervised"):
         method_class("fixmach")
-    assert {"supervised", "fixmatch", "finetune", "samatch-fixmatch"} == set(method_names())
+
+
+@pytest.mark.parametrize("changes, message", [({"conf_tresh": 0.5}, "conf_thresh, lambda_u, rampup"), ({"conf_thresh": 1.5}, "impossible"),
+                                              ({"lambda_u": "much"}, "wrong type")])
+def test_a_methods_own_settings_are_checked(changes, message):
+    with pytest.raises(InputError, match=message):
+        FixMatch.Settings.of(changes)
 
 
 def test_sam_model_is_what_the_tests_use():

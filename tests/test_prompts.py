@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from samatch.config import Refine
 from samatch.prompts import Prompt, boxes_of, class_masks, foreground_logits, jitter, largest_components, prompt_from_probs, widen
 
 
@@ -46,7 +47,7 @@ def test_widen_is_cut_at_the_border():
 def test_margin_is_given_in_pixels_of_a_256_image():
     probs = torch.zeros(1, 2, 64, 64)
     probs[:, 0], probs[0, :, 20:30, 24:40] = 1, torch.tensor([0.0, 1.0]).view(2, 1, 1)
-    prompt = prompt_from_probs(probs, probs.argmax(1), "box", margin_px=8)
+    prompt = prompt_from_probs(probs, probs.argmax(1), Refine(box_margin_px=8.0))
     assert prompt.boxes[0, 0].tolist() == [22, 18, 41, 31]
     assert prompt.mask_prompt is None
 

@@ -1,9 +1,10 @@
 """Methods: predict -> propose -> loss, and SAM's refine between the last two.
 
-One file a method; a method is a `Method`. Methods do not import each other.
+One file a method; a method is a `Method`. Methods do not import each other; `_bases` holds what several share.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import math
 import pkgutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from samatch.config import RunConfig
+from samatch.config import GUIDED, RunConfig, checked
 from samatch.data import Batch
 from samatch.errors import known
 from samatch.prompts import class_masks
@@ -43,23 +44,44 @@ class StepOutput:
     """One step's result.
 
     losses: a scalar for each optimiser by its name; logs: scalars, averaged over iterations;
-    overlaps: (K, 2) sums of [2|A and B|, |A| + |B|] a class, whose quotient is the Dice over many iterations.
+    ratios: (K, 2) sums a class, whose quotient over many iterations is logged: for a Dice [2|A and B|, |A| + |B|].
     """
 
     losses: dict[str, Tensor]
     logs: dict[str, Tensor]
-    overlaps: dict[str, Tensor] = field(default_factory=dict)
+    ratios: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a method of its own; each method's defaults are its source's."""
+
+    @classmethod
+    def of(cls, changes: dict) -> "Settings":
+        """The defaults with some changed. Raises InputError on an unknown name, a wrong type or an impossible value."""
+        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+        for name in changes:
+            known(name, defaults, f"setting of {cls.__qualname__.removesuffix('Settings')}")
+        return cls(**{name: checked(f"method.{name}", defaults[name], value) for name, value in changes.items()})
 
 
 class Method(nn.Module):
-    """A training method around a student network."""
+    """A training method around a student network, which is what validation and test segment with.
 
+    needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them (0 to 2);
+    proposes: whether it makes pseudo-labels that a SAM can refine.
+    """
+
+    Settings: type[Settings] = Settings
     needs_unlabeled = True
+    strong_views = 0
+    proposes = False
 
     def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__()
         self.student = student
         self.config = config
+        self.settings = self.Settings.of(dict(config.method_settings))
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Every forward pass of the student, once: logits by name."""
@@ -77,7 +99,7 @@ class Method(nn.Module):
         return self.loss(predictions, batch, self.propose(predictions))
 
     def networks(self) -> dict[str, nn.Module]:
-        """What each optimiser trains, by the optimiser's name."""
+        """What a checkpoint holds and what each optimiser trains, by its name. A teacher learns by no optimiser."""
         return {"student": self.student}
 
 
@@ -120,7 +142,7 @@ def rampup(progress: float, length: float) -> float:
 
 
 def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = None) -> Tensor:
-    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.overlaps, over the kept pixels."""
+    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios, over the kept pixels."""
     a, b = class_masks(pred, num_classes), class_masks(ref, num_classes)
     if keep is not None:
         a, b = a & keep[:, None], b & keep[:, None]
@@ -128,13 +150,17 @@ def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = N
     return torch.stack(sums, dim=1).double()
 
 
+def _files() -> list[str]:
+    """Files of methods; one that starts with _ holds what several share."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
 def method_names() -> list[str]:
-    """Match methods and their SAM-guided twins."""
-    plain = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "samatch"]
-    return plain + [f"samatch-{name}" for name in plain if method_class(name).needs_unlabeled]
+    """All methods, and the SAM-guided twins of those that propose pseudo-labels."""
+    plain = [name for name in _files() if name != "samatch"]
+    return plain + [GUIDED + name for name in plain if method_class(name).proposes]
 
 
 def method_class(name: str) -> type[Method]:
-    """The class METHOD of file `samatch/methods/<name>.py`."""
-    files = [m.name for m in pkgutil.iter_modules(__path__)]
-    return importlib.import_module(f"samatch.methods.{known(name, files, 'method')}").METHOD
+    """The class METHOD of file `samatch/methods/<name>.py`; of the wrapped method for a SAM-guided twin."""
+    return importlib.import_module(f"samatch.methods.{known(name.removeprefix(GUIDED), _files(), 'method')}").METHOD

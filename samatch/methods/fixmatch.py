@@ -7,30 +7,39 @@ r the ramp-up. Departures from the published trainer: f(w) is taken without drop
 batch-norm's running statistics, and the complementary-label term is left out.
 """
 
-import torch
+from dataclasses import dataclass
 
-from samatch.augment import paste_neighbour
+from samatch.augment import paste_donor
 from samatch.losses import segmentation_loss
-from samatch.methods import Method, PseudoLabel, StepOutput, frozen_statistics, predict_weak, rampup
+from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, predict_weak, rampup
+from samatch.methods._bases import forward_together
+
+
+@dataclass(frozen=True)
+class FixMatchSettings(Settings):
+    conf_thresh: float = 0.95        # tau: a pixel is kept where the student's max softmax reaches it
+    lambda_u: float = 1.0            # weight of the unlabeled term ...
+    rampup: float = 0.4              # ... after this fraction of the iterations, exp(-5(1-t)^2) before
 
 
 class FixMatch(Method):
+    Settings, strong_views, proposes = FixMatchSettings, 1, True
+
     def predict(self, batch):
         logits_w = predict_weak(self.student, batch.image_w)
         with frozen_statistics(self.student):
-            logits = self.student(torch.cat([batch.image_l, batch.image_s1]))
-        logits_l, logits_s1 = logits.split([len(batch.image_l), len(batch.image_s1)])
+            logits_l, logits_s1 = forward_together(self.student, batch.image_l, batch.image_s1)
         return {"logits_l": logits_l, "logits_w": logits_w, "logits_s1": logits_s1}
 
     def propose(self, predictions):
-        return PseudoLabel.from_probs(predictions["logits_w"].softmax(1), self.config.match.conf_thresh)
+        return PseudoLabel.from_probs(predictions["logits_w"].softmax(1), self.settings.conf_thresh)
 
     def loss(self, predictions, batch, pseudo_label):
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
-        label = paste_neighbour(pseudo_label.label, batch.cutmix_box1)
-        keep = paste_neighbour(pseudo_label.keep, batch.cutmix_box1)
+        label = paste_donor(pseudo_label.label, batch.cutmix_box1)
+        keep = paste_donor(pseudo_label.keep, batch.cutmix_box1)
         loss_unsup_s1 = segmentation_loss(predictions["logits_s1"], label, keep)
-        weight = self.config.match.lambda_u * rampup(batch.progress, self.config.match.rampup)
+        weight = self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
         return StepOutput({"student": loss_sup + weight * loss_unsup_s1},
                           {"loss_sup": loss_sup.detach(), "loss_unsup_s1": loss_unsup_s1.detach(), "mask_ratio": keep.float().mean()})
 

@@ -7,7 +7,7 @@
 
 `combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes P_sam,
 "consensus" (P + P_sam) / 2, "agree" takes P and keeps the pixels where both name the same class, "student"
-leaves P as it is. With `as_published`, the arithmetic of the authors' code is kept where it is wrong.
+leaves P as it is. `published` keeps the arithmetic of the authors' code where it is wrong, one item or all.
 """
 
 import dataclasses
@@ -46,6 +46,7 @@ class SamMatch(Method):
     """
 
     def __init__(self, match: Method, sam: SamModel, config: RunConfig, embeddings=None, sam_labels: Tensor | None = None):
+        self.Settings, self.strong_views = match.Settings, match.strong_views
         super().__init__(match.student, config)
         self.match, self.sam = match, sam
         self.embeddings, self.sam_labels = embeddings, sam_labels
@@ -57,22 +58,22 @@ class SamMatch(Method):
         learns = self.config.sam.tune != "frozen" and batch.iteration % self.config.sam.update_every == 0
         refinement = self.refine(batch, proposed, learns)
         output = self.loss(predictions, batch, refinement.pseudo_label)
-        losses, logs = dict(output.losses), output.logs | self._refine_logs(proposed, refinement)
+        losses, logs = dict(output.losses), output.logs | self._agreement(proposed, refinement)
         if learns:
             losses["sam"], sam_logs = self._sam_losses(batch, refinement)
             logs |= sam_logs
-        return dataclasses.replace(output, losses=losses, logs=logs, overlaps=self._overlaps(batch, proposed, refinement))
+        return dataclasses.replace(output, losses=losses, logs=logs, ratios=self._ratios(batch, proposed, refinement))
 
     def refine(self, batch, proposed: PseudoLabel, learns: bool = False) -> Refinement:
         """The student's pseudo-label, SAM asked about it, and both made one. Probabilities carry no gradient."""
         probs = self._to_sam(proposed.probs, batch)
         target = probs.argmax(1)
         settings = self.config.refine
-        prompt = prompt_from_probs(probs, target, settings.prompt, settings.box_margin_px)
+        prompt = prompt_from_probs(probs, target, settings)
         with torch.set_grad_enabled(learns):
             mask_logits, iou_pred = self.sam.decode(self._embed(batch), prompt)
         num_classes = probs.shape[1]
-        sam_probs = class_probs(mask_logits.detach(), settings.as_published)
+        sam_probs = class_probs(mask_logits.detach(), published(settings, "background"))
         sam_probs = self._to_view(sam_probs, batch)
         sam_label = sam_probs.argmax(1)
         accepted = gate(settings, prompt.present, iou_pred.detach(), class_masks(sam_label, num_classes),
@@ -81,7 +82,7 @@ class SamMatch(Method):
         return Refinement(pseudo_label, sam_label, accepted, prompt, mask_logits, iou_pred, target)
 
     def networks(self):
-        return {"student": self.student, "sam": self.sam}
+        return self.match.networks() | {"sam": self.sam}
 
     def _embed(self, batch) -> Tensor:
         return self.sam.encode(batch.image_w) if self.embeddings is None else self.embeddings[batch.index_u]
@@ -102,24 +103,31 @@ class SamMatch(Method):
             embeddings, label = self.embeddings[batch.index_l], self.sam_labels[batch.index_l]
         supervised = reference_loss(self.sam, embeddings, label, num_classes, self.config.refine.box_jitter)
         mask_logits = resize(refinement.mask_logits, refinement.target.shape[-1])
-        if self.config.refine.as_published:
-            unsupervised = sam_loss_as_published(class_logits(mask_logits, True), refinement.target)
+        if published(self.config.refine, "loss"):
+            logits = class_logits(mask_logits, published(self.config.refine, "background"))
+            unsupervised = sam_loss_as_published(logits, refinement.target)
         else:
             unsupervised = sam_loss(mask_logits, refinement.iou_pred, class_masks(refinement.target, num_classes),
                                     refinement.prompt.present)
         return (supervised + self.config.sam.lambda_unsup * unsupervised,
                 {"loss_sam_sup": supervised.detach(), "loss_sam_unsup": unsupervised.detach()})
 
-    def _refine_logs(self, proposed: PseudoLabel, refinement: Refinement) -> dict[str, Tensor]:
-        present = refinement.prompt.present
-        return {"sam_accept_rate": (refinement.accepted.sum() / present.sum().clamp(min=1)).float(),
-                "sam_agreement": (refinement.sam_label == proposed.label).float().mean()}
+    def _agreement(self, proposed: PseudoLabel, refinement: Refinement) -> dict[str, Tensor]:
+        return {"sam_agreement": (refinement.sam_label == proposed.label).float().mean()}
 
-    def _overlaps(self, batch, proposed: PseudoLabel, refinement: Refinement) -> dict[str, Tensor]:
+    def _ratios(self, batch, proposed: PseudoLabel, refinement: Refinement) -> dict[str, Tensor]:
+        """Dice of the pseudo-labels against the hidden labels, and the share of objects that the gate accepted."""
         hidden, num_classes, refined = batch.hidden_label_u, proposed.probs.shape[1], refinement.pseudo_label
-        return {"student": overlap(proposed.label, hidden, num_classes),
-                "sam": overlap(refinement.sam_label, hidden, num_classes),
-                "refined": overlap(refined.label, hidden, num_classes, refined.keep)}
+        rates = torch.stack([refinement.accepted.sum(0), refinement.prompt.present.sum(0)], dim=1).double()
+        return {"pseudo_dice_student": overlap(proposed.label, hidden, num_classes),
+                "pseudo_dice_sam": overlap(refinement.sam_label, hidden, num_classes),
+                "pseudo_dice_refined": overlap(refined.label, hidden, num_classes, refined.keep),
+                "sam_accept_rate": rates}
+
+
+def published(settings, item: str) -> bool:
+    """Whether the published arithmetic is asked for: background (logit), filter, or loss."""
+    return settings.published in (item, "all")
 
 
 def class_logits(mask_logits: Tensor, as_published: bool = False) -> Tensor:
@@ -142,13 +150,18 @@ def warp_probs(probs: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def gate(settings, present: Tensor, iou_pred: Tensor, sam_masks: Tensor, student_masks: Tensor) -> Tensor:
-    """(B, K) bool: which of SAM's objects are trusted, by its own predicted IoU, its IoU with the student, or both."""
+    """(B, K) bool: which of SAM's objects are trusted: by its predicted IoU, by agreement with the student, or both.
+
+    Agreement: IoU with the student's mask, and the smaller area over the larger one.
+    """
     accepted = present.clone()
     if settings.gate in ("iou_pred", "both"):
         accepted &= iou_pred >= settings.gate_iou
     if settings.gate in ("agreement", "both"):
         union = (sam_masks | student_masks).sum(dim=(2, 3))
         accepted &= (sam_masks & student_masks).sum(dim=(2, 3)) >= settings.gate_iou * union
+        areas = torch.stack([sam_masks.sum(dim=(2, 3)), student_masks.sum(dim=(2, 3))])
+        accepted &= areas.amin(0) >= settings.gate_area_ratio * areas.amax(0)
     return accepted
 
 
@@ -163,15 +176,14 @@ def fall_back(sam_probs: Tensor, student_probs: Tensor, accepted: Tensor) -> Ten
 
 def combine(settings, proposed: PseudoLabel, sam_probs: Tensor) -> PseudoLabel:
     """The student's pseudo-label and SAM's probabilities (B, C, H, W) as one pseudo-label."""
-    if settings.as_published:
-        return replace_as_published(sam_probs, settings.sam_conf_thresh)
     if settings.combine == "student":
         return proposed
     if settings.combine == "agree":
         same = sam_probs.argmax(1) == proposed.label
         return dataclasses.replace(proposed, keep=proposed.keep & same)
     probs = sam_probs if settings.combine == "replace" else (proposed.probs + sam_probs) / 2
-    return PseudoLabel.from_probs(probs, settings.sam_conf_thresh)
+    make = replace_as_published if published(settings, "filter") else PseudoLabel.from_probs
+    return make(probs, settings.sam_conf_thresh)
 
 
 def replace_as_published(sam_probs: Tensor, conf_thresh: float) -> PseudoLabel:

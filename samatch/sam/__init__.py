@@ -102,7 +102,8 @@ class SamModel(nn.Module):
         if prompt.mask_prompt is not None:
             mask_prompt = F.interpolate(prompt.mask_prompt, (self.mask_size, self.mask_size), mode="bilinear")
             mask_prompt = mask_prompt[prompt.present][:, None]
-        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=mask_prompt)
+        points = None if prompt.points is None else (prompt.points[prompt.present], prompt.point_labels[prompt.present])
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_prompt)
         if sparse.shape[0] != len(class_index):  # a mask alone: the package returns no token for it
             sparse = sparse.new_zeros(len(class_index), 1, dense.shape[1])
         if self.class_tokens is not None:

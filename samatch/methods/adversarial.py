@@ -1,0 +1,47 @@
+"""Deep adversarial network, DAN (Zhang et al., MICCAI 2017): an evaluator tells labeled from unlabeled predictions.
+
+    evaluator = BCE(D(x_l, softmax f(x_l)), 1) + BCE(D(w, softmax f(w)), 0)
+    unsupervised = BCE(D(w, softmax f(w)), 1)
+
+D is MONAI's patch discriminator under Adam; no gradient of the student's loss reaches it.
+"""
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor
+from torch.func import functional_call
+
+from samatch.methods._bases import ConsistencyMethod, like
+
+
+class Adversarial(ConsistencyMethod):
+    def __init__(self, student, config):
+        super().__init__(student, config)
+        self.discriminator = like(PatchDiscriminator(spatial_dims=2, channels=32, in_channels=student.num_classes + 1, num_layers_d=3), student)
+
+    def networks(self):
+        return {"student": self.student, "discriminator": self.discriminator}
+
+    def unsupervised(self, predictions, batch):
+        fixed = {name: value.detach() for name, value in self.discriminator.state_dict().items()}
+        verdict = functional_call(self.discriminator, fixed, (evidence(batch.image_w, predictions["logits_w"]),))[-1]
+        return verdict_loss(verdict, 1.0)
+
+    def loss(self, predictions, batch, pseudo_label):
+        output = super().loss(predictions, batch, pseudo_label)
+        labeled, unlabeled = (self.discriminator(evidence(image, predictions[name].detach()))[-1]
+                              for image, name in ((batch.image_l, "logits_l"), (batch.image_w, "logits_w")))
+        evaluator = verdict_loss(labeled, 1.0) + verdict_loss(unlabeled, 0.0)
+        return type(output)(output.losses | {"discriminator": evaluator}, output.logs | {"loss_discriminator": evaluator.detach()})
+
+
+def evidence(image: Tensor, logits: Tensor) -> Tensor:
+    return torch.cat([image, logits.float().softmax(1)], dim=1)
+
+
+def verdict_loss(verdict: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(verdict.float(), torch.full_like(verdict, target, dtype=torch.float32))
+
+
+METHOD = Adversarial

@@ -1,0 +1,23 @@
+"""Cross teaching between a CNN and a transformer (Luo et al., MIDL 2022).
+
+    loss of the CNN = L(f(x_l), y_l) + lambda_u r(t) Dice(f(w), argmax g(w))
+
+and likewise for the transformer g. It is MONAI's Swin UNETR here, from random weights; the paper's Swin-Unet
+starts from ImageNet's. The CNN is validated and tested, as in the paper.
+"""
+
+from monai.networks.nets import SwinUNETR
+
+from samatch.losses import dice_loss
+from samatch.methods._bases import TwoStudents, like
+
+
+class CrossTeaching(TwoStudents):
+    def new_partner(self, student):
+        return like(SwinUNETR(in_channels=1, out_channels=student.num_classes, spatial_dims=2, feature_size=24), student)
+
+    def cross(self, predictions, mine, other, batch):
+        return dice_loss(predictions["logits_w" + mine].float().softmax(1), predictions["logits_w" + other].detach().argmax(1))
+
+
+METHOD = CrossTeaching

@@ -1,0 +1,54 @@
+"""Deep co-training (Qiao et al., ECCV 2018; for segmentation Peng et al., 2020).
+
+    loss = L(f_1(x_l), y_l) + L(f_2(x_l), y_l) + r(t) (lambda_u JS(f_1(w), f_2(w)) + lambda_diff (CE(f_2(a_1), f_1(w)) + CE(f_1(a_2), f_2(w))))
+
+JS is the Jensen-Shannon divergence, a_k = w + epsilon sign(gradient of CE(f_k(w), argmax f_k(w))) an adversarial
+image against network k that the other one must withstand, so that the two stay different.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from samatch.methods import frozen_statistics
+from samatch.methods._bases import ConsistencySettings, TwoStudents, entropy
+
+
+@dataclass(frozen=True)
+class DeepCoTrainingSettings(ConsistencySettings):
+    lambda_u: float = 10.0           # of the divergence
+    lambda_diff: float = 0.5
+    rampup: float = 0.13             # 80 of 600 epochs
+    epsilon: float = 0.02            # of a unit of intensity
+
+
+class DeepCoTraining(TwoStudents):
+    Settings = DeepCoTrainingSettings
+
+    def predict(self, batch):
+        found = super().predict(batch)
+        for mine, network, other in (("", self.student, self.student2), ("_2", self.student2, self.student)):
+            attack = adversarial(network, batch.image_w, self.settings.epsilon)
+            with frozen_statistics(other):
+                found["logits_attacked" + ("_2" if mine == "" else "")] = other(attack)
+        return found
+
+    def cross(self, predictions, mine, other, batch):
+        """Its own half of the divergence, and the attack on the other network, withstood."""
+        probs, probs_other = (predictions["logits_w" + suffix].float().softmax(1) for suffix in (mine, other))
+        divergence = (entropy((probs + probs_other) / 2) - (entropy(probs) + entropy(probs_other)) / 2).mean() / 2
+        withstood = F.cross_entropy(predictions["logits_attacked" + mine].float(), probs_other.detach())
+        return divergence + self.settings.lambda_diff / self.settings.lambda_u * withstood
+
+
+def adversarial(network: torch.nn.Module, image: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The fast gradient sign attack on the network's own prediction."""
+    image = image.detach().requires_grad_()
+    with frozen_statistics(network):
+        logits = network(image).float()
+    gradient, = torch.autograd.grad(F.cross_entropy(logits, logits.detach().argmax(1)), image)
+    return (image + epsilon * gradient.sign()).detach()
+
+
+METHOD = DeepCoTraining

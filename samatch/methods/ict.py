@@ -1,0 +1,42 @@
+"""Interpolation consistency training (Verma et al., IJCAI 2019).
+
+    unsupervised = mean (softmax f(m a + (1 - m) b) - (m softmax t(a) + (1 - m) softmax t(b)))^2,   m ~ Beta(alpha, alpha)
+
+a is an unlabeled image, b the one before it in the batch, t the teacher.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from samatch.methods._bases import TeacherMethod, TeacherSettings, forward_together
+
+
+@dataclass(frozen=True)
+class IctSettings(TeacherSettings):
+    alpha: float = 0.2
+    noise: float = 0.0               # the interpolation is the perturbation
+
+
+class Ict(TeacherMethod):
+    Settings = IctSettings
+
+    def predict(self, batch):
+        self.update_teacher(batch)
+        concentration = torch.full((len(batch.image_w), 1, 1, 1), self.settings.alpha)
+        share = torch.distributions.Beta(concentration, concentration).sample().to(batch.image_w.device)
+        logits_l, logits_mixed = forward_together(self.student, batch.image_l, interpolate(batch.image_w, share))
+        target = interpolate(self.teach(batch.image_w).float().softmax(1), share)
+        return {"logits_l": logits_l, "logits_mixed": logits_mixed, "target": target}
+
+    def unsupervised(self, predictions, batch):
+        return F.mse_loss(predictions["logits_mixed"].float().softmax(1), predictions["target"])
+
+
+def interpolate(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """share of each sample, the rest of the one before it in the batch."""
+    return share * values + (1 - share) * values.roll(1, dims=0)
+
+
+METHOD = Ict

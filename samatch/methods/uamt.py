@@ -1,0 +1,39 @@
+"""Uncertainty-aware mean teacher (Yu et al., MICCAI 2019): the student follows the teacher where that one is sure.
+
+    unsupervised = sum_v [u_v < H] |f_v - t_v|^2 / sum_v [u_v < H]
+
+t is the softmax of the teacher, u the entropy of its mean over T passes with other noise and dropout; H rises
+from 3/4 to all of log C with the ramp-up.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from samatch.methods import rampup
+from samatch.methods._bases import TeacherMethod, TeacherSettings, entropy
+
+
+@dataclass(frozen=True)
+class UamtSettings(TeacherSettings):
+    passes: int = 8                  # T
+
+
+class Uamt(TeacherMethod):
+    Settings = UamtSettings
+
+    def predict(self, batch):
+        self.update_teacher(batch)
+        sampled = self.teach(batch.image_w.repeat(self.settings.passes, 1, 1, 1)).float().softmax(1)
+        mean = torch.stack(sampled.chunk(self.settings.passes)).mean(0)
+        return super().predict(batch) | {"logits_teacher": self.teach(batch.image_w), "uncertainty": entropy(mean)}
+
+    def unsupervised(self, predictions, batch):
+        student, teacher = (predictions[name].float().softmax(1) for name in ("logits_w", "logits_teacher"))
+        threshold = (0.75 + 0.25 * rampup(batch.progress, self.settings.rampup)) * math.log(student.shape[1])
+        sure = (predictions["uncertainty"] < threshold).float()
+        return ((student - teacher).square().sum(1) * sure).sum() / sure.sum().clamp(min=1)
+
+
+METHOD = Uamt
