@@ -18,7 +18,7 @@ from samatch.methods import Method, method_class, method_names
 from samatch.networks import UNet
 from samatch.progress import Progress
 from samatch.records import Run
-from samatch.sam import SamModel, build_sam, sam_names
+from samatch.sam import SamModel, build_sam, input_size, sam_names
 
 
 def check_names(config: RunConfig) -> None:
@@ -77,7 +77,7 @@ def read_data(config: RunConfig, device: torch.device) -> Data:
     patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled else ()
     labeled, unlabeled, val = (load_cases(manifest, manifest.cases_of(group))
                                for group in (manifest.labeled_patients(config.n_labeled), patients, manifest.patients("val")))
-    pool = SlicePool.from_volumes(labeled + unlabeled, config.sam.image_size if finetuning else config.train.image_size, device)
+    pool = SlicePool.from_volumes(labeled + unlabeled, sam_size(config) if finetuning else config.train.image_size, device)
     return Data(manifest, labeled, unlabeled, val, pool, device, config.train.bf16 and bf16_is_fast(device))
 
 
@@ -113,17 +113,21 @@ def new_sam(config: RunConfig, data: Data) -> SamModel:
     settings = config.sam
     sam = build_sam(settings.name, image_size=settings.image_size, num_classes=data.manifest.num_classes,
                     class_token=settings.class_token, pretrained=settings.pretrained).to(data.device).eval()
-    sam.tune(settings.tune)
+    sam.tune(settings.tune, settings.lora_rank)
     return sam
+
+
+def sam_size(config: RunConfig) -> int:
+    return input_size(config.sam_name, config.sam.image_size)
 
 
 def cached(sam: SamModel, config: RunConfig, data: Data, others: list[Volume]) -> tuple[EmbeddingCache | None, torch.Tensor | None]:
     """Embeddings of the labeled slices and of `others`, and SAM-sized labels of the former; None where the encoder learns."""
-    if config.sam.tune == "all":
+    if config.sam.tune in ("lora", "all"):
         return None, None
     embeddings = EmbeddingCache(sam, data.labeled + others, cache_folder(config.dataset, config.sam_name), bf16=data.bf16,
                                 device=data.device, progress=counted(f"embeddings of {config.dataset}"))
-    return embeddings, SlicePool.from_volumes(data.labeled, config.sam.image_size, data.device).label
+    return embeddings, SlicePool.from_volumes(data.labeled, sam_size(config), data.device).label
 
 
 def load_parents(method: Method, config: RunConfig) -> None:

@@ -26,8 +26,8 @@ from samatch.errors import InputError
 from samatch.methods import Method, StepOutput
 from samatch.progress import Progress
 from samatch.records import Run
-from samatch.sam import sam_weights
 from samatch.task import Task, check_names, prepare
+from samatch.weights import weights_sha256
 
 
 def train(config: RunConfig) -> dict:
@@ -49,9 +49,15 @@ def train(config: RunConfig) -> dict:
     facts = {"val_dice": state.best_dice, "selected_iteration": state.best_iteration, "seconds": round(state.seconds, 1),
              "selection_rule": "highest mean validation Dice over volumes and classes", "device": device_name(task.data.device),
              "manifest_sha256": task.data.manifest.sha256, "splits_sha256": task.data.manifest.splits_sha256,
-             "weights_sha256": weights_sha256(config)}
+             "weights_sha256": weights_sha256(config.sam_name) if config.sam_name and config.sam.pretrained else "",
+             "trainable_parameters": trainable(task.method), "method_settings": dataclasses.asdict(task.method.settings)}
     run.finish(facts, pd.DataFrame(state.log), per_case)
     return run.read()
+
+
+def trainable(method: Method) -> dict[str, int]:
+    """Numbers that learn, by network."""
+    return {name: sum(p.numel() for p in network.parameters() if p.requires_grad) for name, network in method.networks().items()}
 
 
 def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
@@ -225,12 +231,6 @@ def save_whole(content: dict, path) -> None:
                          "the run goes on from its last state") from error
 
 
-def weights_sha256(config: RunConfig) -> str:
-    """Hash of SAM's published weights, where the run used any."""
-    rows = sam_weights()
-    return rows[config.sam_name]["sha256"] if config.sam.pretrained and config.sam_name in rows else ""
-
-
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name()
@@ -253,6 +253,7 @@ def main(words: list[str] | None = None) -> None:
         record = train(make_config(args.profile, args.dataset, args.n_labeled, args.method, args.sam, args.seed, args.variant, overrides))
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+    print("trainable parameters:", ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()))
     print(f"{record['run_id']}: validation Dice {100 * record['val_dice']:.2f} % at iteration {record['selected_iteration']}, {record['seconds']:.0f} s")
 
 

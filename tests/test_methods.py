@@ -173,12 +173,16 @@ def test_gate_and_fall_back(config):
     masks = torch.zeros(1, 3, 1, 4, dtype=torch.bool)
     masks[0, 0, 0, :2], masks[0, 1, 0, 2:] = True, True
     student = masks.clone()
-    student[0, 1] = torch.tensor([[False, False, False, True]])  # IoU .5 with SAM's second object
+    student[0, 1] = torch.tensor([[False, False, False, True]])  # IoU and area ratio .5 with SAM's second object
     iou_pred = torch.tensor([[0.5, 0.9, 0.9]])
     found = {name: gate(settings(config, gate=name).refine, present, iou_pred, masks, student).tolist()[0]
              for name in ("none", "iou_pred", "agreement", "both")}
     assert found == {"none": [True, True, False], "iou_pred": [False, True, False], "agreement": [True, False, False],
                      "both": [False, False, False]}
+    loose = settings(config, gate="agreement", gate_iou=0.4)
+    assert gate(loose.refine, present, iou_pred, masks, student).tolist()[0] == [True, False, False]  # the area ratio refuses
+    loose = settings(loose, gate_area_ratio=0.4)
+    assert gate(loose.refine, present, iou_pred, masks, student).tolist()[0] == [True, True, False]
     sam_probs, student_probs = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), probs_of([0.8, 0.2, 0.0], [0.8, 0.2, 0.0])
     mixed = fall_back(sam_probs, student_probs, torch.tensor([[True, False]]))
     assert torch.equal(mixed[..., 0], sam_probs[..., 0])

