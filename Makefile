@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
-.PHONY: help install reproduce run ablations test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3"
@@ -67,8 +67,13 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 
-ablations: $(READY)  ## train the variants of SAM-Match (PROFILE and DATASET must be given)
-	@$(MAKE) --no-print-directory $(DONE)/runs.done
+# The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
+ablations comparisons: $(READY)  ## train the ablation grid, or every comparison method; then notebooks 05 to 07 show them
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
+run-%: $(DONE)/04_joint_training.ipynb
+	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch.train $(RUN_ARGS)
+	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET) --print
+	@touch $(DONE)/runs.done
 
 test: unit lint nbval  ## unit tests, notebook linter, tracked notebooks re-executed and compared
 unit: $(READY)

@@ -82,25 +82,34 @@ def write_text(path: Path, text: str) -> None:
 
 
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
-    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json."""
+    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
+
+    A run that the folder holds already stays there, unless this machine has a run of the same name: that one replaces it.
+    """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     found = sorted(paths.runs_dir(profile).glob(f"{dataset}-*/run.json"))
     if not found:
         raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
-    runs, cases, logs = [], [], []
+    records = [json.loads(path.read_text()) for path in found]
     (folder / "run_json").mkdir(parents=True, exist_ok=True)
-    for path in found:
-        record = json.loads(path.read_text())
-        config = record["config"]
-        row = {**{key: record.get(key, "") for key in RUN_COLUMNS}, **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
-               "sam": config["sam_name"], "iterations": config["train"]["iterations"], "parents": " ".join(config["parents"])}
-        runs.append(row)
+    for path, record in zip(found, records):
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
-        cases.append(pd.read_csv(path.with_name("per_case.csv")))
-        logs.append(pd.read_csv(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
-    for name, table in (("runs", pd.DataFrame(runs, columns=RUN_COLUMNS)), ("per_case", pd.concat(cases)), ("train_log", pd.concat(logs))):
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    fresh = {"runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
+             "per_case": pd.concat([pd.read_csv(path.with_name("per_case.csv")) for path in found]),
+             "train_log": pd.concat([pd.read_csv(path.with_name("train_log.csv")).assign(run_id=record["run_id"]) for path, record in zip(found, records)])}
+    for name, table in fresh.items():
+        path = folder / f"{name}.csv"
+        kept = [old[~old.run_id.isin(fresh["runs"].run_id)] for old in ([pd.read_csv(path)] if path.exists() else [])]
+        table = pd.concat([part for part in (*kept, table) if len(part)]).sort_values("run_id", kind="stable")
+        write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return folder
+
+
+def _row(record: dict) -> dict:
+    """A run's row of runs.csv."""
+    config = record["config"]
+    return {**{key: record.get(key, "") for key in RUN_COLUMNS}, **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
+            "sam": config["sam_name"], "iterations": config["train"]["iterations"], "parents": " ".join(config["parents"])}
 
 
 def read_results(profile: str, dataset: str, folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -9,15 +9,20 @@ from pathlib import Path
 import pandas as pd
 
 from samatch import paths, stats
-from samatch.config import FINETUNE, GUIDED, SUPERVISED, stage_of
+from samatch.config import FINETUNE, GUIDED, stage_of
 from samatch.errors import InputError
+from samatch.profiles import ABLATIONS
 from samatch.records import collect, read_results, write_text
 
-MATCH_LABELS = {"fixmatch": "FixMatch"}
-VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "margin10": "replaces, margin 10 px",
-                  "as_published": "as published"}
-VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "margin10", "as_published")
+METHOD_LABELS = {
+    "supervised": "Supervised", "finetune": "SAM, reference boxes", "fixmatch": "FixMatch", "unimatch": "UniMatch", "bcp": "BCP",
+    "entropy_minimization": "Entropy minimization", "mean_teacher": "Mean teacher", "uamt": "UA-MT", "ict": "ICT", "cps": "CPS", "cct": "CCT",
+    "deep_co_training": "Deep co-training", "r_drop": "R-Drop", "urpc": "URPC", "adversarial": "DAN", "cross_teaching": "CNN-transformer cross teaching"}
+VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
+                  **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")}}
+VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "as_published")
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
+NOT_RUN = "not run"
 
 
 def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
@@ -32,21 +37,33 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
 
 def label(method: str, variant: str = "") -> str:
     """A method's name for tables and figures."""
-    if method == SUPERVISED:
-        return "Supervised"
-    if method == FINETUNE:
-        return "SAM, reference boxes"
-    match = MATCH_LABELS.get(method.removeprefix(GUIDED), method.removeprefix(GUIDED))
+    match = METHOD_LABELS.get(method.removeprefix(GUIDED), method.removeprefix(GUIDED))
     if not method.startswith(GUIDED):
-        return match if not variant else f"{match}, {variant}"
+        return match if not variant else f"{match}, {VARIANT_LABELS.get(variant, variant)}"
     if variant == "no_sam":
         return f"{match}, continued"
     return f"SAM-Match ({match}), {VARIANT_LABELS.get(variant, variant)}"
 
 
+def names_of(runs: pd.DataFrame) -> dict[str, str]:
+    """run_id -> name, with the SAM, budget or seed where it is not the one that most runs have."""
+    usual = {column: _most_common(runs[column]) for column in ("n_labeled", "seed")} | {"sam": _most_common(runs.sam[runs.sam != ""])}
+    names = {}
+    for run in runs.itertuples():
+        unusual = [words for differs, words in ((run.n_labeled != usual["n_labeled"], f"{run.n_labeled} labeled"),
+                                                (run.seed != usual["seed"], f"seed {run.seed}"),
+                                                (run.sam not in ("", usual["sam"]), run.sam)) if differs]
+        names[run.run_id] = ", ".join([label(run.method, run.variant), *unusual])
+    return names
+
+
+def _most_common(values: pd.Series):
+    return values.mode().iloc[0] if len(values) else ""
+
+
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice."""
-    rows = per_case[per_case.split == split]
+    rows, names = per_case[per_case.split == split], names_of(runs)
     table = []
     for run in in_reading_order(runs).itertuples():
         cases = rows[rows.run_id == run.run_id]
@@ -54,19 +71,32 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> 
             continue
         patients = cases.groupby("patient_id")[["dice", "hd95", "asd"]].mean()
         by_class = cases.groupby("class", sort=False)["dice"].mean()
-        table.append({"run_id": run.run_id, "method": label(run.method, run.variant), "val_dice": 100 * run.val_dice,
+        table.append({"run_id": run.run_id, "method": names[run.run_id], "val_dice": 100 * run.val_dice,
                       "dice": 100 * patients.dice.mean(), "dice_sd": 100 * patients.dice.std(), **{f"dice_{c}": 100 * d for c, d in by_class.items()},
                       "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": cases.distance_unit.iloc[0],
                       "undefined": int(cases.hd95.isna().sum()), "n": len(patients), "seed": run.seed})
     return pd.DataFrame(table)
 
 
-def chosen_guided(runs: pd.DataFrame, match: str = "fixmatch") -> str:
+def headline(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the main table: every method, and SAM-Match in its ways to combine; the rest of the grid is left to `ablation_grid`."""
+    return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
+
+
+def chosen_guided(runs: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0) -> str:
     """run_id of SAM-Match: of its ways to combine, the one with the best validation Dice. The test split is not read."""
-    candidates = runs[(runs.method == GUIDED + match) & runs.variant.isin(COMBINE_VARIANTS)]
+    candidates = runs[(runs.method == GUIDED + match) & runs.variant.isin(COMBINE_VARIANTS) & (runs.n_labeled == n_labeled) & (runs.seed == seed)]
     if candidates.empty:
-        raise InputError(f"no SAM-guided run of {match}", expected=f"one of the variants {COMBINE_VARIANTS}", got="none", do="run `make reproduce`")
+        raise InputError(f"no SAM-guided run of {match}", expected=f"{n_labeled} labeled, seed {seed}, one of the variants {COMBINE_VARIANTS}",
+                         got="none", do="run `make reproduce`")
     return candidates.sort_values("val_dice", ascending=False, kind="stable").run_id.iloc[0]
+
+
+def all_chosen(runs: pd.DataFrame) -> list[str]:
+    """The chosen SAM-Match of every match method, budget and seed that has one."""
+    guided = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
+    keys = guided[["method", "n_labeled", "seed"]].drop_duplicates()
+    return [chosen_guided(runs, key.method.removeprefix(GUIDED), key.n_labeled, key.seed) for key in keys.itertuples()]
 
 
 def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:
@@ -86,11 +116,12 @@ def paper_value(dataset: str, run_id: str) -> str:
 def final_table(profile: str, dataset: str) -> pd.DataFrame:
     """method | Dice | HD95 | ASD | tracked Dice | the paper's Dice."""
     runs, per_case = read_results(profile, dataset)
+    runs = headline(runs)
     table = summary(runs, per_case)
-    chosen = chosen_guided(runs) if runs.method.str.startswith(GUIDED).any() else ""
+    chosen = all_chosen(runs)
     tracked = tracked_dice(profile, dataset)
     unit = table.unit.iloc[0]
-    return pd.DataFrame({"method": [f"{m} *" if r == chosen else m for m, r in zip(table.method, table.run_id)],
+    return pd.DataFrame({"method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
                          "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
                          f"HD95 {unit}": table.hd95.map("{:.2f}".format), f"ASD {unit}": table.asd.map("{:.2f}".format),
                          "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
@@ -106,14 +137,36 @@ def tracked_dice(profile: str, dataset: str) -> dict[str, str]:
     return {row.run_id: f"{row.dice:.2f}" for row in table.itertuples()}
 
 
-def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient") -> pd.DataFrame:
-    """The chosen SAM-Match against every comparison method; other variants of SAM-Match are not in the family."""
-    reference = chosen_guided(runs)
-    family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == "no_sam"))]
-    others = [run for run in in_reading_order(family).run_id if run != reference]
+def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", reference: str | None = None) -> pd.DataFrame:
+    """One chosen SAM-Match against every comparison method of its budget and seed; other guided runs are not in the family."""
+    reference = reference or all_chosen(runs)[0]
+    mine = runs.set_index("run_id").loc[reference]
+    runs = headline(runs)
+    family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == "no_sam"))
+                  & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
+    others = list(in_reading_order(family).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
-    names = {run.run_id: label(run.method, run.variant) for run in runs.itertuples()}
+    names = names_of(runs)
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
+
+
+def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0) -> pd.DataFrame:
+    """A row a cell of the grid: factor, level, status ("run" or "not run"), validation and test Dice (%), difference from the default.
+
+    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference.
+    """
+    mine = runs[(runs.method == GUIDED + match) & (runs.n_labeled == n_labeled) & (runs.seed == seed)].drop_duplicates("variant").set_index("variant")
+    scores = 100 * stats.unit_scores(per_case)
+    rows = []
+    for cell in ABLATIONS:
+        row = {"factor": cell.factor, "level": cell.level, "default": cell.variant == "", "run_id": "", "status": NOT_RUN}
+        if cell.variant in mine.index:
+            run = mine.loc[cell.variant]
+            row |= {"run_id": run.run_id, "status": "run", "val_dice": 100 * run.val_dice, "dice": scores[run.run_id].mean()}
+            if "" in mine.index:
+                row["difference"] = (scores[run.run_id] - scores[mine.loc[""].run_id]).mean()
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference"])
 
 
 def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:
@@ -121,8 +174,9 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": summary(runs, per_case)}
-    if runs.method.str.startswith(GUIDED).any():
-        found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit) for metric in ("dice", "hd95") for unit in stats.UNITS])
+    if chosen := all_chosen(runs):
+        found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
+                                       for reference in chosen for metric in ("dice", "hd95") for unit in stats.UNITS])
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found]

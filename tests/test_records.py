@@ -1,6 +1,7 @@
 """Tables of records: every fault at once, the choice on validation, the paper's numbers."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,29 @@ def test_the_family_holds_every_comparison_method_and_no_sibling():
     assert set(found.reference) == {"SAM-Match (FixMatch), agreement"}
 
 
+def test_ablation_cells_without_a_run_are_missing_not_zero():
+    runs, cases = records()
+    runs = pd.concat([runs, runs[runs.variant == "agree"].assign(run_id="other-seed", variant="mask", seed=1)])
+    grid = tables.ablation_grid(runs, cases)
+    cells = grid.set_index(["factor", "level"])
+    assert set(grid[grid.status == "run"].level) >= {"agree", "replace", "box"} and len(grid) == len(tables.ABLATIONS)
+    assert cells.loc[("prompt", "mask"), "status"] == "not run" and np.isnan(cells.loc[("prompt", "mask"), "dice"])
+    mine = [cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean() for tail in ("-agree", "")]
+    assert cells.loc[("combine", "agree"), "difference"] == pytest.approx(100 * (mine[0] - mine[1]))
+    assert cells.loc[("combine", "replace"), "difference"] == 0
+
+
+def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
+    runs, cases = records()
+    more = runs[runs.method == "fixmatch"]
+    for name, change in (("a", {"n_labeled": 70}), ("b", {"seed": 1})):
+        runs = pd.concat([runs, more.assign(run_id=name, **change)], ignore_index=True)
+        cases = pd.concat([cases, cases[cases.run_id == more.run_id.iloc[0]].assign(run_id=name)])
+    names = tables.names_of(runs)
+    assert names["a"] == "FixMatch, 70 labeled" and names["b"] == "FixMatch, seed 1"
+    assert len(tables.wilcoxon_table(runs, cases)) == 3
+
+
 def test_only_the_papers_method_gets_the_papers_number():
     assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
     for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam"):
@@ -109,6 +133,27 @@ def test_collect_gathers_complete_runs_only(tmp_path):
     found = collect("laptop", "acdc", tmp_path / "out")
     assert pd.read_csv(found / "runs.csv").run_id.tolist() == ["acdc-n3-fixmatch-s0"]
     assert [p.name for p in (found / "run_json").iterdir()] == ["acdc-n3-fixmatch-s0.json"]
+
+
+def test_collect_keeps_what_the_folder_holds(tmp_path):
+    """New runs join the records of earlier machines; a run of the same name is replaced."""
+    def run(name, dice):
+        folder = paths.runs_dir("laptop") / name
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
+        (folder / "run.json").write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": dice, "config": config}))
+        (folder / "per_case.csv").write_text(f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,{dice}\n")
+        (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
+        return folder
+
+    first = run("acdc-n3-a-s0", 0.5)
+    run("acdc-n3-b-s0", 0.6)
+    collect("laptop", "acdc", tmp_path / "out")
+    shutil.rmtree(first)
+    run("acdc-n3-b-s0", 0.7)
+    found = collect("laptop", "acdc", tmp_path / "out")
+    for name, column in (("runs", "val_dice"), ("per_case", "dice"), ("train_log", "val_dice")):
+        assert dict(pd.read_csv(found / f"{name}.csv").set_index("run_id")[column]) == {"acdc-n3-a-s0": 0.5, "acdc-n3-b-s0": 0.7}
 
 
 def test_collect_without_runs_says_what_to_do():
