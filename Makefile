@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
-.PHONY: help install reproduce run ablations comparisons test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons data verify manifest predict test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3"
@@ -74,6 +74,15 @@ run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch.train $(RUN_ARGS)
 	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
+
+data: $(READY)  ## get and prepare a data set: DATASET=acdc|busi|chaos, DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
+	@$(PY) -m samatch.provide data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
+verify: $(READY)  ## check every file and array of a set against its manifest
+	@$(PY) -m samatch.provide verify --dataset $(or $(DATASET),acdc)
+manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
+	@$(PY) -m samatch.curate --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
+predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
+	@$(PY) -m samatch.predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
 
 test: unit lint nbval  ## unit tests, notebook linter, tracked notebooks re-executed and compared
 unit: $(READY)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samatch import augment
+from samatch import augment, prepared
 from samatch.config import RunConfig
 from samatch.datasets import Volume
 
@@ -14,6 +14,14 @@ from samatch.datasets import Volume
 def resize_image(image: Tensor, size: int) -> Tensor:
     """(N, 1, H, W) -> (N, 1, size, size), bilinear, antialiased when shrinking."""
     return F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def resized(volume: Volume, size: int) -> tuple[Tensor, Tensor]:
+    """Image (D, 1, S, S) float32 and label (D, S, S) uint8; from the prepared small copy where that has the size."""
+    if volume.small is not None and size == prepared.SIZE:
+        return torch.from_numpy(volume.small[0])[:, None], torch.from_numpy(volume.small[1])
+    label = F.interpolate(torch.from_numpy(volume.label)[:, None], (size, size), mode="nearest-exact")[:, 0]
+    return resize_image(torch.from_numpy(volume.image)[:, None], size), label
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,8 @@ class SlicePool:
 
     @classmethod
     def from_volumes(cls, volumes: list[Volume], size: int, device: torch.device | str = "cpu") -> "SlicePool":
-        images, labels = [], []
-        for volume in volumes:
-            images.append(resize_image(torch.from_numpy(volume.image)[:, None], size))
-            label = F.interpolate(torch.from_numpy(volume.label)[:, None].float(), (size, size), mode="nearest-exact")
-            labels.append(label[:, 0].long())
-        return cls(torch.cat(images).to(device), torch.cat(labels).to(device))
+        images, labels = zip(*(resized(volume, size) for volume in volumes))
+        return cls(torch.cat(images).to(device), torch.cat(labels).to(device).long())
 
     def __len__(self) -> int:
         return len(self.image)

@@ -14,6 +14,8 @@ from samatch.datasets import Volume
 from samatch.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.sam import SamModel, resize
 
+AT_ONCE = 64  # slices in one forward pass
+
 Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
 
 
@@ -27,7 +29,8 @@ def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16:
     slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
     was_training = student.training
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits = student.eval()(slices).float()
+        student.eval()
+        logits = torch.cat([student(part).float() for part in slices.split(AT_ONCE)])
     student.train(was_training)
     probs = F.interpolate(logits.softmax(1), image.shape[-2:], mode="bilinear", align_corners=False)
     return probs.argmax(1).to(torch.uint8).cpu().numpy()

@@ -5,9 +5,12 @@ A set's manifest lies in data_manifests/<set>/, or for a set of your own in <dat
 dataset.yaml   classes, normalisation, licence, source, citation
 cases.csv      one row a case: sizes, spacing, content hashes
 splits.csv     one row a patient: split, and the order in which labels are given out
+
+A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's cases.csv.
 """
 
 import csv
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from samatch import paths, repro
 from samatch.errors import InputError, known, raise_all
 
 SPLITS = ("train", "val", "test")
+UNUSED = "unused"  # split of patients that belong to the set and take no part
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Case:
     spacing: tuple[float, float, float] | None
     image_sha256: str    # of the normalised float32 image; "" where nothing is to be checked
     label_sha256: str    # of the uint8 label
+    image: str = ""      # file, relative to the set's folder; "" where the reader finds it by the case's id
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Manifest:
     citation: str
     known_faults: str                    # of the data set, told to the reader
     reader: str                          # file of samatch/datasets that reads it
+    folder: str                          # name of the data's folder; the set's own unless it shares another's files
     budgets: tuple[int, ...]
     cases: tuple[Case, ...]
     split_of: dict[str, str]             # patient_id -> train, val or test
@@ -66,15 +73,24 @@ class Manifest:
         known(split, SPLITS, "split")
         return self.labeled_order if split == "train" else tuple(p for p, s in self.split_of.items() if s == split)
 
+    @property
+    def unlabeled(self) -> frozenset[str]:
+        """Training patients with a case that has no label file: they can never be labeled ones."""
+        return frozenset(case.patient_id for case in self.cases if case.image and not case.label)
+
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
-        if not 1 <= n_labeled <= len(self.labeled_order):
-            raise InputError("impossible label budget", where=self.name, expected=f"1 to {len(self.labeled_order)}, usually one of {self.budgets}",
+        most = sum(patient not in self.unlabeled for patient in self.labeled_order)
+        if not 1 <= n_labeled <= most:
+            raise InputError("impossible label budget", where=self.name, expected=f"1 to {most}, usually one of {self.budgets}",
                              got=n_labeled, do="choose another n_labeled")
         return self.labeled_order[:n_labeled]
 
     def cases_of(self, patients) -> tuple[Case, ...]:
         """Cases of the patients, in the patients' order."""
-        return tuple(case for patient in patients for case in self.cases if case.patient_id == patient)
+        of = {}
+        for case in self.cases:
+            of.setdefault(case.patient_id, []).append(case)
+        return tuple(case for patient in patients for case in of.get(patient, ()))
 
 
 def manifest_folders() -> dict[str, Path]:
@@ -86,9 +102,10 @@ def manifest_folders() -> dict[str, Path]:
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     """Reads and checks a set's manifest; all faults are raised together."""
     folder = folder or manifest_folders()[known(name, manifest_folders(), "data set")]
-    files = [folder / part for part in ("dataset.yaml", "cases.csv", "splits.csv")]
+    about = yaml.safe_load((folder / "dataset.yaml").read_text()) if (folder / "dataset.yaml").exists() else {}
+    shared = about.get("files_of", name)
+    files = [folder / "dataset.yaml", folder.parent / shared / "cases.csv" if shared != name else folder / "cases.csv", folder / "splits.csv"]
     raise_all(f"manifest of {name} is incomplete", [f"{paths.shown(f)} is missing" for f in files if not f.exists()], "restore the file")
-    about = yaml.safe_load(files[0].read_text())
     with open(files[1], newline="") as handle:
         cases = tuple(_case(row) for row in csv.DictReader(handle))
     with open(files[2], newline="") as handle:
@@ -98,7 +115,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     hashes = [repro.file_sha256(f) for f in files]
     return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
                     split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
-                    reader=about.get("reader", name), sha256=hashes[1], splits_sha256=hashes[2],
+                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2],
                     **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
 
 
@@ -112,40 +129,53 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
             faults.append("the same image in two splits: " + ", ".join(f"{c.case_id} ({split_of.get(c.patient_id)})" for c in twins))
     for patient in _doubles(row["patient_id"] for row in rows):
         faults.append(f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}")
-    faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in SPLITS]
+    faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in (*SPLITS, UNUSED)]
+    bare = {case.patient_id for case in cases if case.image and not case.label}
     in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
     faults += [f"patient {p} has a case but no split" for p in sorted(in_cases - in_splits)]
     faults += [f"patient {p} has a split but no case" for p in sorted(in_splits - in_cases)]
     ranks = sorted(int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train")
     if ranks != list(range(1, len(ranks) + 1)):
         faults.append("labeled_rank of the training patients must count 1, 2, 3, ... without a gap")
+    last = max((int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train" and row["patient_id"] not in bare), default=0)
+    faults += [f"patient {row['patient_id']} of {row['split']} has no label" for row in rows if row["split"] in ("val", "test") and row["patient_id"] in bare]
+    faults += [f"patient {row['patient_id']} has no label and must come after the labeled ones" for row in rows
+               if row["split"] == "train" and row["patient_id"] in bare and int(row["labeled_rank"] or 0) < last]
     faults += [f"budget {n} exceeds {len(ranks)} training patients" for n in budgets if n > len(ranks)]
     return faults
 
 
 def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]) -> None:
-    """Writes the three files. `splits` maps train, val, test to patients; train in labeled order."""
+    """Writes the three files; a dataset.yaml that exists stays, and a set that shares another's files has no cases.csv. `splits` maps a split to patients, train in labeled order."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100))
-    with open(folder / "cases.csv", "w", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"])
-        for case in cases:
-            spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
-            writer.writerow([case.case_id, case.patient_id, case.n_slices, case.height, case.width, spacing,
-                             case.image_sha256, case.label_sha256])
+    if not (folder / "dataset.yaml").exists():
+        (folder / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=100))
+    if "files_of" not in about:
+        write_cases(folder / "cases.csv", cases)
     with open(folder / "splits.csv", "w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["patient_id", "split", "labeled_rank"])
-        for split in SPLITS:
-            for rank, patient in enumerate(splits[split], 1):
+        for split in (*SPLITS, UNUSED):
+            for rank, patient in enumerate(splits.get(split, ()), 1):
                 writer.writerow([patient, split, rank if split == "train" else ""])
+
+
+def write_cases(path: Path, cases: list[Case]) -> None:
+    """cases.csv; with the columns image and label where a case names its files."""
+    columns = ["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"]
+    columns += ["image", "label"] if any(case.image for case in cases) else []
+    with open(path, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for case in cases:
+            spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
+            writer.writerow(dataclasses.asdict(case) | {"spacing_zyx_mm": spacing})
 
 
 def _case(row: dict) -> Case:
     spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
     return Case(row["case_id"], row["patient_id"], int(row["n_slices"]), int(row["height"]), int(row["width"]), spacing,
-                row["image_sha256"], row["label_sha256"])
+                row["image_sha256"], row["label_sha256"], row.get("image", ""), row.get("label", ""))
 
 
 def _doubles(names) -> list[str]:

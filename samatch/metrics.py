@@ -19,7 +19,12 @@ def dice(pred: np.ndarray, ref: np.ndarray) -> float:
 
 
 def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...] | None) -> tuple[float, float]:
-    """(hd95, asd) of two non-empty masks (D, H, W), in mm with spacing (z, y, x), else in voxels."""
+    """(hd95, asd) of two non-empty masks (D, H, W), in mm with spacing (z, y, x), else in voxels.
+
+    A single slice is a 2-D image: in three dimensions all of its pixels would be surface.
+    """
+    if len(pred) == 1:
+        pred, ref, spacing = pred[0], ref[0], spacing and spacing[1:]
     # A margin keeps objects at the border closed; the crop of both keeps large volumes quick.
     where = np.argwhere(pred | ref)
     crop = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0)))
@@ -27,6 +32,10 @@ def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, .
     _, (to_ref, to_pred), _ = get_edge_surface_distance(*pair, spacing=list(spacing or (1.0,) * pred.ndim), symmetric=True)
     distances = torch.cat([to_ref, to_pred]).double().numpy()
     return float(np.percentile(distances, 95)), float(to_ref.double().mean())
+
+
+def distance_unit(mask: np.ndarray, spacing: tuple[float, ...] | None) -> str:
+    return "mm" if spacing else "pixel" if len(mask) == 1 else "voxel"
 
 
 def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], spacing: tuple[float, ...] | None) -> list[dict]:
@@ -37,6 +46,6 @@ def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], sp
         n_pred, n_ref = int(a.sum()), int(b.sum())
         status = OK if n_pred and n_ref else BOTH_EMPTY if not (n_pred or n_ref) else EMPTY_REF if n_pred else EMPTY_PRED
         hd95, asd = surface_distances(a, b, spacing) if status == OK else (float("nan"), float("nan"))
-        rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd, "distance_unit": "mm" if spacing else "voxel",
+        rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd, "distance_unit": distance_unit(pred, spacing),
                      "n_pred": n_pred, "n_ref": n_ref, "status": status})
     return rows

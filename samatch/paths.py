@@ -21,6 +21,11 @@ def data_dir() -> Path:
     return _folder("SAMATCH_DATA", ROOT / "data")
 
 
+def prepared_dir() -> Path:
+    """Folder of the prepared files that `make data` writes."""
+    return _folder("SAMATCH_PREPARED", ROOT / "prepared")
+
+
 def weights_dir() -> Path:
     return _folder("SAMATCH_WEIGHTS", ROOT / "weights")
 

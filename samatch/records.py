@@ -17,7 +17,7 @@ import pandas as pd
 
 from samatch import paths, repro
 from samatch.config import RunConfig
-from samatch.errors import InputError, raise_all
+from samatch.errors import InputError, known, raise_all
 
 KEY = ["run_id", "case_id", "class"]
 RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
@@ -68,6 +68,13 @@ class Run:
             shutil.rmtree(self.folder)
         self.partial.replace(self.folder)
         self._lock.close()
+
+
+def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
+    """Folder and record of a complete run on this machine. Raises InputError with those that there are."""
+    found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
+    folder = found[known(run_id, found, f"complete run of profile {profile}")]
+    return folder, json.loads((folder / "run.json").read_text())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -142,8 +143,12 @@ def load_parents(method: Method, config: RunConfig) -> None:
 
 def load_student(config: RunConfig, num_classes: int) -> UNet:
     """The student of a complete run, ready to predict."""
+    return student_in(Run(config).folder, num_classes)
+
+
+def student_in(folder: Path, num_classes: int) -> UNet:
     student = UNet(num_classes)
-    weights = torch.load(Run(config).folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    weights = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     student.load_state_dict(weights["student"])
     return student.eval()
 

@@ -9,7 +9,7 @@ from samatch.config import PROFILES, make_config
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy machine does not stall it."""
-    for name in ("RUNS", "OUT", "FIGURES", "WEIGHTS", "DATA"):
+    for name in ("RUNS", "OUT", "FIGURES", "WEIGHTS", "DATA", "PREPARED"):
         monkeypatch.setenv(f"SAMATCH_{name}", str(tmp_path / name.lower()))
     torch.set_num_threads(1)
     torch.manual_seed(0)

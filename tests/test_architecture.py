@@ -7,9 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
-FLOORS = [("paths", "config", "profiles", "repro", "errors", "progress", "download"), ("manifest", "prompts", "losses", "metrics", "augment"),
-          ("data", "networks", "weights", "sam", "datasets", "embeddings"), ("methods", "evaluate", "records"),
-          ("task", "train", "stats", "tables", "plots", "examples")]
+FLOORS = [("paths", "config", "profiles", "repro", "errors", "progress", "download", "archives"), ("manifest", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
+          ("data", "networks", "weights", "sam", "datasets", "listing", "embeddings"), ("methods", "evaluate", "records", "curate", "provide"),
+          ("task", "train", "stats", "tables", "plots", "examples", "predict")]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The package file of a folder, and files that start with _, may be imported by its members; members do not import one another.
 FAMILIES = ("methods", "sam", "datasets")

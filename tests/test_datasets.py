@@ -1,4 +1,4 @@
-"""Reading: both forms of ACDC, phantoms, and real broken files."""
+"""Reading: every set in its forms, and real broken files."""
 
 import gzip
 
@@ -6,19 +6,27 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from samatch import repro
-from samatch.datasets import Raw, acdc, array_faults, load_case, load_cases, nifti, normalise, phantom
+from samatch.datasets import UNKNOWN, Entry, Raw, acdc, array_faults, busi, chaos, load_case, load_cases, mrliver, normalise, phantom
 from samatch.errors import InputError
 from samatch.manifest import Case, load_manifest, write_manifest
+from samatch.methods import overlap
 
 AFFINE = np.diag([1.5, 1.4, 10.0, 1.0])
 
 
 @pytest.fixture
 def volume():
-    raw = phantom.load("phantom001_frame01")
-    return (raw.image * 200).astype(np.int16), raw.label
+    image, label = phantom.volume("phantom001_frame01")
+    return (image * 200).astype(np.int16), label
+
+
+def named(case_id, **files):
+    """A case of which only its name counts."""
+    return Case(case_id, case_id, 0, 0, 0, None, "", "", **files)
 
 
 def write_h5(path, image, label):
@@ -50,7 +58,7 @@ def test_both_forms_of_acdc_give_the_same(tmp_path, volume):
     write_nifti(tree / "patient001_frame12_gt.nii.gz", label)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2, 3)), AFFINE), tree / "patient001_4d.nii.gz")
     (tree / "Info.cfg").write_text("ED: 1\nES: 12\n")
-    h5, tree1, tree2 = (acdc.load(c, tmp_path / f) for c, f in (("patient001_frame01", "h5"), ("patient001_frame01", "tree"), ("patient001_frame02", "tree")))
+    h5, tree1, tree2 = (acdc.load(named(c), tmp_path / f) for c, f in (("patient001_frame01", "h5"), ("patient001_frame01", "tree"), ("patient001_frame02", "tree")))
     assert repro.array_sha256(normalise(h5.image)) == repro.array_sha256(normalise(tree1.image)) == repro.array_sha256(normalise(tree2.image))
     assert (h5.label == tree1.label).all()
     assert h5.spacing is None and tree1.spacing == pytest.approx((10, 1.4, 1.5))
@@ -101,11 +109,11 @@ def test_truncated_and_foreign_files(tmp_path, volume):
     write_h5(path, *volume)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(InputError, match="unreadable h5"):
-        acdc.load("patient001_frame01", tmp_path)
+        acdc.load(named("patient001_frame01"), tmp_path)
     with h5py.File(path, "w") as file:
         file["image"] = volume[0]
     with pytest.raises(InputError, match="'image' and 'label'"):
-        acdc.load("patient001_frame01", tmp_path)
+        acdc.load(named("patient001_frame01"), tmp_path)
 
     for ending, array in (("", volume[0]), ("_gt", volume[1])):
         write_nifti(tmp_path / f"a{ending}.nii.gz", array)
@@ -113,21 +121,21 @@ def test_truncated_and_foreign_files(tmp_path, volume):
     for broken in (whole[: len(whole) // 2], gzip.compress(gzip.decompress(whole)[:2000]), b"not a nifti"):
         (tmp_path / "a.nii.gz").write_bytes(broken)
         with pytest.raises(InputError, match="unreadable NIfTI"):
-            nifti.load("a", tmp_path)
+            mrliver.load(named("a"), tmp_path)
 
 
 def test_geometry_and_missing_labels(tmp_path, volume):
     write_nifti(tmp_path / "a.nii.gz", volume[0])
     with pytest.raises(InputError, match="a_gt.nii.gz"):
-        nifti.load("a", tmp_path)
+        mrliver.load(named("a"), tmp_path)
     moved = AFFINE.copy()
     moved[:3, 3] = 30
     write_nifti(tmp_path / "a_gt.nii.gz", volume[1], moved)
     with pytest.raises(InputError, match="lie differently in space"):
-        nifti.load("a", tmp_path)
+        mrliver.load(named("a"), tmp_path)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2, 3)), AFFINE), tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="not a 3-D volume"):
-        nifti.load("a", tmp_path)
+        mrliver.load(named("a"), tmp_path)
 
 
 def test_faults_of_all_cases_come_together(tmp_path, volume):
@@ -146,9 +154,71 @@ def test_array_faults_lists_several():
 
 
 def test_phantom_is_deterministic_and_varied():
-    first, again, other = (phantom.load(c) for c in ("phantom001_frame01", "phantom001_frame01", "phantom002_frame01"))
-    assert (first.image == again.image).all() and (first.label == again.label).all()
-    assert not np.allclose(first.image, other.image)
-    systole = phantom.load("phantom001_frame02")
-    assert (systole.label == 3).sum() < (first.label == 3).sum()
-    assert set(np.unique(first.label)) == {0, 1, 2, 3}
+    (image, label), again, other = (phantom.volume(c) for c in ("phantom001_frame01", "phantom001_frame01", "phantom002_frame01"))
+    assert (image == again[0]).all() and (label == again[1]).all()
+    assert not np.allclose(image, other[0])
+    systole = phantom.volume("phantom001_frame02")[1]
+    assert (systole == 3).sum() < (label == 3).sum()
+    assert set(np.unique(label)) == {0, 1, 2, 3}
+
+
+def picture(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_busi_in_both_forms_unites_masks_of_all_modes(tmp_path, public):
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    one, two = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
+    one[1:3, 1:3], two[4, 5:7] = 255, 255
+    images, masks = (tmp_path / "benign" / (part if public else "") for part in ("images", "mask"))
+    picture(images / "benign (10).png", np.stack([grey] * 3, -1))
+    picture(masks / "benign (10)_mask.png", one > 0)
+    picture(masks / "benign (10)_mask_1.png", np.stack([two] * 3 + [np.full_like(two, 255)], -1))
+    picture(images / "benign (1).png", grey)
+    picture(masks / "benign (1)_mask.png", two)
+    raw = busi.load(named("benign (10)"), tmp_path)
+    assert (raw.image == grey[None]).all() and (raw.label == (one + two > 0)[None]).all() and raw.spacing is None
+    assert (busi.load(named("benign (1)"), tmp_path).label == (two > 0)[None]).all()
+    assert busi.entries(tmp_path) == [Entry(f"benign ({n})", f"benign ({n})", stratum="benign") for n in (1, 10)]
+    picture(masks / "benign (1)_mask.png", one[:, :5])
+    with pytest.raises(InputError, match=r"benign \(1\)_mask.png: shape \(6, 5\), the picture has \(6, 8\)"):
+        busi.load(named("benign (1)"), tmp_path)
+    with pytest.raises(InputError, match="benign \\(2\\) is missing"):
+        busi.load(named("benign (2)"), tmp_path)
+
+
+def test_chaos_keeps_the_liver_and_mrliver_reads_the_same_scan_in_its_layouts(tmp_path, volume):
+    image, label = volume[0], volume[1] + (volume[1] > 0)  # 2, 3, 4: no liver yet
+    label[:, :4, :4] = 1
+    write_nifti(tmp_path / "image_7.nii.gz", image)
+    write_nifti(tmp_path / "label_7.nii.gz", label)
+    scan = chaos.load(named("scan7"), tmp_path)
+    assert scan.label.sum() == 16 * len(image) and scan.spacing == pytest.approx((10, 1.4, 1.5))
+    assert [e.case_id for e in chaos.entries(tmp_path)] == ["scan7"]
+    own = tmp_path / "own"
+    write_nifti(own / "a.nii.gz", image)
+    write_nifti(own / "a_gt.nii.gz", scan.label)
+    write_h5(own / "b.h5", image, scan.label)
+    for case, spacing in (("a", scan.spacing), ("b", None)):
+        found = mrliver.load(named(case), own)
+        assert (found.image == scan.image).all() and (found.label == scan.label).all() and found.spacing == spacing
+    assert [e.case_id for e in mrliver.entries(own)] == ["a", "b"]
+
+
+def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_path, volume):
+    write_nifti(tmp_path / "a.nii.gz", volume[0])
+    about = dict(title="t", classes=["RV", "MYO", "LV"], normalisation="n", licence="l", source="s", citation="c", known_faults="", budgets=[1], reader="files")
+    cases = [Case(n, n, *volume[0].shape, None, "", "", "a.nii.gz", "" if n == "u" else "a_gt.nii.gz") for n in "tuvw"]
+    write_manifest(tmp_path / "m", about, cases, {"train": ["t", "u"], "val": ["v"], "test": ["w"]})
+    manifest = load_manifest("mine", tmp_path / "m")
+    found = load_case(manifest, manifest.cases[1], tmp_path)
+    assert (found.label == UNKNOWN).all() and manifest.unlabeled == {"u"}
+    with pytest.raises(InputError, match="expected: 1 to 1"):
+        manifest.labeled_patients(2)
+    label = torch.from_numpy(found.label[:2]).long()
+    assert not overlap(torch.ones_like(label), label, 4).any()
+    write_manifest(tmp_path / "n", about, cases, {"train": ["u", "t"], "val": ["v"], "test": ["w"]})
+    with pytest.raises(InputError, match="patient u has no label and must come after"):
+        load_manifest("mine", tmp_path / "n")

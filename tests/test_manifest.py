@@ -1,6 +1,9 @@
 import pytest
+import yaml
 
 from samatch import paths
+from samatch.curate import draw_splits
+from samatch.datasets import Entry
 from samatch.errors import InputError
 from samatch.manifest import Case, load_manifest, manifest_faults, write_manifest
 
@@ -22,6 +25,29 @@ def test_tracked_manifests_load():
     assert [sum(c.n_slices for c in acdc.cases_of(acdc.labeled_patients(n))) for n in (1, 3, 7, 14, 70)] == [32, 68, 136, 256, 1312]
     assert acdc.labeled_patients(7)[3:] == ("patient100", "patient058", "patient021", "patient049")
     assert len(phantom.patients("test")) == 8
+
+
+def test_busi_and_chaos_follow_from_their_own_declarations():
+    """Splits redrawn from the manifest alone, without images, are the tracked ones."""
+    for name, counts in (("chaos", [13, 2, 5]), ("busi", [303, 46, 156]), ("busi_with_normal", [358, 54, 184])):
+        manifest = load_manifest(name)
+        about = yaml.safe_load((paths.MANIFESTS / name / "dataset.yaml").read_text())["drawn"]
+        entries = [Entry(c.case_id, c.patient_id, stratum=c.case_id.split(" ")[0] if "busi" in name else "") for c in manifest.cases]
+        drawn = draw_splits(entries, about["fractions"], about["seed"], about.get("unused", ()))
+        assert [list(manifest.patients(s)) for s in ("train", "val", "test")] == [drawn[s] for s in ("train", "val", "test")]
+        assert [len(manifest.patients(s)) for s in ("train", "val", "test")] == counts
+
+
+def test_busi_budgets_count_pictures_of_both_classes():
+    busi, whole = load_manifest("busi"), load_manifest("busi_with_normal")
+    for n in busi.budgets:
+        cases = busi.cases_of(busi.labeled_patients(n))
+        assert len(cases) == n and 0.2 < sum(c.case_id.startswith("malignant") for c in cases) / n <= 0.5
+    assert not any(c.case_id.startswith("normal") for s in ("val", "test") for c in busi.cases_of(busi.patients(s)))
+    lesions = {c.patient_id for c in busi.cases if not c.case_id.startswith("normal")}
+    for split in ("train", "val", "test"):
+        assert set(busi.patients(split)) & lesions == set(whole.patients(split)) & lesions
+    assert whole.cases == busi.cases and busi.split_of["benign (433)"] and "malignant (145)" in {c.case_id for c in busi.cases_of(["benign (433)"])}
 
 
 def test_round_trip(tmp_path):
@@ -54,7 +80,7 @@ def test_one_image_twice_in_one_split_is_allowed():
 
 
 def test_errors_name_what_exists(tmp_path):
-    with pytest.raises(InputError, match="acdc, phantom"):
+    with pytest.raises(InputError, match="acdc, busi, busi_with_normal, chaos, phantom"):
         load_manifest("acdcc")
     with pytest.raises(InputError, match="cases.csv is missing"):
         (tmp_path / "dataset.yaml").write_text("a: 1")
@@ -65,6 +91,6 @@ def test_errors_name_what_exists(tmp_path):
 
 def test_a_manifest_beside_the_users_own_data_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMATCH_DATA", str(tmp_path))
-    write_manifest(paths.data_dir() / "mine" / "manifest", ABOUT | {"reader": "nifti"},
+    write_manifest(paths.data_dir() / "mine" / "manifest", ABOUT | {"reader": "files"},
                    [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
-    assert load_manifest("mine").reader == "nifti"
+    assert load_manifest("mine").reader == "files"

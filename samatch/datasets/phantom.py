@@ -12,16 +12,22 @@ import numpy as np
 from scipy import ndimage
 
 from samatch.datasets import Raw
+from samatch.manifest import Case
 
 SLICES, SIZE = 6, 96
 SPACING = (10.0, 1.5, 1.5)  # mm, (z, y, x): thick slices, as in cine MRI
 
 
-def load(case_id: str, folder: Path | None = None) -> Raw:
-    """The volume that belongs to `case_id` (phantomNNN_frame01 or _frame02); nothing is read from disk."""
+def load(case: Case, folder: Path | None = None) -> Raw:
+    """The volume that belongs to the case; nothing is read from disk."""
+    image, label = volume(case.case_id)
+    return Raw(image, label, SPACING, f"{case.case_id} (generated)")
+
+
+def volume(case_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """(image, label) of phantomNNN_frame01 or _frame02."""
     patient, frame = case_id.split("_frame")
-    image, label = generate(zlib.crc32(patient.encode()), systole=frame == "02")
-    return Raw(image, label, SPACING, f"{case_id} (generated)")
+    return generate(zlib.crc32(patient.encode()), systole=frame == "02")
 
 
 def generate(seed: int, systole: bool, slices: int = SLICES, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samatch.config import GUIDED, RunConfig, checked
 from samatch.data import Batch
+from samatch.datasets import UNKNOWN
 from samatch.errors import known
 from samatch.prompts import class_masks
 
@@ -142,10 +143,9 @@ def rampup(progress: float, length: float) -> float:
 
 
 def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = None) -> Tensor:
-    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios, over the kept pixels."""
-    a, b = class_masks(pred, num_classes), class_masks(ref, num_classes)
-    if keep is not None:
-        a, b = a & keep[:, None], b & keep[:, None]
+    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios, over the kept pixels whose reference is known."""
+    known_here = ref != UNKNOWN if keep is None else keep & (ref != UNKNOWN)
+    a, b = (class_masks(label, num_classes) & known_here[:, None] for label in (pred, ref))
     sums = [(a & b).sum(dim=(0, 2, 3)) * 2, a.sum(dim=(0, 2, 3)) + b.sum(dim=(0, 2, 3))]
     return torch.stack(sums, dim=1).double()
 

@@ -1,0 +1,224 @@
+"""Makes a manifest: reads and checks every file of a set, keeps near-duplicates together, splits the patients with a seed.
+
+    python -m samatch.curate --name hearts --csv hearts.csv --classes RV,MYO,LV
+    python -m samatch.curate --name hearts --classes RV,MYO,LV          # what lies in <data>/hearts
+
+All faults of all files come in one message; nothing is written until there are none.
+"""
+
+import argparse
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+from scipy.sparse.csgraph import connected_components
+
+from samatch import paths, repro, splits
+from samatch.datasets import UNKNOWN, Entry, Raw, array_faults, data_folder, normalise, reader, reader_names
+from samatch.errors import InputError, raise_all
+from samatch.listing import from_csv, from_folder
+from samatch.manifest import Case, Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.progress import Progress
+
+# Perceptual hashes of 256 bits. On BUSI every pair up to 78 bits apart shows one lesion, and from 80 on different ones appear.
+NEAR_BITS = 78
+HASH_SIDE = 16
+FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@dataclass
+class Reading:
+    """What reading the files of a set found."""
+
+    cases: list[Case] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
+    present: Counter = field(default_factory=Counter)             # class number -> cases that show it
+
+
+def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, into: Path, *, fractions=FRACTIONS, seed: int = 0,
+                  unused=(), allow_empty: bool = False, near_duplicates: bool = True) -> tuple[Manifest, list[str]]:
+    """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report. Raises InputError with every fault of the set."""
+    found = read_all(entries, folder, about, allow_empty)
+    faults = entry_faults(entries) + found.faults
+    raise_all(f"data set {name}", faults, "correct these files; nothing was written")
+    entries, twins = put_together(entries, near_groups(found.hashes) if near_duplicates else [])
+    of = {entry.case_id: entry for entry in entries}
+    cases = [dataclasses.replace(case, patient_id=of[case.case_id].patient_id) for case in found.cases]
+    drawn = given_splits(entries) or draw_splits(entries, fractions, seed, unused)
+    about = {**about, "budgets": about.get("budgets") or splits.budgets(sum(1 for p in drawn["train"] if p not in bare_patients(entries)))}
+    rows = [{"patient_id": p, "split": s, "labeled_rank": n if s == "train" else ""} for s, group in drawn.items() for n, p in enumerate(group, 1)]
+    raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]), "correct the column split")
+    write_manifest(into, about, cases, drawn)
+    return load_manifest(name, into), report(cases, drawn, about["classes"], found, twins)
+
+
+def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
+    """Every file once: content hashes, sizes, faults."""
+    load, found, progress = reader(about["reader"]).load, Reading(), Progress(f"reading {folder.name}", len(entries))
+    for number, entry in enumerate(entries, 1):
+        case = Case(entry.case_id, entry.patient_id, 0, 0, 0, None, "", "", entry.image, entry.label)
+        try:
+            raw = load(case, folder)
+            if faults := array_faults(raw, len(about["classes"]) + 1):
+                found.faults += [f"{entry.case_id}: {fault}" for fault in faults]
+            else:
+                _take(found, case, raw, allow_empty)
+        except InputError as error:
+            found.faults.append(f"{entry.case_id}: {error.brief}")
+        progress(number)
+    return found
+
+
+def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
+    image = normalise(raw.image)
+    label = np.full(image.shape, UNKNOWN, np.uint8) if raw.label is None else raw.label.astype(np.uint8)
+    values = set(np.unique(label).tolist()) - {0, UNKNOWN}
+    if raw.label is not None and not values and not allow_empty:
+        found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")
+    found.present.update(values)
+    found.cases.append(dataclasses.replace(case, n_slices=image.shape[0], height=image.shape[1], width=image.shape[2], spacing=raw.spacing,
+                                           image_sha256=repro.array_sha256(image), label_sha256=repro.array_sha256(label)))
+    if len(image) == 1:
+        found.hashes[case.case_id] = perceptual_hash(image[0])
+
+
+def entry_faults(entries: list[Entry]) -> list[str]:
+    """Case ids and files that are listed twice, patients in two splits."""
+    faults = [f"case {name} is listed {n} times" for name, n in Counter(e.case_id for e in entries).items() if n > 1]
+    faults += [f"image {name} belongs to {n} cases" for name, n in Counter(e.image for e in entries if e.image).items() if n > 1]
+    of = {}
+    for entry in entries:
+        of.setdefault(entry.patient_id, set()).add(entry.split)
+    return faults + [f"patient {patient} is in {' and '.join(sorted(found))}" for patient, found in of.items() if len(found) > 1]
+
+
+def perceptual_hash(image: np.ndarray) -> np.ndarray:
+    """256 bits of an image (H, W) in [0, 1] that a rescaled, cropped or lightly marked copy shares for the most part."""
+    import imagehash  # 0.3 s, and only for 2-D sets
+    from PIL import Image
+
+    return imagehash.phash(Image.fromarray((255 * image).round().astype(np.uint8)), hash_size=HASH_SIDE).hash.ravel()
+
+
+def near_groups(hashes: dict[str, np.ndarray]) -> list[list[str]]:
+    """Groups of two and more cases that near-duplicates connect."""
+    if len(hashes) < 2:
+        return []
+    names, bits = list(hashes), np.stack(list(hashes.values())).astype(np.float32)
+    distance = bits @ (1 - bits).T + (1 - bits) @ bits.T
+    count, group = connected_components(distance <= NEAR_BITS)
+    return [found for g in range(count) if len(found := [n for n, h in zip(names, group) if h == g]) > 1]
+
+
+def put_together(entries: list[Entry], groups: list[list[str]]) -> tuple[list[Entry], list[str]]:
+    """Entries in which the patients of near-duplicates are one patient, that of the first case; and those patients."""
+    patient, twins = {entry.patient_id: entry.patient_id for entry in entries}, []
+    of_case = {entry.case_id: entry.patient_id for entry in entries}
+    for group in groups:
+        members = {patient[of_case[case]] for case in group}
+        first = patient[of_case[group[0]]]
+        if len(members) > 1:
+            patient = {p: first if now in members else now for p, now in patient.items()}
+            twins.append(first)
+    first_of = {entry.patient_id: entry for entry in reversed(entries)}
+    moved = [dataclasses.replace(e, patient_id=patient[e.patient_id], split=first_of[patient[e.patient_id]].split) if patient[e.patient_id] != e.patient_id else e
+             for e in entries]
+    return moved, [p for p in dict.fromkeys(twins) if p in set(patient.values())]
+
+
+def bare_patients(entries: list[Entry]) -> frozenset[str]:
+    return frozenset(e.patient_id for e in entries if e.image and not e.label)
+
+
+def given_splits(entries: list[Entry]) -> dict[str, list[str]]:
+    """The splits that the entries name, in their order; {} where they name none."""
+    drawn = {}
+    for entry in sorted(entries, key=lambda e: e.patient_id in bare_patients(entries)):
+        if entry.split and entry.patient_id not in drawn.setdefault(entry.split, []):
+            drawn[entry.split].append(entry.patient_id)
+    return drawn
+
+
+def draw_splits(entries: list[Entry], fractions, seed: int, unused) -> dict[str, list[str]]:
+    """A patient's stratum is that of the first case; patients of several pictures get labels last, so that a budget counts pictures."""
+    pictures = Counter(entry.patient_id for entry in entries)
+    by_case = all(entry.case_id == entry.patient_id or pictures[entry.patient_id] > 1 for entry in entries)
+    last = frozenset(p for p, n in pictures.items() if n > 1) if by_case else frozenset()
+    return splits.draw({e.patient_id: e.stratum for e in reversed(entries)}, fractions, seed, unused=unused, last=last, only_train=bare_patients(entries))
+
+
+def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading, twins: list[str]) -> list[str]:
+    sizes = {(case.height, case.width) for case in cases}
+    lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
+             "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
+    lines += [f"class {number} {name}: in {found.present[number]} cases" for number, name in enumerate(classes, 1)]
+    if twins:
+        lines.append(f"near-duplicates: {sum(c.patient_id in set(twins) for c in cases)} cases put together to {len(twins)} patients")
+    if bare := sum(1 for c in cases if c.image and not c.label):
+        lines.append(f"unlabeled: {bare} cases, all in train")
+    return lines
+
+
+def about_own(name: str, classes: list[str], kind: str) -> dict:
+    """dataset.yaml of a set of one's own; its owner fills in the rest."""
+    return {"title": name, "classes": classes, "normalisation": "min-max over the volume", "licence": "not stated", "source": "not stated",
+            "citation": "not stated", "known_faults": "not stated", "reader": kind}
+
+
+def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = None, seed: int = 0, allow_empty: bool = False,
+           fractions=FRACTIONS) -> tuple[Manifest, list[str]]:
+    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as a set of one's own."""
+    folder = data_folder(name)
+    into = into or folder / "manifest"
+    kind = name if name in reader_names() and name != "files" else "files"
+    if (into / "dataset.yaml").exists():
+        about = yaml.safe_load((into / "dataset.yaml").read_text())
+        kind, folder = about.setdefault("reader", name), data_folder(about.get("files_of", name))
+    else:
+        about = about_own(name, classes, kind)
+    if not about["classes"]:
+        raise InputError("no classes are named", where=name, expected="names of the foreground classes, in label order from 1", got="none",
+                         do="give CLASSES=first,second")
+    entries = from_csv(csv) if csv else from_folder(folder) if kind == "files" else reader(kind).entries(folder)
+    if not entries:
+        raise InputError(f"no files of {name}", where=paths.shown(folder), expected="the layout of data_manifests/README.md", got="nothing", do="set DATA=DIR")
+    drawn = about.get("drawn", {})
+    return make_manifest(name, entries, folder, about, into, fractions=drawn.get("fractions", fractions), seed=drawn.get("seed", seed),
+                         unused=drawn.get("unused", ()), allow_empty=allow_empty or drawn.get("allow_empty", False))
+
+
+def three_numbers(text: str) -> list[float]:
+    """Fractions of train, val and test. Raises InputError on anything else."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != 3 or min(found) < 0 or sum(found) <= 0:
+        raise InputError("impossible fractions", expected="three numbers, of train, val and test", got=repr(text), do="for example 0.7,0.1,0.2")
+    return found
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m samatch.curate", description="Check the files of a set and write its manifest.")
+    parser.add_argument("--name", required=True, help="the set's folder under the data folder")
+    parser.add_argument("--csv", type=Path, help="table with case_id, patient_id, image, label, split; without it the folder is searched")
+    parser.add_argument("--classes", default="", help="foreground classes in label order, comma-separated")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn splits")
+    parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)), help="of train, val and test")
+    parser.add_argument("--allow-empty", action="store_true", help="labels without any foreground are meant")
+    parser.add_argument("--into", type=Path, help="folder of the manifest; default <data>/<name>/manifest")
+    args = parser.parse_args(words)
+    try:
+        classes = [c.strip() for c in args.classes.split(",") if c.strip()]
+        manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty, three_numbers(args.fractions))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    print("\n".join([f"manifest of {manifest.name}: 0 faults", *lines, f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
+
+
+if __name__ == "__main__":
+    main()

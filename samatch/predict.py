@@ -1,0 +1,98 @@
+"""Masks for unlabeled images: a finished run's student on every image of a folder, written with the image's own geometry.
+
+    python -m samatch.predict --profile laptop --run hearts-n3-samatch-fixmatch-lite_medsam-s0 --images DIR --into DIR
+
+NIfTI gives NIfTI with the same affine, a DICOM series NIfTI in its place in space, a picture a PNG of its size (0 and 255 for one
+class, class numbers for more), h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
+"""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from samatch import paths, plots
+from samatch.datasets import Raw, array_faults, normalise
+from samatch.errors import InputError, raise_all
+from samatch.evaluate import segment_with_student
+from samatch.images import HDF5, PICTURES, Picture, read, stem_of, suffix_of
+from samatch.listing import from_folder
+from samatch.manifest import load_manifest
+from samatch.progress import Progress
+from samatch.records import complete_run
+from samatch.task import student_in
+
+
+def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
+    """Writes a mask and an overlay an image; returns the masks. Raises InputError with every unreadable image, before anything is written."""
+    folder, record = complete_run(profile, run_id)
+    classes = load_manifest(record["config"]["dataset"]).classes
+    student, size = student_in(folder, len(classes) + 1), record["config"]["train"]["image_size"]
+    found = [images / entry.image for entry in from_folder(images)]
+    faults = [fault for path in found for fault in _faults(path)]
+    raise_all(f"images in {paths.shown(images)}", faults, "correct or remove these files; nothing was written")
+    into.mkdir(parents=True, exist_ok=True)
+    progress, masks = Progress("predicting", len(found)), []
+    for number, path in enumerate(found, 1):
+        picture = read(path)
+        image = normalise(picture.array)
+        label = segment_with_student(student, image, size)
+        masks.append(write_mask(into, path, picture, label, len(classes)))
+        overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
+        progress(number)
+    return masks
+
+
+def _faults(path: Path) -> list[str]:
+    try:
+        picture = read(path)
+    except InputError as error:
+        return [error.brief]
+    return array_faults(Raw(picture.array, None, picture.spacing, picture.source), 1)
+
+
+def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_foreground: int) -> Path:
+    """Writes a class map (D, H, W) as `<stem>_mask`, in the kind that suits the image."""
+    if suffix_of(path) in PICTURES:
+        target = into / f"{stem_of(path)}_mask.png"
+        Image.fromarray(label[0] * (255 if num_foreground == 1 else 1)).save(target)
+    elif suffix_of(path) in HDF5:
+        target = into / f"{stem_of(path)}_mask.h5"
+        with h5py.File(target, "w") as file:
+            file["label"] = label
+    else:
+        target = into / f"{stem_of(path)}_mask.nii.gz"
+        volume = nibabel.Nifti1Image(label.transpose(2, 1, 0), picture.affine)
+        volume.header.set_zooms(picture.spacing[::-1])
+        nibabel.save(volume, target)
+    return target
+
+
+def overlay(target: Path, title: str, image: np.ndarray, label: np.ndarray, classes: tuple[str, ...]) -> None:
+    """The slice with most foreground, with its contours."""
+    z = int((label > 0).sum((1, 2)).argmax())
+    figure = plots.slices_with_contours([(f"{title}, slice {z}", image[z], label[z])], classes, columns=1)
+    figure.savefig(target)
+    plt.close(figure)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m samatch.predict", description="Masks for the images of a folder, by a finished run.")
+    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--run", required=True, help="run_id, a folder of runs/<profile>/")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    args = parser.parse_args(words)
+    try:
+        masks = predict(args.profile, args.run, args.images, args.into)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{len(masks)} masks and overlays written to {paths.shown(args.into)}")
+
+
+if __name__ == "__main__":
+    main()

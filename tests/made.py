@@ -1,0 +1,49 @@
+"""Real files made for tests: NIfTI, PNG, DICOM series."""
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from samatch.images import kept_locale
+
+VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
+AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])
+
+
+def nifti(path, array, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+
+
+def png(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def ellipse(seed, classes=1, size=48):
+    """A picture of ellipses on noise and its class map, both (size, size)."""
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[0:size, 0:size]
+    image, label = rng.normal(60, 12, (size, size)), np.zeros((size, size), np.uint8)
+    for value in range(1, classes + 1):
+        cy, cx, ry, rx = rng.uniform(8, size - 8, 2).tolist() + rng.uniform(4, 8, 2).tolist()
+        inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+        image[inside], label[inside] = 90 + 150 * value / classes, value
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3"):
+    """One DICOM series of slices (H, W) at positions along z, written out of order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    positions = [10 + spacing[2] * z for z in range(len(array))] if positions is None else positions
+    for z in reversed(range(len(array))):
+        image = sitk.GetImageFromArray(array[z])
+        image.SetSpacing(spacing[:2])
+        for tag, value in (("0008|0060", "MR"), ("0020|000e", series), ("0020|0032", f"-20\\30\\{positions[z]}"), ("0020|0037", "1\\0\\0\\0\\1\\0"),
+                           ("0020|0013", str(z)), ("0008|0018", f"{series}.{z}"), ("0018|0050", str(spacing[2]))):
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{(z * 3) % len(array):02d}.dcm"))
+        with kept_locale():
+            writer.Execute(image)

@@ -1,0 +1,196 @@
+"""A set of one's own: from files to a manifest, to a training, to masks; and everything wrong with it in one message."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from samatch import paths
+from samatch.config import make_config
+from samatch.curate import curate, main, near_groups, perceptual_hash, put_together
+from samatch.datasets import Entry, load_cases, phantom
+from samatch.errors import InputError
+from samatch.images import read_label
+from samatch.listing import from_csv, from_folder
+from samatch.predict import predict
+from samatch.splits import budgets, draw, sizes
+from samatch.train import train
+from tests.made import AFFINE, ellipse, nifti, png, write_series
+
+@pytest.fixture
+def folder():
+    """<data>/lesions with ten pictures and their masks."""
+    found = paths.data_dir() / "lesions"
+    for n in range(10):
+        image, label = ellipse(n)
+        png(found / "images" / f"p{n}.png", image)
+        png(found / "masks" / f"p{n}.png", label * 255)
+    return found
+
+
+def test_a_folder_of_pictures_becomes_a_manifest(folder):
+    manifest, report = curate("lesions", None, ["lesion"])
+    assert [len(manifest.patients(s)) for s in ("train", "val", "test")] == [7, 1, 2] and manifest.budgets == (1, 3, 7)
+    volume = load_cases(manifest, manifest.cases_of(manifest.patients("test")))[0]
+    assert volume.image.shape == (1, 48, 48) and set(np.unique(volume.label)) == {0, 1}
+    assert "class 1 lesion: in 10 cases" in report
+    assert curate("lesions", None, ["lesion"])[0].splits_sha256 == manifest.splits_sha256
+
+
+def test_every_fault_of_a_set_in_one_message(folder):
+    """Real broken files, one a fault."""
+    image, label = ellipse(1)
+    png(folder / "masks" / "p0.png", label[:, :40] * 255)                                 # smaller than its image
+    png(folder / "masks" / "p1.png", np.arange(48 * 48).reshape(48, 48).astype(np.uint8))  # grey values
+    png(folder / "masks" / "p2.png", np.stack([label * 255, label * 0, label * 0], -1))    # colours
+    png(folder / "masks" / "p3.png", label * 0)                                            # empty
+    (folder / "images" / "p4.png").write_bytes(b"\x89PNG no")                              # unreadable
+    png(folder / "images" / "p5.png", image * 0 + 9)                                       # constant
+    with pytest.raises(InputError) as error:
+        curate("lesions", None, ["lesion"])
+    text = str(error.value)
+    for expected in ("6 faults", "p0: images/p0.png: image and label differ in shape", "p1: images/p1.png: label outside the classes", "was a mask resized",
+                     "p2: a colour mask", "p3: images/p3.png: the label is empty", "p4: unreadable picture", "p5: images/p5.png: image is constant"):
+        assert expected in text
+    assert not (folder / "manifest").exists()
+
+
+def test_faults_of_volumes(tmp_path):
+    folder = paths.data_dir() / "v"
+    image, label = phantom.volume("phantom001_frame01")
+    turned = AFFINE.copy()
+    turned[:2, :2] = [[0, 1.5], [1.5, 0]]
+    for name, array, affine in (("nan", np.where(label == 1, np.nan, image), AFFINE), ("turned", image, turned), ("good", image, AFFINE)):
+        nifti(folder / f"{name}.nii.gz", array.astype(np.float32), affine)
+        nifti(folder / f"{name}_gt.nii.gz", label)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3, 2)), AFFINE), folder / "four.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 0)), AFFINE), folder / "none.nii.gz")
+    write_series(folder / "gap", positions=[0, 4, 8, 16, 20])
+    with pytest.raises(InputError) as error:
+        curate("v", None, ["a", "b", "c"])
+    text = str(error.value)
+    for expected in ("5 faults", "nan: nan.nii.gz: image holds", "turned: image and label lie differently in space", "axes turned by",
+                     "four: not a 3-D volume", "none: none.nii.gz: image is not a volume", "gap: slices of a DICOM series are missing"):
+        assert expected in text
+
+
+CSV_HEAD = "case_id,patient_id,image,label"
+
+
+@pytest.mark.parametrize("encoding, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8-sig", ","), ("utf-8", "\t")])
+def test_csv_with_mark_and_semicolons(tmp_path, encoding, separator):
+    text = "\n".join([CSV_HEAD, "é1,é,images/a.png,masks/a.png", "b1,b,images/b.png,"]) + "\n"
+    (tmp_path / "c.csv").write_text(text.replace(",", separator), encoding=encoding)
+    assert from_csv(tmp_path / "c.csv") == [Entry("é1", "é", "images/a.png", "masks/a.png"), Entry("b1", "b", "images/b.png")]
+
+
+def test_faults_of_a_csv(tmp_path):
+    (tmp_path / "c.csv").write_text("case_id;picture\n1;a\n")
+    with pytest.raises(InputError, match="column patient_id is missing; there are case_id, picture\n.*column image is missing"):
+        from_csv(tmp_path / "c.csv")
+    (tmp_path / "c.csv").write_text(f"{CSV_HEAD},split\na,p,,x,train\nb,p,i,x,dev\nc,q,i,x,\n")
+    with pytest.raises(InputError) as error:
+        from_csv(tmp_path / "c.csv")
+    assert all(text in str(error.value) for text in ("line 2: image is empty", "line 3: unknown split 'dev'", "1 of 3 cases have no split"))
+    with pytest.raises(InputError, match="unreadable table"):
+        from_csv(tmp_path / "none.csv")
+
+
+def test_doubles_leaks_and_paths_outside(folder):
+    rows = ["a,p,images/p0.png,masks/p0.png,train", "a,q,images/p1.png,masks/p1.png,val", "c,p,images/p2.png,masks/p2.png,test",
+            "d,r,../lesions/../../secret.png,masks/p3.png,train", f"e,s,{folder / 'images' / 'p4.png'},masks/p4.png,train", "f,t,images/p0.png,masks/p0.png,train"]
+    (folder / "c.csv").write_text("\n".join([f"{CSV_HEAD},split", *rows]) + "\n")
+    with pytest.raises(InputError) as error:
+        curate("lesions", folder / "c.csv", ["lesion"])
+    text = str(error.value)
+    for expected in ("case a is listed 2 times", "image images/p0.png belongs to 2 cases", "patient p is in test and train", "d: a path leads out of",
+                     "e: a path leads out of", "5 faults"):
+        assert expected in text
+
+
+def test_near_duplicates_become_one_patient_and_stay_together(folder):
+    image, label = ellipse(3)
+    brighter = (image.astype(float) * 0.9 + 10).astype(np.uint8)
+    png(folder / "images" / "copy.png", brighter)
+    png(folder / "masks" / "copy.png", label * 255)
+    manifest, report = curate("lesions", None, ["lesion"])
+    of = {case.case_id: case.patient_id for case in manifest.cases}
+    assert of["copy"] == of["p3"] and len(set(of.values())) == 10 and "near-duplicates: 2 cases put together to 1 patients" in report
+    if manifest.split_of[of["copy"]] == "train":  # a budget of n is n pictures: the pair comes last
+        assert manifest.labeled_order[-1] == of["copy"]
+
+
+def test_near_groups_by_hand():
+    base = np.random.default_rng(0).random((3, 256)) > 0.5
+    close = base[0].copy()
+    close[:78] ^= True
+    far = base[1].copy()
+    far[:79] ^= True
+    hashes = {"a": base[0], "b": base[1], "c": close, "d": far}
+    assert near_groups(hashes) == [["a", "c"]]
+    entries = [Entry(n, f"p{n}") for n in "abcd"]
+    moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
+    assert [e.patient_id for e in moved] == ["pa", "pb", "pa", "pa"] and twins == ["pa"]
+    assert (perceptual_hash(ellipse(0)[0] / 255) == perceptual_hash(ellipse(0)[0] / 255)).all()
+
+
+def test_folders_in_bids_and_beside_each_other(tmp_path):
+    for p in ("01", "02"):
+        nifti(tmp_path / f"sub-{p}" / "anat" / f"sub-{p}_T1w.nii.gz", np.zeros((2, 3, 4)))
+    nifti(tmp_path / "derivatives" / "hand" / "sub-01" / "sub-01_space-T1w_dseg.nii.gz", np.zeros((2, 3, 4)))
+    assert from_folder(tmp_path) == [Entry("sub-01", "sub-01", "sub-01/anat/sub-01_T1w.nii.gz", "derivatives/hand/sub-01/sub-01_space-T1w_dseg.nii.gz"),
+                                     Entry("sub-02", "sub-02", "sub-02/anat/sub-02_T1w.nii.gz")]
+    nifti(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz", np.zeros((2, 3, 4)))
+    nifti(tmp_path / "lost_gt.nii.gz", np.zeros((2, 3, 4)))
+    with pytest.raises(InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"):
+        from_folder(tmp_path)
+
+
+def test_sizes_and_draws_by_hand():
+    assert sizes(20, (0.62, 0.12, 0.25)) == [13, 2, 5] and sizes(3, (0.9, 0.05, 0.05)) == [1, 1, 1] and sizes(10, (0.7, 0.1, 0.2)) == [7, 1, 2]
+    assert budgets(7) == [1, 3, 7] and budgets(2) == [1, 2]
+    strata = {f"b{i}": "b" for i in range(20)} | {f"m{i}": "m" for i in range(10)} | {f"n{i}": "n" for i in range(4)}
+    found = draw(strata, (0.6, 0.1, 0.3), 0, unused=["n"], only_train=frozenset({"b19"}), last=frozenset({"b0"}))
+    assert sorted(p for group in found.values() for p in group) == sorted(strata) and set(found["unused"]) == {f"n{i}" for i in range(4)}
+    assert found["train"][-1] == "b19" and sum(p[0] == "m" for p in found["train"][:6]) == 2
+    assert "b0" not in found["train"][:-2]
+    assert found == draw(strata, (0.6, 0.1, 0.3), 0, unused=["n"], only_train=frozenset({"b19"}), last=frozenset({"b0"}))
+    assert found["test"] != draw(strata, (0.6, 0.1, 0.3), 1, unused=["n"])["test"]
+    with pytest.raises(InputError, match="too few patients"):
+        draw({"a": "", "b": ""}, (0.7, 0.1, 0.2), 0)
+
+
+def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tmp_path, capsys):
+    """A CSV with unlabeled cases, five foreground classes, NIfTI with an oblique affine: manifest, training, masks, overlays."""
+    folder, rows = paths.data_dir() / "six", [CSV_HEAD]
+    for n in range(9):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z, 5) for z in range(3))))
+        nifti(folder / f"c{n}.nii.gz", image)
+        nifti(folder / f"l{n}.nii.gz", label)
+        rows.append(f"c{n},p{n // 2 if n < 4 else n},c{n}.nii.gz,{'' if n in (5, 6) else f'l{n}.nii.gz'}")
+    (folder / "six.csv").write_text("\n".join(rows) + "\n")
+    main(["--name", "six", "--csv", str(folder / "six.csv"), "--classes", "a,b,c,d,e", "--fractions", "0.5,0.2,0.3"])
+    assert "unlabeled: 2 cases, all in train" in capsys.readouterr().out
+    record = train(make_config("demo", "six", 1, "fixmatch"))
+    target = tmp_path / "new" / "c.nii.gz"
+    nifti(target, np.stack([ellipse(z, 5)[0] for z in range(4)]))
+    write_series(tmp_path / "new" / "scan")
+    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["c_mask.nii.gz", "c_overlay.png", "scan_mask.nii.gz", "scan_overlay.png"]
+    source, mask = nibabel.load(target), nibabel.load(tmp_path / "masks" / "c_mask.nii.gz")
+    assert mask.shape == source.shape and np.allclose(mask.affine, source.affine) and np.allclose(mask.header.get_zooms(), source.header.get_zooms())
+    assert set(np.unique(mask.dataobj)) <= set(range(6)) and len(masks) == 2
+    with pytest.raises(InputError, match="unknown complete run"):
+        predict("demo", "nothing", tmp_path / "new", tmp_path / "masks")
+
+
+def test_pictures_get_pictures_and_broken_ones_stop_everything(tiny_profile, folder, tmp_path):
+    curate("lesions", None, ["lesion"])
+    record = train(make_config("demo", "lesions", 3, "supervised"))
+    png(tmp_path / "new" / "a.png", ellipse(50, size=40)[0])
+    predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    assert read_label(tmp_path / "masks" / "a_mask.png").array.shape == (1, 40, 40)
+    (tmp_path / "new" / "b.png").write_bytes(b"no")
+    png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(InputError, match="2 faults"):
+        predict("demo", record["run_id"], tmp_path / "new", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

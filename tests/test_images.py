@@ -1,0 +1,101 @@
+"""Reading one file of every kind, and what is said about broken ones."""
+
+import locale
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from samatch.errors import InputError
+from samatch.images import check_geometry, read, read_label
+from tests.made import VOLUME, write_series
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_dicom_series_is_read_in_its_order_with_its_place(tmp_path):
+    write_series(tmp_path / "s")
+    found, encoding = read(tmp_path / "s"), locale.getencoding()
+    assert encoding.lower() == "utf-8"
+    assert (found.array == VOLUME).all() and found.spacing == pytest.approx((4.0, 1.25, 1.5))
+    # DICOM counts to the patient's left and back (LPS), NIfTI to the right and front (RAS).
+    assert found.affine @ [0, 0, 0, 1] == pytest.approx([20, -30, 10, 1])
+    assert found.affine @ [1, 1, 1, 1] == pytest.approx([18.5, -31.25, 14, 1])
+
+
+def test_missing_slices_and_several_series_are_named(tmp_path):
+    write_series(tmp_path / "gap", positions=[0, 4, 8, 16, 20])
+    with pytest.raises(InputError, match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and 16.0 mm"):
+        read(tmp_path / "gap")
+    write_series(tmp_path / "two", VOLUME[:2])
+    write_series(tmp_path / "more", VOLUME[:3], series="1.2.4")
+    for file in (tmp_path / "more").iterdir():
+        file.rename(tmp_path / "two" / f"m{file.name}")
+    with pytest.raises(InputError, match="2 series"):
+        read(tmp_path / "two")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="0 series"):
+        read(tmp_path / "none")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pictures_keep_their_depth(tmp_path, dtype):
+    grey = RNG.integers(0, np.iinfo(dtype).max, (6, 7)).astype(dtype)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png").array == grey[None]).all()
+
+
+def test_masks_as_pictures(tmp_path):
+    mask = RNG.integers(0, 2, (6, 7)).astype(np.uint8)
+    for name, array in (("l", mask * 255), ("one_bit", mask > 0), ("rgba", np.stack([mask * 255] * 3 + [mask * 0 + 255], -1)), ("numbers", mask)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+        assert (read_label(tmp_path / f"{name}.png").array == mask[None]).all()
+    Image.fromarray(mask * 3).save(tmp_path / "classes.png")
+    assert set(np.unique(read_label(tmp_path / "classes.png").array)) == {0, 3}
+    colour = np.stack([mask * 255, mask * 0, mask * 0], -1)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    with pytest.raises(InputError, match=f"a colour mask\n.*colour.png\n.*\n.*{mask.sum()} coloured pixels"):
+        read_label(tmp_path / "colour.png")
+    assert read(tmp_path / "colour.png").array.max() == 76  # luminance of pure red, .299 * 255
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.png", b"not a png", "unreadable picture"), ("a.nii.gz", b"not gzip", "unreadable NIfTI"), ("a.h5", b"not hdf", "unreadable h5"),
+    ("a.xyz", b"", "unknown kind")])
+def test_broken_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        read(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_a_cut_off_picture_is_unreadable(tmp_path):
+    Image.fromarray(RNG.integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1500])
+    with pytest.raises(InputError, match="unreadable picture"):
+        read(tmp_path / "a.png")
+
+
+def test_four_axes_and_h5_keys(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3, 2)), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"not a 3-D volume.*\n.*a.nii\n.*three axes\n.*\(4, 4, 3, 2\)"):
+        read(tmp_path / "a.nii")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = VOLUME
+    assert (read(tmp_path / "a.h5").array == VOLUME).all()
+    with pytest.raises(InputError, match="'image' and 'label'"):
+        read(tmp_path / "a.h5", "label")
+
+
+def test_a_label_turned_against_its_image_is_told_the_angle(tmp_path):
+    turn = np.radians(10)
+    turned = np.diag([1.0, 1, 3, 1])
+    turned[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    for name, affine in (("image", np.diag([1.0, 1, 3, 1])), ("label", turned)):
+        nibabel.save(nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), affine), tmp_path / f"{name}.nii.gz")
+    image, label = (read(tmp_path / f"{name}.nii.gz") for name in ("image", "label"))
+    with pytest.raises(InputError, match="axes turned by 10.0 degrees"):
+        check_geometry(image, label)
+    check_geometry(label, label)

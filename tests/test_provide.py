@@ -1,0 +1,177 @@
+"""Fetching over HTTP with hashes, unpacking, the prepared file, and verifying."""
+
+import csv
+import functools
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from samatch import paths, prepared, provide
+from samatch.archives import unpack
+from samatch.curate import curate
+from samatch.data import SlicePool
+from samatch.datasets import load_case, load_cases
+from samatch.errors import InputError
+from samatch.manifest import load_manifest
+from samatch.repro import file_sha256
+from tests.made import ellipse, png
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def lesions(tmp_path, monkeypatch):
+    """A set `lesions` as tracked ones are: manifest in the repository's place, files at a web server, none on this machine."""
+    home, web = tmp_path / "manifests" / "lesions", tmp_path / "web" / "lesions"
+    for n in range(6):
+        image, label = ellipse(n, size=40)
+        png(web / "images" / f"p {n}.png", image)
+        png(web / "masks" / f"p {n}.png", label * 255)
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path / "manifests")
+    monkeypatch.setenv("SAMATCH_DATA", str(tmp_path / "web"))
+    curate("lesions", None, ["lesion"], into=home)
+    monkeypatch.setenv("SAMATCH_DATA", str(tmp_path / "data"))
+    files = sorted(web.rglob("*.png"))
+    with open(home / "files.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([("path", "bytes", "sha256"), *[(str(p.relative_to(web)), p.stat().st_size, file_sha256(p)) for p in files]])
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(web)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    about = yaml.safe_load((home / "dataset.yaml").read_text())
+    about["public_copy"] = {"url": f"http://127.0.0.1:{server.server_port}/", "page": "http://example.org/lesions"}
+    (home / "dataset.yaml").write_text(yaml.safe_dump(about))
+    yield web
+    server.shutdown()
+
+
+def test_fetch_prepare_verify(lesions, capsys):
+    provide.data("lesions")
+    shown = capsys.readouterr().out
+    assert "licence: not stated" in shown and "fetching 12 files" in shown and "prepared 6 cases" in shown
+    assert provide.verify("lesions") == ([], ["6 cases in files and in the prepared file"])
+    with pytest.raises(SystemExit) as done:
+        provide.main(["verify", "--dataset", "lesions"])
+    assert done.value.code == 0
+
+
+def test_the_prepared_file_gives_what_the_files_give(lesions):
+    provide.data("lesions")
+    manifest = load_manifest("lesions")
+    ready, raw = load_cases(manifest, manifest.cases), [load_case(manifest, case) for case in manifest.cases]
+    assert all((a.image == b.image).all() and (a.label == b.label).all() and a.spacing == b.spacing for a, b in zip(ready, raw))
+    for size in (prepared.SIZE, 32):
+        a, b = SlicePool.from_volumes(ready, size), SlicePool.from_volumes(raw, size)
+        assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
+    for path in (paths.data_dir() / "lesions").rglob("*.png"):
+        path.unlink()
+    assert len(load_cases(manifest, manifest.cases)) == 6
+
+
+def test_one_flipped_byte_is_reported_by_name(lesions):
+    provide.data("lesions")
+    path = paths.data_dir() / "lesions" / "images" / "p 3.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    faults, notes = provide.verify("lesions")
+    assert len(faults) == 1 and "p 3" in faults[0]
+    with pytest.raises(SystemExit) as done:
+        provide.main(["verify", "--dataset", "lesions"])
+    assert done.value.code == 1
+    whole = prepared.prepared_file(load_manifest("lesions"))
+    content = bytearray(whole.read_bytes())
+    content[-100] ^= 1  # in the last array
+    whole.write_bytes(content)
+    faults, _ = provide.verify("lesions")
+    assert len(faults) == 2 and "prepared file" in faults[1]
+
+
+def test_a_repacked_picture_still_verifies(lesions):
+    provide.data("lesions")
+    image, _ = ellipse(2, size=40)
+    path = paths.data_dir() / "lesions" / "images" / "p 2.png"
+    png(path, np.stack([image] * 3, -1))
+    faults, notes = provide.verify("lesions")
+    assert not faults and "1 files have other bytes than the public copy: images/p 2.png" in notes
+
+
+def test_without_network_one_message_with_urls_sizes_and_places(lesions):
+    home = paths.MANIFESTS / "lesions" / "dataset.yaml"
+    about = yaml.safe_load(home.read_text())
+    about["public_copy"]["url"] = "http://127.0.0.1:9/"
+    home.write_text(yaml.safe_dump(about))
+    with pytest.raises(InputError) as error:
+        provide.data("lesions")
+    text = str(error.value)
+    assert "12 of 12 files" in text and "http://127.0.0.1:9/images/p%200.png" in text and "bytes) from" in text and "... and 2 more" in text
+    assert str(paths.data_dir() / "lesions") in text and "example.org" in text and not prepared.prepared_file(load_manifest("lesions")).exists()
+
+
+def test_a_wrong_download_is_refused_and_a_fault_keeps_the_prepared_file_away(lesions):
+    (lesions / "images" / "p 1.png").write_bytes(b"something else")
+    with pytest.raises(InputError, match="p 1.png: wrong content"):
+        provide.data("lesions")
+    assert not (paths.data_dir() / "lesions" / "images" / "p 1.png").exists()
+    (paths.data_dir() / "lesions" / "images" / "p 1.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match="p 1.png"):
+        provide.data("lesions")
+    assert not list(paths.prepared_dir().glob("*"))
+
+
+def test_a_prepared_file_of_another_manifest_is_not_used(lesions):
+    provide.data("lesions")
+    cases = paths.MANIFESTS / "lesions" / "cases.csv"
+    cases.write_text(cases.read_text() + "\n")
+    assert prepared.Prepared.find(load_manifest("lesions")) is None
+    prepared.prepared_file(load_manifest("lesions")).write_bytes(b"\x00" * 40)
+    with pytest.raises(InputError, match="unreadable prepared file"):
+        prepared.Prepared.find(load_manifest("lesions"))
+
+
+def test_archives(lesions, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in lesions.rglob("*.png"):
+            archive.write(path, path.relative_to(lesions))
+    provide.data("lesions", tmp_path / "set.zip")
+    assert len(list((paths.data_dir() / "lesions").rglob("*.png"))) == 12
+
+
+def tar_of(path, *members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, kind, size in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, size, "/etc/passwd"
+            archive.addfile(member, io.BytesIO(b"x" * size))
+    return path
+
+
+def test_unsafe_archives_are_refused_whole(tmp_path):
+    bad = tar_of(tmp_path / "a.tgz", ("../out.txt", tarfile.REGTYPE, 3), ("/abs.txt", tarfile.REGTYPE, 3), ("link", tarfile.SYMTYPE, 0),
+                 ("hard", tarfile.LNKTYPE, 0), ("good.txt", tarfile.REGTYPE, 3))
+    with pytest.raises(InputError) as error:
+        unpack(bad, tmp_path / "into")
+    text = str(error.value)
+    assert "4 faults" in text and "../out.txt: leads out" in text and "link: not a plain file" in text and not (tmp_path / "into").exists()
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("..\\out.txt", "x")
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="2 faults"):
+        unpack(tmp_path / "b.zip", tmp_path / "into")
+    big = tar_of(tmp_path / "c.tgz", ("a", tarfile.REGTYPE, 3000))
+    with pytest.raises(InputError, match="are allowed"):
+        unpack(big, tmp_path / "into", most_bytes=1000)
+    assert unpack(big, tmp_path / "into") == 1
+    (tmp_path / "d.zip").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="unreadable archive"):
+        unpack(tmp_path / "d.zip", tmp_path / "into")
