@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
-.PHONY: help install reproduce run ablations comparisons data verify manifest predict test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3"
@@ -83,6 +83,9 @@ manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,M
 	@$(PY) -m samatch.curate --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
 	@$(PY) -m samatch.predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
+
+benchmark: $(READY)  ## time every step against a plain reference with the published structure; writes results/benchmarks and figures/speed.png
+	$(PY) -W ignore -m benchmarks.run
 
 test: unit lint nbval  ## unit tests, notebook linter, tracked notebooks re-executed and compared
 unit: $(READY)

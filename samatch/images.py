@@ -82,8 +82,7 @@ def _nifti(path: Path) -> Picture:
         volume = nibabel.load(path)
         array = np.asarray(volume.dataobj) if 0 not in volume.shape else np.zeros(volume.shape)  # nibabel forgets the shape of nothing
     except Exception as error:  # nibabel, gzip and zlib each raise their own kinds
-        raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI file", got=f"{type(error).__name__}: {error}"[:160],
-                         do="get the file again") from error
+        raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI file", got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160], do="get the file again") from error
     if array.ndim != 3:
         raise InputError("not a 3-D volume", where=path.name, expected="three axes", got=str(array.shape), do="give one file a frame")
     spacing = tuple(float(s) for s in volume.header.get_zooms()[2::-1])
@@ -95,7 +94,7 @@ def _h5(path: Path, key: str) -> Picture:
         with h5py.File(path) as file:
             return Picture(file[key][:], None, None, path.name)
     except (OSError, KeyError) as error:
-        raise InputError("unreadable h5 volume", where=path.name, expected="an h5 file with 'image' and 'label'", got=str(error)[:120],
+        raise InputError("unreadable h5 volume", where=path.name, expected="an h5 file with 'image' and 'label'", got=str(error).replace(str(path), path.name)[:120],
                          do="get the file again") from error
 
 

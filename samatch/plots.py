@@ -119,6 +119,22 @@ def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def speed(table: pd.DataFrame, title: str) -> Figure:
+    """Seconds a step of the plain reference and of samatch, one pair of bars a case, with the ratio; columns case, plain_s, samatch_s, ratio."""
+    figure, axis = plt.subplots(figsize=(8, 0.7 * len(table) + 1.2), dpi=DPI, layout="constrained")
+    place = np.arange(len(table))
+    axis.barh(place - 0.19, table.plain_s, height=0.36, color="#bbbbbb", label="plain reference, published structure")
+    axis.barh(place + 0.19, table.samatch_s, height=0.36, color="#4c72b0", label="samatch")
+    for row, (plain, mine, ratio) in enumerate(zip(table.plain_s, table.samatch_s, table.ratio)):
+        axis.text(plain, row - 0.19, f" {plain:.3g} s", va="center", fontsize=8)
+        axis.text(mine, row + 0.19, f" {mine:.3g} s: {ratio:.1f} times as fast", va="center", fontsize=8)
+    axis.set_yticks(place, table.case)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel="seconds a step (log scale)", title=title, xlim=(table.samatch_s.min() / 2, table.plain_s.max() * 4))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
 def split_bars(counts: pd.DataFrame) -> Figure:
     """Stacked voxels a class for each split; index split, columns classes, values percent of all voxels."""
     figure, axis = plt.subplots(figsize=(6.5, 2.4), dpi=DPI, layout="constrained")

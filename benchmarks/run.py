@@ -1,0 +1,196 @@
+"""Speed of samatch's steps against the plain reference, in one run, interleaved.
+
+    python -m benchmarks.run [--repeats 5] [--steps 2] [--threads 0]
+
+Every case is timed in turns: plain, samatch, plain, samatch, ...; the ratio is the median of the ratios of the turns. Generated
+phantoms at 256 x 256, two labeled and two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
+process of its own. Writes results/benchmarks/<device>.csv and figures/speed.png.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain import PlainTrainer
+from samatch import evaluate, paths, plots, repro, task
+from samatch.config import FINETUNE, make_config
+from samatch.datasets import load_cases
+from samatch.manifest import load_manifest
+from samatch.methods import method_names
+from samatch.records import Run, write_text
+from samatch.train import TrainingState, device_name, train_one
+
+SIZE, BATCH = 256, 2
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compared: the plain side's step, and samatch's; images is what one step learns from."""
+
+    name: str
+    plain: str                # a method of PlainTrainer, "" where there is nothing to compare with
+    method: str
+    tune: str = "all"
+    images: int = 2 * BATCH
+
+
+CASES = [Case("FixMatch", "fixmatch_step", "fixmatch"),
+         Case("SAM-Match, all weights", "joint_step", "samatch-fixmatch"),
+         Case("SAM-Match, cached embeddings", "joint_step", "samatch-fixmatch", "decoder"),
+         Case("SAM fine-tuning, all weights", "finetune_step", FINETUNE, images=BATCH),
+         Case("SAM fine-tuning, cached embeddings", "finetune_step", FINETUNE, "decoder", images=BATCH),
+         Case("validation, 4 volumes", "validate", "fixmatch", images=24)]
+ALONE = [Case(name, "", name) for name in method_names() if not name.startswith("samatch-") and name not in ("fixmatch", FINETUNE)]
+
+
+def step_of(case: Case) -> Callable[[], None]:
+    """One call is one training step as the training loop does it (batch, augmentation, step, optimisers), or one validation."""
+    config = make_config("paper", "phantom", 3, case.method, variant="benchmark",
+                         overrides={"train.batch_labeled": BATCH, "train.batch_unlabeled": BATCH, "train.image_size": SIZE, "train.iterations": 1_000_000,
+                                    "train.val_every": 1_000_000, "train.log_every": 50, **({"sam.tune": case.tune} if "sam" in case.method or case.method == FINETUNE else {})})
+    work = prepare_alone(config)
+    if case.plain == "validate":
+        return lambda: evaluate.dice_by_class(work.segment, work.data.val[:4], work.data.manifest.classes)
+    run = Run(config)
+    run.open()
+    state = dataclasses.replace(TrainingState.start(work, run), iteration=1)
+    return functools.partial(train_one, work, state)
+
+
+def prepare_alone(config) -> task.Task:
+    """As in training, but networks start as they come: no parent runs."""
+    load_parents, task.load_parents = task.load_parents, lambda method, config: None
+    try:
+        return task.prepare(config)
+    finally:
+        task.load_parents = load_parents
+
+
+def plain_of(case: Case) -> Callable[[], None]:
+    """The plain reference's step on the same volumes with networks of the same kind."""
+    config = make_config("paper", "phantom", 3, "samatch-fixmatch")
+    manifest = load_manifest("phantom")
+    labeled, val = (load_cases(manifest, manifest.cases_of(p)) for p in (manifest.labeled_patients(3), manifest.patients("val")))
+    unlabeled = load_cases(manifest, manifest.cases_of(manifest.patients("train")[3:]))
+    data = task.Data(manifest, labeled, unlabeled, val, None, DEVICE, False)
+    sam = task.new_sam(config, data) if "fixmatch" not in case.plain and case.plain != "validate" else None
+    student = task.UNet(manifest.num_classes).to(DEVICE).train()
+    trainer = PlainTrainer(student, sam, labeled, unlabeled, manifest.num_classes, size=SIZE, batch=BATCH, workers=4 if DEVICE.type == "cuda" else 1, device=DEVICE)
+    return functools.partial(trainer.validate, val[:4]) if case.plain == "validate" else getattr(trainer, case.plain)
+
+
+def seconds(step: Callable[[], None], count: int) -> float:
+    """Of one call, mean over `count`."""
+    synchronise()
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    synchronise()
+    return (time.perf_counter() - start) / count
+
+
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(case: Case, repeats: int, steps: int) -> dict:
+    """Times in turns; one warming call of each side first."""
+    fast, plain = step_of(case), plain_of(case) if case.plain else None
+    for step in filter(None, (plain, fast)):
+        step()
+    turns = [(seconds(plain, steps) if plain else float("nan"), seconds(fast, steps)) for _ in range(repeats)]
+    mine = statistics.median(b for _, b in turns)
+    row = {"case": case.name, "method": case.method, "tune": case.tune if "sam" in case.method or case.method == FINETUNE else "", "images_a_step": case.images,
+           "plain_s": statistics.median(a for a, _ in turns), "samatch_s": mine, "ratio": statistics.median(a / b for a, b in turns),
+           "iterations_per_s": 1 / mine, "images_per_s": case.images / mine, "gflop_a_step": flops(fast) / 1e9}
+    return row | {"gflop_per_s": row["gflop_a_step"] / mine, "repeats": repeats, "steps": steps}
+
+
+def flops(step: Callable[[], None]) -> float:
+    """Floating-point operations of matrix products and convolutions of one call, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def limit(dtype: torch.dtype) -> float:
+    """Operations a second (GFLOP/s) that a large matrix product reaches here: the device's practical limit."""
+    size = 8192 if DEVICE.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=DEVICE).to(dtype)
+    product = lambda: a @ b
+    product()
+    return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
+
+
+def peak_megabytes(case: Case, side: str) -> float:
+    """Peak memory of one side in a process of its own: of the GPU, or resident memory."""
+    words = [sys.executable, "-W", "ignore", "-m", "benchmarks.run", "--peak", case.name, side, "--threads", str(torch.get_num_threads())]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True, cwd=paths.ROOT).stdout.split()[-1])
+
+
+def peak_here(name: str, side: str) -> float:
+    case = next(case for case in CASES + ALONE if case.name == name)
+    step = plain_of(case) if side == "plain" else step_of(case)
+    for _ in range(2):
+        step()
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")  # getrusage would count what the parent had at the fork
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:  # the embeddings' cache and open runs are not kept
+        paths.runs_dir = lambda profile: Path(folder) / profile
+        if args.peak:
+            return print(peak_here(*args.peak))
+        rows = [measure_and_show(case, args) for case in CASES + ALONE if args.only in case.name]
+    about = {"device": device_name(DEVICE), "machine": repro.machine(), "torch": torch.__version__, "commit": repro.commit(),
+             "limit_f32_gflop_per_s": limit(torch.float32), "limit_bf16_gflop_per_s": limit(torch.bfloat16), "size": SIZE, "batch": f"{BATCH}+{BATCH}"}
+    table = pd.DataFrame(rows).assign(**about)
+    if args.only:
+        return print(table.to_string())
+    folder = paths.TRACKED_RESULTS / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "gpu" if DEVICE.type == "cuda" else "cpu"
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_text(folder / f"{name}.json", json.dumps(about, indent=1))
+    plots.speed(table[table.plain_s.notna()], f"{about['device']}, {SIZE} x {SIZE}, {BATCH}+{BATCH} images").savefig(paths.TRACKED_FIGURES / "speed.png")
+
+
+def measure_and_show(case: Case, args) -> dict:
+    row = measure(case, args.repeats, args.steps if case.plain != "validate" else 1)
+    row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": peak_megabytes(case, "plain") if case.plain else float("nan")}
+    print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
+          f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})", flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
