@@ -36,7 +36,7 @@ class EmbeddingCache:
                  progress: Callable[[int, int], None] = lambda done, total: None):
         folder = folder / encoder_key(sam)
         folder.mkdir(parents=True, exist_ok=True)
-        encoder = sam.image_encoder.eval().to(memory_format=torch.channels_last)
+        sam.image_encoder.eval()
         total = sum(volume.image.shape[0] for volume in volumes)
         done, self._arrays = 0, {}
         for volume in volumes:
@@ -46,7 +46,6 @@ class EmbeddingCache:
             self._arrays[volume.case.case_id] = np.load(path, mmap_mode="r")
             done += volume.image.shape[0]
             progress(done, total)
-        encoder.to(memory_format=torch.contiguous_format)
         self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
         self.device = device
 
@@ -57,7 +56,6 @@ class EmbeddingCache:
         """(B,) slice numbers -> (B, C, h, w) float32 embeddings."""
         rows = np.stack([self._where[i][0][self._where[i][1]] for i in index.tolist()])
         return torch.from_numpy(rows).to(self.device).float()
-
 
     def of_case(self, case_id: str) -> Tensor:
         """(D, C, h, w) embeddings of all slices of a case."""
@@ -72,7 +70,7 @@ def cache_folder(dataset: str, sam_name: str) -> Path:
 def _encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
     rows = []
     for piece in image:
-        batch = torch.from_numpy(piece)[None, None].to(device).contiguous(memory_format=torch.channels_last)
+        batch = torch.from_numpy(piece)[None, None].to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             rows.append(sam.encode(batch)[0].float().cpu().numpy())
     return np.stack(rows).astype(np.float16)

@@ -69,7 +69,7 @@ class SamModel(nn.Module):
         """(B, 1, H, W) image in [0, 1], any size -> image_embeddings (B, C, h, w)."""
         if image.shape[-2:] != (self.image_size, self.image_size):
             image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.image_encoder(image.expand(-1, 3, -1, -1))
+        return self.image_encoder(image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
 
     def decode(self, image_embeddings: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """image_embeddings (B, C, h, w) and a Prompt -> mask_logits (B, K, S, S), iou_pred (B, K).
@@ -163,6 +163,7 @@ def build_sam(name: str, *, image_size: int = 0, num_classes: int, class_token: 
     model = module.build(image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token)
     if pretrained and hasattr(module, "adapt"):
         load_weights(model, weights_file(name), module.adapt)
+    model.image_encoder.to(memory_format=torch.channels_last)  # quicker convolutions on CPUs and GPUs
     return model
 
 
