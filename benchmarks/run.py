@@ -137,6 +137,11 @@ def limit(dtype: torch.dtype) -> float:
     return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
 
 
+@functools.cache
+def plain_peak(step: str) -> float:
+    return peak_megabytes(next(case for case in CASES if case.plain == step), "plain")
+
+
 def peak_megabytes(case: Case, side: str) -> float:
     """Peak memory of one side in a process of its own: of the GPU, or resident memory."""
     words = [sys.executable, "-W", "ignore", "-m", "benchmarks.run", "--peak", case.name, side, "--threads", str(torch.get_num_threads())]
@@ -146,8 +151,7 @@ def peak_megabytes(case: Case, side: str) -> float:
 def peak_here(name: str, side: str) -> float:
     case = next(case for case in CASES + ALONE if case.name == name)
     step = plain_of(case) if side == "plain" else step_of(case)
-    for _ in range(2):
-        step()
+    step()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")  # getrusage would count what the parent had at the fork
@@ -162,6 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--profile", action="store_true", help="where the joint step's time goes, of both sides, instead of the timing")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.threads:
@@ -170,6 +175,8 @@ def main() -> None:
         paths.runs_dir = lambda profile: Path(folder) / profile
         if args.peak:
             return print(peak_here(*args.peak))
+        if args.profile:
+            return write_profile()
         rows = [measure_and_show(case, args) for case in CASES + ALONE if args.only in case.name]
     about = {"device": device_name(DEVICE), "machine": repro.machine(), "torch": torch.__version__, "commit": repro.commit(),
              "limit_f32_gflop_per_s": limit(torch.float32), "limit_bf16_gflop_per_s": limit(torch.bfloat16), "size": SIZE, "batch": f"{BATCH}+{BATCH}"}
@@ -184,9 +191,27 @@ def main() -> None:
     plots.speed(table[table.plain_s.notna()], f"{about['device']}, {SIZE} x {SIZE}, {BATCH}+{BATCH} images").savefig(paths.TRACKED_FIGURES / "speed.png")
 
 
+def write_profile() -> None:
+    """results/benchmarks/profile_<device>.csv: share of the joint step's time by operator, of the plain side and of samatch."""
+    case, columns = next(case for case in CASES if case.plain == "joint_step"), {}
+    for side, make in (("plain", plain_of), ("samatch", step_of)):
+        step = make(case)
+        step()
+        activity = torch.profiler.ProfilerActivity.CUDA if DEVICE.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+        with torch.profiler.profile(activities=[activity]) as profiler:
+            step()
+        spent = {e.key: e.self_device_time_total if DEVICE.type == "cuda" else e.self_cpu_time_total for e in profiler.key_averages()}
+        columns[f"{side}_s"] = pd.Series(spent) / 1e6
+    table = pd.DataFrame(columns).fillna(0).sort_values("samatch_s", ascending=False)
+    top = pd.concat([table.head(14), table.iloc[14:].sum().rename("everything else").to_frame().T]).rename_axis("operator")
+    name = "gpu" if DEVICE.type == "cuda" else "cpu"
+    write_text(paths.TRACKED_RESULTS / "benchmarks" / f"profile_{name}.csv", top.to_csv(float_format="%.3f"))
+    print(top.round(2).to_string())
+
+
 def measure_and_show(case: Case, args) -> dict:
     row = measure(case, args.repeats, args.steps if case.plain != "validate" else 1)
-    row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": peak_megabytes(case, "plain") if case.plain else float("nan")}
+    row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": plain_peak(case.plain) if case.plain else float("nan")}
     print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
           f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})", flush=True)
     return row
