@@ -34,7 +34,7 @@ VARIANTS := consensus agree as_published no_sam
 .PHONY: help install reproduce run ablations comparisons data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3"
+	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
 
 install: $(READY)  ## create .venv and install the pinned packages
 $(READY): requirements.lock pyproject.toml

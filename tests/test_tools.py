@@ -13,8 +13,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import check_notebooks  # noqa: E402
 import choose_profile  # noqa: E402
+import list_runs  # noqa: E402
 import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
+
+from samatch.config import make_config  # noqa: E402
+from samatch.errors import InputError  # noqa: E402
 
 PARAMETERS = "\n".join(['profile: str = "demo"', 'dataset: str = "phantom"', "n_labeled: int = 3", 'method: str = "m"', 'sam: str = "s"', "seed: int = 0"])
 
@@ -90,3 +94,14 @@ def test_environment_and_lock_come_from_one_source():
     assert (ROOT / "environment.yml").read_text() == write_lock.environment()
     assert set(write_lock.direct_names()) <= set(write_lock.locked())
     assert not [name for name in write_lock.locked() if write_lock.PLATFORM_BOUND.match(name)]
+
+
+def test_lists_of_runs_are_trainable_and_without_doubles():
+    grid, others = list_runs.runs("ablations", "unimatch"), list_runs.runs("comparisons", "fixmatch")
+    assert len(grid) == len(set(grid)) == 31 and "--method samatch-unimatch --variant sam_lora" in grid
+    assert len(others) == 13 and not any("samatch" in line or "finetune" in line or "supervised" in line for line in others)
+    for line in grid:
+        words = line.split()
+        make_config("demo", "phantom", 3, words[1], variant=words[3] if len(words) > 2 else "")
+    with pytest.raises(InputError, match="list of runs"):
+        list_runs.runs("other", "fixmatch")
