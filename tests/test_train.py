@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from samatch import train
-from samatch.config import make_config
+from samatch.config import PROFILES, make_config
 from samatch.data import draw_batch
 from samatch.errors import InputError
+from samatch.profiles import ABLATIONS
 from samatch.records import Run
 from samatch.task import prepare
 
@@ -144,3 +145,17 @@ def test_the_student_learns(tiny_profile):
     train.train(run_config)
     loss = pd.read_csv(Run(run_config).folder / "train_log.csv").loss_sup.dropna()
     assert loss.iloc[-1] < 0.67 * loss.iloc[0]
+
+
+def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profile, monkeypatch):
+    monkeypatch.setitem(PROFILES["demo"]["all"], "train.iterations", 2)
+    monkeypatch.setitem(PROFILES["demo"]["all"], "train.val_every", 2)
+    monkeypatch.setattr(train, "final_evaluation", lambda task, run: pd.DataFrame({"split": []}))  # surface distances take most of the time
+    records = {variant: train.train(make_config("demo", "phantom", 1, "samatch-fixmatch", "tiny", variant=variant))
+               for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)}
+    assert len({record["config_sha256"] for record in records.values()}) == len(records) == 31
+    changed = {variant: [parent for parent in record["config"]["parents"] if parent.endswith(variant)] for variant, record in records.items() if variant}
+    assert {variant for variant, parents in changed.items() if parents} == {
+        "no_class_token", "sam_half_size", "sam_untuned", "sam_lora", "sam_all", "sam_random", "half_warm_up"}
+    counts = {variant: records[variant]["trainable_parameters"]["sam"] for variant in ("", "sam_frozen", "sam_lora", "sam_all")}
+    assert counts["sam_frozen"] == 0 < counts[""] <= counts["sam_lora"] < counts["sam_all"]
