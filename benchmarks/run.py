@@ -2,7 +2,7 @@
 
     python -m benchmarks.run [--repeats 5] [--steps 2] [--threads 0]
 
-Every case is timed in turns: plain, samatch, plain, samatch, ...; the ratio is the median of the ratios of the turns. Generated
+Cases that compare with the same plain step are timed in turns: plain, samatch, plain, samatch, ...; the ratio is the median of the ratios of the turns. Generated
 phantoms at 256 x 256, two labeled and two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
 process of its own. Writes results/benchmarks/<device>.csv and figures/speed.png.
 """
@@ -59,7 +59,7 @@ ALONE = [Case(name, "", name) for name in method_names() if not name.startswith(
 
 def step_of(case: Case) -> Callable[[], None]:
     """One call is one training step as the training loop does it (batch, augmentation, step, optimisers), or one validation."""
-    config = make_config("paper", "phantom", 3, case.method, variant="benchmark",
+    config = make_config("paper", "phantom", 3, case.method, variant=f"benchmark-{case.tune}",
                          overrides={"train.batch_labeled": BATCH, "train.batch_unlabeled": BATCH, "train.image_size": SIZE, "train.iterations": 1_000_000,
                                     "train.val_every": 1_000_000, "train.log_every": 50, **({"sam.tune": case.tune} if "sam" in case.method or case.method == FINETUNE else {})})
     work = prepare_alone(config)
@@ -72,12 +72,22 @@ def step_of(case: Case) -> Callable[[], None]:
 
 
 def prepare_alone(config) -> task.Task:
-    """As in training, but networks start as they come: no parent runs."""
-    load_parents, task.load_parents = task.load_parents, lambda method, config: None
+    """As in training, but networks start as they come (no parent runs), and few slices: the cache of embeddings is no part of a step."""
+    read, load = task.read_data, task.load_parents
+    task.read_data, task.load_parents = lambda config, device: few(read(config, device)), lambda method, config: None
     try:
         return task.prepare(config)
     finally:
-        task.load_parents = load_parents
+        task.read_data, task.load_parents = read, load
+
+
+def few(data: task.Data) -> task.Data:
+    """The first labeled and the first unlabeled volume, and their slices."""
+    labeled, unlabeled = data.labeled[:1], data.unlabeled[:1]
+    first = torch.arange(len(labeled[0].image))
+    keep = torch.cat([first, data.n_labeled_slices + first] if unlabeled else [first]).to(data.device)
+    pool = task.SlicePool(data.pool.image[keep], data.pool.label[keep])
+    return dataclasses.replace(data, labeled=labeled, unlabeled=unlabeled, val=data.val[:4], pool=pool)
 
 
 def plain_of(case: Case) -> Callable[[], None]:
@@ -108,17 +118,25 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def measure(case: Case, repeats: int, steps: int) -> dict:
-    """Times in turns; one warming call of each side first."""
-    fast, plain = step_of(case), plain_of(case) if case.plain else None
-    for step in filter(None, (plain, fast)):
+def measure(cases: list[Case], repeats: int, steps: int) -> list[dict]:
+    """Cases that share a plain step, timed in turns: plain, every samatch case, plain, ...; one warming call of each first."""
+    fast = {case.name: step_of(case) for case in cases}
+    plain = plain_of(cases[0]) if cases[0].plain else None
+    for step in filter(None, (plain, *fast.values())):
         step()
-    turns = [(seconds(plain, steps) if plain else float("nan"), seconds(fast, steps)) for _ in range(repeats)]
-    mine = statistics.median(b for _, b in turns)
-    row = {"case": case.name, "method": case.method, "tune": case.tune if "sam" in case.method or case.method == FINETUNE else "", "images_a_step": case.images,
-           "plain_s": statistics.median(a for a, _ in turns), "samatch_s": mine, "ratio": statistics.median(a / b for a, b in turns),
-           "iterations_per_s": 1 / mine, "images_per_s": case.images / mine, "gflop_a_step": flops(fast) / 1e9}
-    return row | {"gflop_per_s": row["gflop_a_step"] / mine, "repeats": repeats, "steps": steps}
+    steps = 1 if cases[0].plain == "validate" else steps
+    turns = []
+    for _ in range(repeats):
+        turns.append({"plain": seconds(plain, steps) if plain else float("nan"), **{name: seconds(step, steps) for name, step in fast.items()}})
+    return [row_of(case, turns, fast[case.name]) for case in cases]
+
+
+def row_of(case: Case, turns: list[dict], step: Callable[[], None]) -> dict:
+    mine, gflop = statistics.median(turn[case.name] for turn in turns), flops(step) / 1e9
+    return {"case": case.name, "method": case.method, "tune": case.tune if "sam" in case.method or case.method == FINETUNE else "",
+            "images_a_step": case.images, "plain_s": statistics.median(turn["plain"] for turn in turns), "samatch_s": mine,
+            "ratio": statistics.median(turn["plain"] / turn[case.name] for turn in turns), "iterations_per_s": 1 / mine,
+            "images_per_s": case.images / mine, "gflop_a_step": gflop, "gflop_per_s": gflop / mine, "turns": len(turns)}
 
 
 def flops(step: Callable[[], None]) -> float:
@@ -177,7 +195,9 @@ def main() -> None:
             return print(peak_here(*args.peak))
         if args.profile:
             return write_profile()
-        rows = [measure_and_show(case, args) for case in CASES + ALONE if args.only in case.name]
+        wanted = [case for case in CASES + ALONE if args.only in case.name]
+        groups = [[case] for case in wanted if not case.plain] + [[c for c in wanted if c.plain == p] for p in dict.fromkeys(c.plain for c in wanted if c.plain)]
+        rows = [row for group in sorted(groups, key=lambda g: wanted.index(g[0])) for row in measure_and_show(group, args)]
     about = {"device": device_name(DEVICE), "machine": repro.machine(), "torch": torch.__version__, "commit": repro.commit(),
              "limit_f32_gflop_per_s": limit(torch.float32), "limit_bf16_gflop_per_s": limit(torch.bfloat16), "size": SIZE, "batch": f"{BATCH}+{BATCH}"}
     table = pd.DataFrame(rows).assign(**about)
@@ -209,12 +229,13 @@ def write_profile() -> None:
     print(top.round(2).to_string())
 
 
-def measure_and_show(case: Case, args) -> dict:
-    row = measure(case, args.repeats, args.steps if case.plain != "validate" else 1)
-    row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": plain_peak(case.plain) if case.plain else float("nan")}
-    print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
-          f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})", flush=True)
-    return row
+def measure_and_show(cases: list[Case], args) -> list[dict]:
+    rows = measure(cases, args.repeats, args.steps)
+    for case, row in zip(cases, rows):
+        row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": plain_peak(case.plain) if case.plain else float("nan")}
+        print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
+              f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})", flush=True)
+    return rows
 
 
 if __name__ == "__main__":
