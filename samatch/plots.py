@@ -82,17 +82,29 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str) -> Figure:
     return figure
 
 
-def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, str], reference_name: str) -> Figure:
-    """Each patient's Dice difference, reference minus other, sorted: above zero favours the reference. Scales differ."""
-    figure, axes = plt.subplots(1, len(others), figsize=(3.0 * len(others), 3.2), dpi=DPI, layout="constrained", squeeze=False)
-    for axis, (run, name) in zip(axes[0], others.items()):
-        difference = np.sort(100 * (scores[reference] - scores[run]).dropna().to_numpy())
+def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, str], reference_name: str, most: int = 8) -> Figure:
+    """Each patient's Dice difference, reference minus other, sorted: above zero favours the reference. Scales differ.
+
+    Of more than `most` others those with the smallest mean difference are drawn.
+    """
+    by_patient = {run: 100 * (scores[reference] - scores[run]).dropna() for run in others}
+    drawn = sorted(others, key=lambda run: abs(by_patient[run].mean()))[:most]
+    columns = min(4, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.0 * columns, 3.0 * rows + 0.2), dpi=DPI, layout="constrained", squeeze=False)
+    for axis in axes.flat[len(drawn):]:
+        axis.axis("off")
+    for axis, run in zip(axes.flat, [run for run in others if run in drawn]):
+        difference = np.sort(by_patient[run].to_numpy())
         axis.bar(range(1, len(difference) + 1), difference, color=np.where(difference > 0, "#55a868", "#c44e52"))
         axis.grid(axis="y", alpha=0.3)
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(title=f"against {name}", xlabel="patient, sorted")
-    axes[0, 0].set_ylabel("Dice difference (points)")
-    figure.suptitle(f"{reference_name}: green where it is better", fontsize=10)
+        axis.set_title(f"against {textwrap.fill(others[run], 26)}", fontsize=10)
+        axis.set_xlabel("patient, sorted")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Dice difference (points)")
+    closest = f"; the {most} closest of {len(others)}" if len(others) > most else ""
+    figure.suptitle(f"{reference_name}: green where it is better{closest}", fontsize=10)
     return figure
 
 
