@@ -87,7 +87,8 @@ predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DI
 benchmark: $(READY)  ## time every step against a plain reference with the published structure; writes results/benchmarks and figures/speed.png
 	$(PY) -W ignore -m benchmarks.run
 
-test: unit lint nbval  ## unit tests, notebook linter, tracked notebooks re-executed and compared
+test: $(READY)  ## unit tests, notebook linter, tracked notebooks re-executed and compared; two of them at a time
+	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint
 unit: $(READY)
 	$(PY) -m pytest
 lint: $(READY)
