@@ -33,7 +33,7 @@ VARIANTS := consensus agree as_published no_sam
 
 .PHONY: help install reproduce run ablations comparisons data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
 
 install: $(READY)  ## create .venv and install the pinned packages
@@ -75,7 +75,7 @@ run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
 
-data: $(READY)  ## get and prepare a data set: DATASET=acdc|busi|chaos, DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
+data: $(READY)  ## get and prepare a data set: DATASET=acdc, busi or chaos; DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
 	@$(PY) -m samatch.provide data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
 verify: $(READY)  ## check every file and array of a set against its manifest
 	@$(PY) -m samatch.provide verify --dataset $(or $(DATASET),acdc)
