@@ -17,13 +17,14 @@ import yaml
 from scipy.sparse.csgraph import connected_components
 
 from samatch import paths, repro, splits
-from samatch.datasets import UNKNOWN, Entry, Raw, array_faults, data_folder, normalise, reader, reader_names
+from samatch.datasets import UNKNOWN, Entry, Raw, array_faults, arrays_of, data_folder, reader, reader_names
 from samatch.errors import InputError, raise_all
 from samatch.listing import from_csv, from_folder
 from samatch.manifest import Case, Manifest, load_manifest, manifest_faults, write_manifest
 from samatch.progress import Progress
 
-# Perceptual hashes of 256 bits. On BUSI every pair up to 78 bits apart shows one lesion, and from 80 on different ones appear.
+# Perceptual hashes of 256 bits. On BUSI every pair looked at (those from 36 bits on) shows one
+# lesion up to 78 bits apart, and from 80 on different ones appear.
 NEAR_BITS = 78
 HASH_SIDE = 16
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -74,8 +75,7 @@ def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool)
 
 
 def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
-    image = normalise(raw.image)
-    label = np.full(image.shape, UNKNOWN, np.uint8) if raw.label is None else raw.label.astype(np.uint8)
+    image, label = arrays_of(raw)
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
         found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")

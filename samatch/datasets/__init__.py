@@ -80,6 +80,12 @@ def normalise(image: np.ndarray) -> np.ndarray:
     return ((image - low) / (high - low)).astype(np.float32)
 
 
+def arrays_of(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised image and uint8 label, UNKNOWN everywhere without one: what is trained on and hashed."""
+    label = np.full(raw.image.shape, UNKNOWN, np.uint8) if raw.label is None else raw.label.astype(np.uint8)
+    return normalise(raw.image), label
+
+
 def array_faults(raw: Raw, num_classes: int) -> list[str]:
     """What is wrong with the arrays of one case; the shapes first, since the rest depends on them."""
     if raw.image.ndim != 3 or not raw.image.size:
@@ -103,8 +109,7 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
     folder = folder or data_folder(manifest.folder)
     raw = reader(manifest.reader).load(case, folder)
     raise_all(f"case {case.case_id} of {manifest.name}", array_faults(raw, manifest.num_classes), "restore the file from its source")
-    image = normalise(raw.image)
-    label = np.full(image.shape, UNKNOWN, np.uint8) if raw.label is None else raw.label.astype(np.uint8)
+    image, label = arrays_of(raw)
     faults = []
     for kind, array, expected in (("image", image, case.image_sha256), ("label", label, case.label_sha256)):
         if expected and (found := repro.array_sha256(array)) != expected:
