@@ -34,11 +34,27 @@ class BatchedMaskDecoder(MaskDecoder):
         tokens = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
         decoded, keys = self.transformer(image_embeddings + dense_prompt_embeddings,
                                          image_pe.expand(count, -1, -1, -1), tokens)
-        upscaled = self.output_upscaling(keys.transpose(1, 2).reshape(count, channels, height, width))
         # Only the single-mask token is used here (token 1 of iou, mask 0, mask 1, ...).
         weights = self.output_hypernetworks_mlps[0](decoded[:, 1])
-        masks = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]
-        return masks, self.iou_prediction_head(decoded[:, 0])[:, :1]
+        return self._draw_masks(keys, weights, height, width), self.iou_prediction_head(decoded[:, 0])[:, :1]
+
+    def _draw_masks(self, keys: Tensor, weights: Tensor, height: int, width: int) -> Tensor:
+        """The upscaled features times each prompt's weights: keys (N, h w, C), weights (N, C/8) -> (N, 1, 4h, 4w).
+
+        A transposed convolution of kernel and stride 2 is a matrix product a pixel, whose four answers lie beside
+        each other here until the one channel of the mask is left: no map of many channels changes its layout.
+        """
+        first, norm, activation, second, _ = self.output_upscaling
+        fine = F.layer_norm(four_pixels(first, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        finest = activation(four_pixels(second, activation(fine)))
+        mask = finest.flatten(1, -2) @ weights[:, :, None]
+        return mask.view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 1, 4 * height, 4 * width)
+
+
+def four_pixels(convolution: nn.ConvTranspose2d, features: Tensor) -> Tensor:
+    """(..., C) features of a pixel -> (..., 4, C') of the 2 x 2 pixels that the convolution makes of it, in reading order."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(features, weight, convolution.bias.repeat(4)).unflatten(-1, (4, convolution.out_channels))
 
 
 class SamModel(nn.Module):
