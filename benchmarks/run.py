@@ -27,13 +27,14 @@ from benchmarks.plain import PlainTrainer
 from samatch import evaluate, paths, plots, repro, task
 from samatch.config import FINETUNE, make_config
 from samatch.datasets import load_cases
+from samatch.devices import device_name, find_device
 from samatch.manifest import load_manifest
 from samatch.methods import method_names
 from samatch.records import Run, write_text
-from samatch.train import TrainingState, device_name, train_one
+from samatch.train import TrainingState, train_one
 
 SIZE, BATCH = 256, 2
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = find_device()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samatch.config import Augment
+from samatch.devices import send
 
 
 def uniform(shape, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -34,7 +35,7 @@ def random_affine(count: int, augment: Augment, generator: torch.Generator) -> T
 
 def inverse(theta: Tensor) -> Tensor:
     """The map that undoes `theta`, (B, 2, 3)."""
-    linear = torch.linalg.inv(theta[:, :, :2])
+    linear = torch.linalg.inv_ex(theta[:, :, :2]).inverse  # inv would wait for the device to say whether there is one
     return torch.cat([linear, -linear @ theta[:, :, 2:]], dim=2)
 
 
@@ -55,15 +56,15 @@ def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> 
     draws = torch.stack([uniform(count, 1 - jitter, 1 + jitter, generator), uniform(count, 1 - jitter, 1 + jitter, generator),
                          uniform(count, -augment.gamma, augment.gamma, generator).exp()])
     changed = torch.rand(count, generator=generator) < augment.jitter_prob
-    brightness, contrast, gamma = draws.to(image.device)[:, :, None, None, None]
+    brightness, contrast, gamma = send(draws, image.device)[:, :, None, None, None]
     mean = image.mean(dim=(2, 3), keepdim=True)
     view = ((image - mean) * contrast + mean) * brightness
     view = view.clamp(0, 1).clamp(min=1e-6) ** gamma
-    view = torch.where(changed.to(image.device)[:, None, None, None], view, image)
+    view = torch.where(send(changed, image.device)[:, None, None, None], view, image)
     if not augment.blur_prob:
         return view
     sigma = uniform(count, 0.1, 2.0, generator) * (torch.rand(count, generator=generator) < augment.blur_prob)
-    return blur(view, sigma.to(image.device))
+    return blur(view, send(sigma, image.device))
 
 
 def blur(image: Tensor, sigma: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from samatch import augment, prepared
 from samatch.config import RunConfig
 from samatch.datasets import Volume
+from samatch.devices import send
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:
@@ -71,8 +72,8 @@ def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, genera
     device, progress = pool.image.device, iteration / config.train.iterations
 
     def view(low: int, high: int, count: int):
-        index = torch.randint(low, high, (count,), generator=generator).to(device)
-        theta = augment.random_affine(count, settings, generator).to(device)
+        index = send(torch.randint(low, high, (count,), generator=generator), device)
+        theta = send(augment.random_affine(count, settings, generator), device)
         return index, theta, augment.warp(pool.image[index], theta, size), augment.warp_label(pool.label[index], theta, size)
 
     index_l, theta_l, image_l, label_l = view(0, n_labeled_slices, config.train.batch_labeled)
@@ -84,7 +85,7 @@ def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, genera
     index_u, theta_u, image_w, hidden_label_u = view(n_labeled_slices, len(pool), count)
     views = {}
     for number in range(1, strong_views + 1):
-        box = augment.cutmix_boxes(count, size, settings.cutmix_prob, generator).to(device)
+        box = send(augment.cutmix_boxes(count, size, settings.cutmix_prob, generator), device)
         strong = augment.strong_view(image_w, settings, generator)
         views |= {f"image_s{number}": augment.paste_donor(strong, box, number), f"cutmix_box{number}": box}
     return Batch(image_l, label_l, index_l, theta_l, iteration, progress, image_w=image_w, index_u=index_u, theta_u=theta_u,

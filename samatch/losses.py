@@ -36,17 +36,14 @@ def sam_loss(mask_logits: Tensor, iou_pred: Tensor, masks: Tensor, present: Tens
 
     mask_logits (B, K, H, W), iou_pred (B, K), masks (B, K, H, W) bool, present (B, K) bool.
     """
-    if not present.any():
-        return mask_logits.sum() * 0 + iou_pred.sum() * 0
-    logits, target = mask_logits[present], masks[present].float()
-    probs = logits.sigmoid()
-    axes = (1, 2)
+    probs, target, axes = mask_logits.sigmoid(), masks.float(), (2, 3)
     dice = 1 - (2 * (probs * target).sum(axes) + 1) / ((probs + target).sum(axes) + 1)
-    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(axes)
+    bce = F.binary_cross_entropy_with_logits(mask_logits, target, reduction="none").mean(axes)
     with torch.no_grad():
-        overlap = ((logits > 0) & masks[present]).sum(axes)
-        iou = overlap / ((logits > 0) | masks[present]).sum(axes).clamp(min=1)
-    return (2 * (dice + bce) + (iou_pred[present] - iou) ** 2).mean()
+        overlap = ((mask_logits > 0) & masks).sum(axes)
+        iou = overlap / ((mask_logits > 0) | masks).sum(axes).clamp(min=1)
+    of_object = 2 * (dice + bce) + (iou_pred - iou) ** 2
+    return torch.where(present, of_object, 0.0).sum() / present.sum().clamp(min=1)
 
 
 def sam_loss_as_published(class_logits: Tensor, label: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from samatch.config import Refine
+from samatch.devices import send
 
 NO_POINT = -1  # segment-anything's label of a point that is not there
+PASSES_AT_ONCE = 8  # of the connected components' propagation; hearts settle in about as many
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,20 @@ def largest_by_propagation(masks: Tensor) -> Tensor:
     """(N, H, W) bool -> the largest 8-connected component of each, all at once on any device.
 
     Every pixel learns the first pixel of its component: the least number among its neighbours, then the number
-    that this one has learned (pointer jumping), until nothing changes.
+    that this one has learned (pointer jumping), until nothing changes; asked every few passes, since the host waits for the answer.
     """
     count, height, width = masks.shape
     nothing = height * width
     own = torch.arange(nothing, device=masks.device).expand(count, -1)
     root, inside = torch.where(masks.flatten(1), own, nothing), masks.flatten(1)
-    while True:
-        around = -F.max_pool2d(-root.view(count, 1, height, width).float(), 3, stride=1, padding=1).flatten(1).long()
-        least = torch.where(inside, around, nothing)
-        jumped = torch.cat([least, least.new_full((count, 1), nothing)], dim=1).gather(1, least)
-        if torch.equal(jumped, root):
-            break
-        root = jumped
+    settled = False
+    while not settled:
+        for _ in range(PASSES_AT_ONCE):
+            before = root
+            around = -F.max_pool2d(-root.view(count, 1, height, width).float(), 3, stride=1, padding=1).flatten(1).long()
+            least = torch.where(inside, around, nothing)
+            root = torch.cat([least, least.new_full((count, 1), nothing)], dim=1).gather(1, least)
+        settled = torch.equal(root, before)
     sizes = torch.zeros(count, nothing + 1, device=masks.device).scatter_add_(1, root, inside.float())[:, :-1]
     largest = (torch.arange(nothing, 0, -1, device=masks.device) * (sizes == sizes.amax(1, keepdim=True))).argmax(1, keepdim=True)
     return (inside & (root == largest)).view(masks.shape)
@@ -101,14 +104,13 @@ def boxes_of(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def widen(boxes: Tensor, margin_px: float, image_size: int) -> Tensor:
     """Boxes with `margin_px` pixels more on every side, cut at the image's border."""
-    outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * margin_px
-    return (boxes + outwards).clamp(0, image_size - 1)
+    return torch.cat([boxes[..., :2] - margin_px, boxes[..., 2:] + margin_px], dim=-1).clamp(0, image_size - 1)
 
 
 def jitter(boxes: Tensor, fraction: float, image_size: int, generator: torch.Generator) -> Tensor:
     """Boxes with each edge moved by a uniform draw in +-fraction of the box's side (at least 1 px)."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1 / max(fraction, 1e-6)).repeat(1, 1, 2)
-    draw = torch.rand(boxes.shape, generator=generator).to(boxes.device) * 2 - 1
+    draw = send(torch.rand(boxes.shape, generator=generator), boxes.device) * 2 - 1
     return (boxes + draw * fraction * sides).clamp(0, image_size - 1) if fraction else boxes
 
 

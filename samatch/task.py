@@ -12,6 +12,7 @@ from samatch import evaluate, repro
 from samatch.config import FINETUNE, GUIDED, RunConfig, parent_configs
 from samatch.data import SlicePool
 from samatch.datasets import Volume, load_cases
+from samatch.devices import bf16_is_fast, find_device
 from samatch.embeddings import EmbeddingCache, cache_folder
 from samatch.errors import known
 from samatch.manifest import Manifest, load_manifest
@@ -63,7 +64,7 @@ def prepare(config: RunConfig) -> Task:
     repro.seed_everything(config.seed)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    data = read_data(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    data = read_data(config, find_device())
     build = build_finetuning if config.method == FINETUNE else build_student
     method, segment = build(config, data)
     load_parents(method, config)
@@ -157,7 +158,3 @@ def counted(task: str) -> Callable[[int, int], None]:
     """A Progress whose total is known only when it is first called."""
     bars = {}
     return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -22,6 +22,7 @@ from samatch import evaluate
 from samatch.config import FINETUNE, PROFILES, RunConfig, make_config, parent_configs
 from samatch.data import draw_batch
 from samatch.datasets import load_cases
+from samatch.devices import device_name
 from samatch.errors import InputError
 from samatch.methods import Method, StepOutput
 from samatch.progress import Progress
@@ -229,12 +230,6 @@ def save_whole(content: dict, path) -> None:
         partial.unlink(missing_ok=True)
         raise InputError("cannot write a checkpoint", where=path.name, got=str(error).splitlines()[0], do="free some space and run again: "
                          "the run goes on from its last state") from error
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main(words: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from samatch import sam as sam_module
 from samatch.errors import InputError
 from samatch.prompts import Prompt
 from samatch.sam import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
@@ -60,6 +61,21 @@ def test_absent_classes_are_not_asked():
     mask_logits, iou_pred = sam(torch.rand(1, 1, 64, 64), Prompt(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.bool), 64))
     assert (mask_logits == ABSENT_LOGIT).all() and (iou_pred == 0).all()
     assert mask_logits.shape == (1, 2, 64, 64)
+
+
+def test_decoding_every_pair_answers_as_decoding_the_present_ones(monkeypatch):
+    sam = build_sam("tiny", image_size=64, num_classes=4).eval()
+    boxes, present = torch.tensor([8.0, 10, 40, 50]).expand(2, 3, 4) * torch.tensor([[[1.0], [0], [0.9]], [[0], [0], [1]]]), torch.tensor([[True, False, True], [False, False, True]])
+    embeddings = sam.encode(torch.rand(2, 1, 64, 64)).detach().requires_grad_()
+    found = []
+    for pairs in (sam_module.asked_pairs, sam_module.every_pair):
+        monkeypatch.setattr(sam_module, "asked_pairs", pairs)
+        masks, quality = sam.decode(embeddings, Prompt(boxes, present, 64))
+        gradient, = torch.autograd.grad(masks.square().sum() + quality.sum(), embeddings)
+        found.append((masks, quality, gradient))
+    for a, b in zip(*found):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert (found[1][0][~present] == ABSENT_LOGIT).all()
 
 
 def test_a_smaller_prompt_frame_is_scaled():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from samatch.devices import send
 from samatch.losses import segmentation_loss
 from samatch.methods import PseudoLabel, Settings, StepOutput, predict_weak
 from samatch.methods._bases import TeacherMethod, forward_together
@@ -59,7 +60,7 @@ def pair_up(batch, side: float):
     """The labeled images, which of them goes with each unlabeled one, and the rectangles (B, S, S) bool."""
     count, size = len(batch.image_w), batch.image_w.shape[-1]
     device, length = batch.image_w.device, round(side * size)
-    start = torch.randint(0, size - length + 1, (count, 2, 1)).to(device)
+    start = send(torch.randint(0, size - length + 1, (count, 2, 1)), device)
     pixels = torch.arange(size, device=device)
     within = (pixels >= start) & (pixels < start + length)
     return batch.image_l, torch.arange(count, device=device) % len(batch.image_l), within[:, 0, :, None] & within[:, 1, None, :]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from samatch.devices import send
 from samatch.methods._bases import TeacherMethod, TeacherSettings, forward_together
 
 
@@ -25,7 +26,7 @@ class Ict(TeacherMethod):
     def predict(self, batch):
         self.update_teacher(batch)
         concentration = torch.full((len(batch.image_w), 1, 1, 1), self.settings.alpha)
-        share = torch.distributions.Beta(concentration, concentration).sample().to(batch.image_w.device)
+        share = send(torch.distributions.Beta(concentration, concentration).sample(), batch.image_w.device)
         logits_l, logits_mixed = forward_together(self.student, batch.image_l, interpolate(batch.image_w, share))
         target = interpolate(self.teach(batch.image_w).float().softmax(1), share)
         return {"logits_l": logits_l, "logits_mixed": logits_mixed, "target": target}

@@ -90,35 +90,36 @@ class SamModel(nn.Module):
     def decode(self, image_embeddings: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """image_embeddings (B, C, h, w) and a Prompt -> mask_logits (B, K, S, S), iou_pred (B, K).
 
-        Only present objects are decoded, together or on a CPU a few at a time; absent ones get ABSENT_LOGIT and 0.
+        Absent objects get ABSENT_LOGIT and 0. See `asked_pairs`; a CPU decodes a few at a time.
         """
-        prompt = prompt.resized(self.image_size)
-        mask_logits = image_embeddings.new_full((*prompt.present.shape, self.mask_size, self.mask_size), ABSENT_LOGIT,
-                                                dtype=torch.float32)
-        iou_pred = mask_logits.new_zeros(prompt.present.shape)
-        if not prompt.present.any():
+        prompt, present = prompt.resized(self.image_size), prompt.present
+        mask_logits = image_embeddings.new_full((*present.shape, self.mask_size, self.mask_size), ABSENT_LOGIT, dtype=torch.float32)
+        iou_pred = mask_logits.new_zeros(present.shape)
+        image_index, class_index = asked_pairs(present)
+        if not len(image_index):
             return mask_logits, iou_pred
-        image_index, class_index = prompt.present.nonzero(as_tuple=True)
-        sparse, dense = self._prompt_embeddings(prompt, class_index)
-        at_once = CPU_PROMPTS if image_embeddings.device.type == "cpu" else len(image_index)
+        sparse, dense = self._prompt_embeddings(prompt, image_index, class_index)
+        at_once = CPU_PROMPTS if present.device.type == "cpu" else len(image_index)
         answers = [self.mask_decoder(image_embeddings=image_embeddings[index], image_pe=self.prompt_encoder.get_dense_pe(),
                                      sparse_prompt_embeddings=some_sparse, dense_prompt_embeddings=some_dense, multimask_output=False)
                    for index, some_sparse, some_dense in zip(image_index.split(at_once), sparse.split(at_once), dense.split(at_once))]
         masks, quality = (torch.cat(parts) for parts in zip(*answers))
         where = (image_index, class_index)
-        return mask_logits.index_put(where, masks[:, 0].float()), iou_pred.index_put(where, quality[:, 0].float())
+        mask_logits, iou_pred = mask_logits.index_put(where, masks[:, 0].float()), iou_pred.index_put(where, quality[:, 0].float())
+        return mask_logits.masked_fill(~present[..., None, None], ABSENT_LOGIT), iou_pred.masked_fill(~present, 0)
 
     def forward(self, image: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """One encoder pass an image, whatever K is. See `encode` and `decode`."""
         return self.decode(self.encode(image), prompt)
 
-    def _prompt_embeddings(self, prompt: Prompt, class_index: Tensor) -> tuple[Tensor, Tensor]:
-        boxes = None if prompt.boxes is None else prompt.boxes[prompt.present]
+    def _prompt_embeddings(self, prompt: Prompt, image_index: Tensor, class_index: Tensor) -> tuple[Tensor, Tensor]:
+        where = (image_index, class_index)
+        boxes = None if prompt.boxes is None else prompt.boxes[where]
         mask_prompt = None
         if prompt.mask_prompt is not None:
             mask_prompt = F.interpolate(prompt.mask_prompt, (self.mask_size, self.mask_size), mode="bilinear")
-            mask_prompt = mask_prompt[prompt.present][:, None]
-        points = None if prompt.points is None else (prompt.points[prompt.present], prompt.point_labels[prompt.present])
+            mask_prompt = mask_prompt[where][:, None]
+        points = None if prompt.points is None else (prompt.points[where], prompt.point_labels[where])
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_prompt)
         if sparse.shape[0] != len(class_index):  # a mask alone: the package returns no token for it
             sparse = sparse.new_zeros(len(class_index), 1, dense.shape[1])
@@ -140,6 +141,17 @@ class SamModel(nn.Module):
                       "lora": not in_encoder or name.endswith(("qkv.parametrizations.weight.0.a", "qkv.parametrizations.weight.0.b"))}[mode]
             parameter.requires_grad = learns
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def asked_pairs(present: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) bool -> image and class numbers of the objects that are decoded: on a CPU the present ones, on a GPU every
+    one, since the host would have to wait to know which are present."""
+    return present.nonzero(as_tuple=True) if present.device.type == "cpu" else every_pair(present)
+
+
+def every_pair(present: Tensor) -> tuple[Tensor, Tensor]:
+    number, classes = torch.arange(present.numel(), device=present.device), present.shape[1]
+    return number // classes, number % classes
 
 
 def reference_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float) -> Tensor:

@@ -26,11 +26,12 @@ class Encoder(nn.Module):
                                    qkv_bias=True, use_rel_pos=True, global_attn_indexes=global_blocks, window_size=14,
                                    norm_layer=functools.partial(nn.LayerNorm, eps=1e-6))
         self.standardise = standardise
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         if self.standardise:
-            mean, std = (torch.tensor(values, device=image.device, dtype=image.dtype).view(3, 1, 1) for values in (MEAN, STD))
-            image = (255 * image - mean) / std
+            image = (255 * image - self.mean) / self.std
         return self.vit(image)
 
 
