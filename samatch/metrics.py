@@ -7,7 +7,6 @@ distance from the prediction's surface to the reference's: the definitions of th
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
 
 BOTH_EMPTY, EMPTY_PRED, EMPTY_REF, OK = "both_empty", "empty_pred", "empty_ref", "ok"
 
@@ -23,6 +22,8 @@ def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, .
 
     A single slice is a 2-D image: in three dimensions all of its pixels would be surface.
     """
+    from monai.metrics.utils import get_edge_surface_distance  # three seconds, which no start of a training needs
+
     if len(pred) == 1:
         pred, ref, spacing = pred[0], ref[0], spacing and spacing[1:]
     # A margin keeps objects at the border closed; the crop of both keeps large volumes quick.
