@@ -163,15 +163,16 @@ def limit(dtype: torch.dtype) -> float:
     return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
 
 
-@functools.cache
-def plain_peak(step: str) -> float:
-    return peak_megabytes(next(case for case in CASES if case.plain == step), "plain")
-
-
 def peak_megabytes(case: Case, side: str) -> float:
     """Peak memory of one side in a process of its own: of the GPU, or resident memory."""
     words = [sys.executable, "-W", "ignore", "-m", "benchmarks.run", "--peak", case.name, side, "--threads", str(torch.get_num_threads())]
     return float(subprocess.run(words, check=True, capture_output=True, text=True, cwd=paths.ROOT).stdout.split()[-1])
+
+
+def peaks_of(cases: list[Case]) -> dict[str, float]:
+    """Of samatch by case, of the plain side by its step."""
+    plain = {case.plain: peak_megabytes(case, "plain") for case in {case.plain: case for case in cases if case.plain}.values()}
+    return plain | {case.name: peak_megabytes(case, "samatch") for case in cases}
 
 
 def peak_here(name: str, side: str) -> float:
@@ -205,9 +206,10 @@ def main() -> None:
             return write_profile()
         wanted = [case for case in CASES + ALONE if args.only in case.name]
         groups = [[case] for case in wanted if not case.plain] + [[c for c in wanted if c.plain == p] for p in dict.fromkeys(c.plain for c in wanted if c.plain)]
+        peaks = peaks_of(wanted)  # before anything is timed: the plain joint step needs most of a small machine's memory for itself
         about, rows = about_here(), []
         for group in sorted(groups, key=lambda g: wanted.index(g[0])):
-            rows += measure_and_show(group, args)
+            rows += measure_and_show(group, args, peaks)
             if not args.only:
                 write_table(pd.DataFrame(rows).assign(**about))
 
@@ -245,10 +247,10 @@ def write_profile() -> None:
     print(top.round(2).to_string())
 
 
-def measure_and_show(cases: list[Case], args) -> list[dict]:
+def measure_and_show(cases: list[Case], args, peaks: dict[str, float]) -> list[dict]:
     rows = measure(cases, args.repeats, args.steps)
     for case, row in zip(cases, rows):
-        row |= {"samatch_peak_mb": peak_megabytes(case, "samatch"), "plain_peak_mb": plain_peak(case.plain) if case.plain else float("nan")}
+        row |= {"samatch_peak_mb": peaks[case.name], "plain_peak_mb": peaks.get(case.plain, float("nan"))}
         print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
               f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})", flush=True)
     return rows
