@@ -10,13 +10,15 @@ process of its own. Writes results/benchmarks/<device>.csv and figures/speed.png
 import argparse
 import dataclasses
 import functools
+import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -163,25 +165,33 @@ def limit(dtype: torch.dtype) -> float:
     return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
 
 
-def peak_megabytes(case: Case, side: str) -> float:
-    """Peak memory of one side in a process of its own: of the GPU, or resident memory."""
-    words = [sys.executable, "-W", "ignore", "-m", "benchmarks.run", "--peak", case.name, side, "--threads", str(torch.get_num_threads())]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True, cwd=paths.ROOT).stdout.split()[-1])
+def apart(args, function: Callable, *words):
+    """function(*words) in a process of its own, which gives its memory back when it ends."""
+    with ProcessPoolExecutor(1, get_context("spawn"), set_up, (args.threads, args.folder)) as pool:
+        return pool.submit(function, *words).result()
 
 
-def peaks_of(cases: list[Case]) -> dict[str, float]:
-    """Of samatch by case, of the plain side by its step."""
-    plain = {case.plain: peak_megabytes(case, "plain") for case in {case.plain: case for case in cases if case.plain}.values()}
-    return plain | {case.name: peak_megabytes(case, "samatch") for case in cases}
+def set_up(threads: int, folder: Path) -> None:
+    """The embeddings' cache and open runs go to `folder`, which is not kept."""
+    warnings.simplefilter("ignore")
+    if threads:
+        torch.set_num_threads(threads)
+    paths.runs_dir = lambda profile: folder / profile
 
 
-def peak_here(name: str, side: str) -> float:
-    case = next(case for case in CASES + ALONE if case.name == name)
+def peaks_of(cases: list[Case], args) -> dict[str, float]:
+    """Megabytes: of samatch by case, of the plain side by its step."""
+    plain = {case.plain: apart(args, peak_here, case, "plain") for case in {case.plain: case for case in cases if case.plain}.values()}
+    return plain | {case.name: apart(args, peak_here, case, "samatch") for case in cases}
+
+
+def peak_here(case: Case, side: str) -> float:
+    """Of one step in this process: memory of the GPU, or resident memory."""
     step = plain_of(case) if side == "plain" else step_of(case)
     step()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")  # getrusage would count what the parent had at the fork
+    status = Path("/proc/self/status")  # getrusage would count what the parent had
     if status.exists():
         return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -192,54 +202,49 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases whose name contains this; the table's other rows stay")
     parser.add_argument("--profile", action="store_true", help="where the joint step's time goes, of both sides, instead of the timing")
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:  # the embeddings' cache and open runs are not kept
-        paths.runs_dir = lambda profile: Path(folder) / profile
-        if args.peak:
-            return print(peak_here(*args.peak))
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = Path(folder)
+        set_up(args.threads, args.folder)
         if args.profile:
-            return write_profile()
+            return write_profile(args)
         wanted = [case for case in CASES + ALONE if args.only in case.name]
         groups = [[case] for case in wanted if not case.plain] + [[c for c in wanted if c.plain == p] for p in dict.fromkeys(c.plain for c in wanted if c.plain)]
-        peaks = peaks_of(wanted)  # before anything is timed: the plain joint step needs most of a small machine's memory for itself
-        about, rows = about_here(), []
+        peaks, about, rows = peaks_of(wanted, args), about_here(), []
         for group in sorted(groups, key=lambda g: wanted.index(g[0])):
             rows += measure_and_show(group, args, peaks)
-            if not args.only:
-                write_table(pd.DataFrame(rows).assign(**about))
+            write_table(pd.DataFrame(rows).assign(**about))
 
 
 def about_here() -> dict:
-    """The machine, and what a large matrix product reaches on it."""
-    return {"device": device_name(DEVICE), "machine": repro.machine(), "torch": torch.__version__, "commit": repro.commit(),
+    """The machine, how busy it has been (processes that wanted a core, this one among them), and what a large matrix product reaches on it."""
+    return {"load": os.getloadavg()[1], "device": device_name(DEVICE), "machine": repro.machine(), "torch": torch.__version__, "commit": repro.commit(),
             "limit_f32_gflop_per_s": limit(torch.float32), "limit_bf16_gflop_per_s": limit(torch.bfloat16), "size": SIZE, "batch": f"{BATCH}+{BATCH}"}
 
 
-def write_table(table: pd.DataFrame) -> None:
-    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases."""
-    folder = paths.TRACKED_RESULTS / "benchmarks"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{'gpu' if DEVICE.type == 'cuda' else 'cpu'}.csv", table.to_csv(index=False, float_format="%.5g"))
+def write_table(rows: pd.DataFrame) -> None:
+    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases; other cases' rows of the same machine stay."""
+    path = paths.TRACKED_RESULTS / "benchmarks" / f"{'gpu' if DEVICE.type == 'cuda' else 'cpu'}.csv"
+    table = rows if not path.exists() else pd.concat([comparable(pd.read_csv(path), rows), rows])
+    table = table.sort_values("case", key=lambda names: names.map({case.name: number for number, case in enumerate(CASES + ALONE)}), ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table.to_csv(index=False, float_format="%.5g"))
     figure = plots.speed(table[table.plain_s.notna()].reset_index(drop=True), f"{table.device[0]}, {SIZE} x {SIZE}, {BATCH}+{BATCH} images")
     figure.savefig(paths.TRACKED_FIGURES / "speed.png")
 
 
-def write_profile() -> None:
-    """results/benchmarks/profile_<device>.csv: share of the joint step's time by operator, of the plain side and of samatch."""
-    case, columns = next(case for case in CASES if case.plain == "joint_step"), {}
-    for side, make in (("plain", plain_of), ("samatch", step_of)):
-        step = make(case)
-        step()
-        activity = torch.profiler.ProfilerActivity.CUDA if DEVICE.type == "cuda" else torch.profiler.ProfilerActivity.CPU
-        with torch.profiler.profile(activities=[activity]) as profiler:
-            step()
-        spent = {e.key: e.self_device_time_total if DEVICE.type == "cuda" else e.self_cpu_time_total for e in profiler.key_averages()}
-        columns[f"{side}_s"] = pd.Series(spent) / 1e6
+def comparable(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Rows of other cases that were measured on the same machine with the same torch."""
+    same = ["device", "machine", "torch", "size", "batch"]
+    return old[~old.case.isin(new.case) & (old[same] == new[same].iloc[0]).all(axis=1)]
+
+
+def write_profile(args) -> None:
+    """results/benchmarks/profile_<device>.csv: seconds of the joint step by operator, of the plain side and of samatch."""
+    case = next(case for case in CASES if case.plain == "joint_step")
+    columns = {f"{side}_s": pd.Series(apart(args, seconds_by_operator, case, side)) for side in ("plain", "samatch")}
     table = pd.DataFrame(columns).fillna(0).sort_values("samatch_s", ascending=False)
     top = pd.concat([table.head(14), table.iloc[14:].sum().rename("everything else").to_frame().T]).rename_axis("operator")
     name = "gpu" if DEVICE.type == "cuda" else "cpu"
@@ -247,8 +252,18 @@ def write_profile() -> None:
     print(top.round(2).to_string())
 
 
+def seconds_by_operator(case: Case, side: str) -> dict[str, float]:
+    """Of one step, after one that warms up."""
+    step = plain_of(case) if side == "plain" else step_of(case)
+    step()
+    activity = torch.profiler.ProfilerActivity.CUDA if DEVICE.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        step()
+    return {e.key: (e.self_device_time_total if DEVICE.type == "cuda" else e.self_cpu_time_total) / 1e6 for e in profiler.key_averages()}
+
+
 def measure_and_show(cases: list[Case], args, peaks: dict[str, float]) -> list[dict]:
-    rows = measure(cases, args.repeats, args.steps)
+    rows = apart(args, measure, cases, args.repeats, args.steps)
     for case, row in zip(cases, rows):
         row |= {"samatch_peak_mb": peaks[case.name], "plain_peak_mb": peaks.get(case.plain, float("nan"))}
         print(f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "

@@ -142,7 +142,7 @@ def speed(table: pd.DataFrame, title: str) -> Figure:
         axis.text(mine, row + 0.19, f" {mine:.3g} s: {ratio:.1f} times as fast", va="center", fontsize=8)
     axis.set_yticks(place, table.case)
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="seconds a step (log scale)", title=title, xlim=(table.samatch_s.min() / 2, table.plain_s.max() * 4))
+    axis.set(xscale="log", xlabel="seconds a step or validation (log scale)", title=title, xlim=(table.samatch_s.min() / 2, table.plain_s.max() * 4))
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 

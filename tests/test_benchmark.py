@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 import torch
 
 from benchmarks.plain import PlainTrainer
+from benchmarks.run import comparable
 from samatch.config import make_config
 from samatch.data import Batch, SlicePool, draw_batch
 from samatch.datasets import load_cases
@@ -93,3 +95,11 @@ def test_short_trainings_of_both_end_alike(side, volumes):
             sum(method.step(step).losses.values()).backward()
             trainer.optimizer.step()
     assert torch.nn.functional.cross_entropy(predict_weak(student, pool.image), pool.label).item() == pytest.approx(0.21, abs=0.05)
+
+
+def test_a_table_keeps_only_rows_of_the_same_machine():
+    columns = ["case", "samatch_s", "device", "machine", "torch", "size", "batch"]
+    here, there = ["CPU", "2 cores", "2.15", 256, "2+2"], ["CPU", "8 cores", "2.15", 256, "2+2"]
+    old = pd.DataFrame([["FixMatch", 1.0, *here], ["validation", 2.0, *here], ["urpc", 3.0, *there]], columns=columns)
+    new = pd.DataFrame([["FixMatch", 0.5, *here]], columns=columns)
+    assert comparable(old, new).case.tolist() == ["validation"]
