@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from samatch import paths
-from samatch.devices import send
 from samatch.sam import SamModel
 
 
@@ -50,7 +49,7 @@ class EmbeddingCache:
             progress(done, total)
         self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
         self.device = torch.device(device)
-        self._resident = None if self.device.type == "cpu" else torch.cat([send(torch.tensor(array), self.device) for array in self._arrays.values()])
+        self._resident = None if self.device.type == "cpu" else torch.cat([torch.tensor(array, device=self.device) for array in self._arrays.values()])
 
     def __len__(self) -> int:
         return len(self._where)
