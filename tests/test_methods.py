@@ -101,6 +101,16 @@ def test_sam_loss_trains_sam_alone(config, batch):
     assert sam.mask_decoder.iou_token.weight.grad is not None
 
 
+def test_the_encoder_sees_each_image_once_a_step(config, batch):
+    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=2))
+    sam, seen = build_sam("tiny", image_size=32, num_classes=CLASSES), []
+    sam.image_encoder.register_forward_hook(lambda module, images, encoded: seen.append((len(encoded), encoded.requires_grad)))
+    method = SamMatch(FixMatch(UNet(CLASSES), config), sam, config)
+    for iteration in (0, 1):
+        method.step(dataclasses.replace(batch, iteration=iteration))
+    assert seen == [(len(batch.image_w) + len(batch.image_l), True), (len(batch.image_w), False)]
+
+
 def test_sam_learns_only_every_so_many_iterations(config, batch):
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=3))
     method = SamMatch(FixMatch(UNet(CLASSES), config), build_sam("tiny", image_size=32, num_classes=CLASSES), config)

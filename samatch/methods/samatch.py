@@ -56,22 +56,28 @@ class SamMatch(Method):
         predictions = self.predict(batch)
         proposed = self.propose(predictions)
         learns = self.config.sam.tune != "frozen" and batch.iteration % self.config.sam.update_every == 0
-        refinement = self.refine(batch, proposed, learns)
+        embeddings_u, embeddings_l = self._embed(batch, learns)
+        refinement = self.refine(batch, proposed, learns, embeddings_u)
         output = self.loss(predictions, batch, refinement.pseudo_label)
         losses, logs = dict(output.losses), output.logs | self._agreement(proposed, refinement)
         if learns:
-            losses["sam"], sam_logs = self._sam_losses(batch, refinement)
+            losses["sam"], sam_logs = self._sam_losses(batch, refinement, embeddings_l)
             logs |= sam_logs
         return dataclasses.replace(output, losses=losses, logs=logs, ratios=self._ratios(batch, proposed, refinement))
 
-    def refine(self, batch, proposed: PseudoLabel, learns: bool = False) -> Refinement:
-        """The student's pseudo-label, SAM asked about it, and both made one. Probabilities carry no gradient."""
+    def refine(self, batch, proposed: PseudoLabel, learns: bool = False, embeddings: Tensor | None = None) -> Refinement:
+        """The student's pseudo-label, SAM asked about it, and both made one. Probabilities carry no gradient.
+
+        embeddings: (B, C, h, w) of the unlabeled images, found here if not given.
+        """
+        if embeddings is None:
+            embeddings, _ = self._embed(batch, learns=False)
         probs = self._to_sam(proposed.probs, batch)
         target = probs.argmax(1)
         settings = self.config.refine
         prompt = prompt_from_probs(probs, target, settings)
         with torch.set_grad_enabled(learns):
-            mask_logits, iou_pred = self.sam.decode(self._embed(batch), prompt)
+            mask_logits, iou_pred = self.sam.decode(embeddings, prompt)
         num_classes = probs.shape[1]
         sam_probs = class_probs(mask_logits.detach(), published(settings, "background"))
         sam_probs = self._to_view(sam_probs, batch)
@@ -84,8 +90,14 @@ class SamMatch(Method):
     def networks(self):
         return self.match.networks() | {"sam": self.sam}
 
-    def _embed(self, batch) -> Tensor:
-        return self.sam.encode(batch.image_w) if self.embeddings is None else self.embeddings[batch.index_u]
+    def _embed(self, batch, learns: bool) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of the unlabeled images and, where SAM learns in this step, of the labeled ones: one pass of the encoder."""
+        count = len(batch.image_w)
+        if self.embeddings is not None:
+            return self.embeddings[batch.index_u], self.embeddings[batch.index_l] if learns else None
+        with torch.set_grad_enabled(learns):
+            encoded = self.sam.encode(torch.cat([batch.image_w, batch.image_l]) if learns else batch.image_w)
+        return encoded[:count], encoded[count:] if learns else None
 
     def _to_sam(self, probs: Tensor, batch) -> Tensor:
         """Probabilities in the student's view -> in SAM's frame: the same, or the unaugmented slice."""
@@ -95,13 +107,10 @@ class SamMatch(Method):
         size = batch.image_w.shape[-1]
         return resize(probs, size) if self.embeddings is None else warp_probs(probs, batch.theta_u, size)
 
-    def _sam_losses(self, batch, refinement: Refinement):
+    def _sam_losses(self, batch, refinement: Refinement, embeddings_l: Tensor):
         num_classes = refinement.prompt.present.shape[1] + 1
-        if self.embeddings is None:
-            embeddings, label = self.sam.encode(batch.image_l), batch.label_l
-        else:
-            embeddings, label = self.embeddings[batch.index_l], self.sam_labels[batch.index_l]
-        supervised = reference_loss(self.sam, embeddings, label, num_classes, self.config.refine.box_jitter)
+        label = batch.label_l if self.sam_labels is None else self.sam_labels[batch.index_l]
+        supervised = reference_loss(self.sam, embeddings_l, label, num_classes, self.config.refine.box_jitter)
         mask_logits = resize(refinement.mask_logits, refinement.target.shape[-1])
         if published(self.config.refine, "loss"):
             logits = class_logits(mask_logits, published(self.config.refine, "background"))
