@@ -7,13 +7,23 @@ Its training data is a large public collection that may include ACDC and BUSI.
 
 import re
 
+import torch
 from segment_anything.modeling.common import LayerNorm2d
+from timm.models import tiny_vit
 from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import Tensor, nn
 
 from samatch.sam import SamModel
 
 IMAGE_SIZE = 256
+
+
+class Attention(tiny_vit.Attention):
+    """timm's, but the biases have four axes, since torch's fast kernel on a CPU takes no three, and are not kept:
+    timm would go on with those of older weights."""
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        return self.attention_biases[:, self.attention_bias_idxs][None]
 
 
 class Encoder(nn.Module):
@@ -27,14 +37,14 @@ class Encoder(nn.Module):
         backbone.patch_embed.conv2 = ConvNorm(32, 64)
         backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
         backbone.head = nn.Identity()
+        for module in backbone.modules():
+            if isinstance(module, tiny_vit.Attention):
+                module.__class__ = Attention
         self.backbone = backbone
         self.neck = nn.Sequential(nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256),
                                   nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256))
 
     def forward(self, image: Tensor) -> Tensor:
-        for block in self.backbone.modules():  # timm would keep those of older weights in eval mode
-            if hasattr(block, "attention_bias_cache"):
-                block.attention_bias_cache = {}
         return self.neck(self.backbone.forward_features(image))
 
 
