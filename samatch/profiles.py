@@ -24,12 +24,14 @@ def half_size(size: int) -> int:
 # demo: minutes on any CPU. laptop: real data, an afternoon on two cores. paper: the paper's sizes.
 _MARGIN = {"refine.box_margin_px": 2.0}
 _SMALL_AUGMENT = {"augment.scale": 0.15, "augment.jitter": 0.5, "augment.gamma": 0.4, "augment.cutmix_prob": 0.5, "augment.jitter_labeled": True}
+_LATE_CROSS = {"method.rampup": 0.3}  # CPS: at this length a second network from a random start teaches background otherwise
 _UNIMATCH_AUGMENT = {"augment.jitter": 0.5, "augment.blur_prob": 0.5, "augment.cutmix_prob": 0.5}  # official UniMatch
 PROFILES: dict[str, dict[str, Settings]] = {
     "demo": {
         "all": {"train.image_size": 64, "train.batch_labeled": 4, "train.batch_unlabeled": 4, "train.val_every": 50,
                 "train.log_every": 10, "train.checkpoint_every": 100, "train.threads": 1, "sam.image_size": 128,
                 "sam.tune": "decoder", "train.bf16": False, **_SMALL_AUGMENT},
+        "cps": _LATE_CROSS,
         "warm_up": {"train.iterations": 200},
         "match": {"train.iterations": 300, "train.lr": 0.01},
         "finetune": {"train.iterations": 60, "train.batch_labeled": 4, "sam.lr": 3e-4},
@@ -40,6 +42,7 @@ PROFILES: dict[str, dict[str, Settings]] = {
                 "train.threads": 1, "train.checkpoint_every": 250, "sam.image_size": 256, "sam.tune": "decoder", **_SMALL_AUGMENT},
         "fixmatch": {"method.lambda_u": 0.5, "method.rampup": 0.3},
         "unimatch": {"augment.blur_prob": 0.5},
+        "cps": _LATE_CROSS,
         "warm_up": {"train.iterations": 1500},
         "match": {"train.iterations": 1500},
         "finetune": {"train.iterations": 400, "train.batch_labeled": 4, "train.val_every": 100, "sam.lr": 2e-4, "train.log_every": 20},
