@@ -156,10 +156,12 @@ def train_one(task: Task, state: TrainingState) -> None:
 
 def descend(output: StepOutput, state: TrainingState) -> None:
     """One step of every optimiser. The losses' graphs do not meet, since pseudo-labels carry no gradient; a network
-    that no loss has reached has no gradient and stays as it is."""
+    that no loss has reached has no gradient and stays as it is: SAM, where no image of the batch holds an object."""
     for optimizer in state.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    sum(output.losses.values()).backward()
+    loss = sum(output.losses.values())
+    if loss.requires_grad:
+        loss.backward()
     for optimizer in state.optimizers.values():
         optimizer.step()
 

@@ -28,6 +28,21 @@ def checkpoint(run_config):
     return torch.load(Run(run_config).folder / "checkpoint.pt", weights_only=True)
 
 
+def test_a_batch_without_any_object_teaches_sam_nothing(tiny_profile):
+    run = Run(config("finetune"))
+    run.open()
+    task = prepare(run.config)
+    state = train.TrainingState.start(task, run)
+    weight, real = task.method.sam.mask_decoder.iou_token.weight, task.method.labels.clone()
+    before = weight.detach().clone()
+    task.method.labels.zero_()
+    train.train_one(task, state)
+    assert torch.equal(weight, before)
+    task.method.labels.copy_(real)
+    train.train_one(task, state)
+    assert not torch.equal(weight, before)
+
+
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(tiny_profile, monkeypatch, tmp_path):
     """Killed after iteration 5, one past a saved state: student, SAM, log and test results are those of one go."""
     whole = config()
