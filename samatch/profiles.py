@@ -73,6 +73,11 @@ def _joint(key: str, value: typing.Any) -> dict[str, Settings]:
     return {"joint": {key: value}}
 
 
+def _tau(value: float) -> dict[str, Settings]:
+    """The threshold of the student's map, and of the refined one that takes its place."""
+    return {"joint": {"method.conf_thresh": value, "refine.sam_conf_thresh": value}}
+
+
 VARIANTS: dict[str, dict[str, Settings]] = {
     "": {},
     "no_sam": _joint("refine.combine", "student"),
@@ -97,8 +102,8 @@ VARIANTS: dict[str, dict[str, Settings]] = {
     "sam_lora": _sam(tune="lora"),
     "sam_all": _sam(tune="all"),
     "sam_random": _sam(pretrained=False),
-    "tau80": _joint("method.conf_thresh", 0.8),
-    "tau99": _joint("method.conf_thresh", 0.99),
+    "tau80": _tau(0.8),
+    "tau99": _tau(0.99),
     "lambda_u25": _joint("method.lambda_u", 0.25),
     "lambda_u100": _joint("method.lambda_u", 1.0),
     "half_warm_up": {"match": {"train.iterations": half}},

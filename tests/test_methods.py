@@ -7,12 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from samatch.config import make_config
 from samatch.data import SlicePool, draw_batch
 from samatch.errors import InputError
 from samatch.methods import PseudoLabel, method_class, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
 from samatch.methods.samatch import SamMatch, class_logits, class_probs, combine, fall_back, gate, replace_as_published
 from samatch.networks import UNet
+from samatch.profiles import VARIANTS
 from samatch.sam import SamModel, build_sam
 
 CLASSES = 4
@@ -116,6 +118,27 @@ def test_sam_learns_only_every_so_many_iterations(config, batch):
     method = SamMatch(FixMatch(UNet(CLASSES), config), build_sam("tiny", image_size=32, num_classes=CLASSES), config)
     learned = ["sam" in method.step(dataclasses.replace(batch, iteration=i)).losses for i in range(5)]
     assert learned == [True, False, False, True, False]
+
+
+def gradients_of_one_step(variant, batch):
+    """Of student and SAM, both sure of what they say."""
+    config = make_config("laptop", "phantom", 3, "samatch-fixmatch", "tiny", variant=variant)
+    sam, student = build_sam("tiny", image_size=32, num_classes=CLASSES), sure_student()
+    with torch.no_grad():
+        sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight *= 200
+    sam.tune(config.sam.tune)
+    method = SamMatch(FixMatch(student, config), sam, config)
+    sum(method.step(batch).losses.values()).backward()
+    return [p.grad for network in (student, sam) for p in network.parameters()]
+
+
+@pytest.mark.parametrize("variant", [name for name, stages in VARIANTS.items() if set(stages) == {"joint"}])
+def test_a_variant_of_joint_training_teaches_something_else(batch, variant):
+    torch.manual_seed(2)
+    default = gradients_of_one_step("", batch)
+    torch.manual_seed(2)
+    changed = gradients_of_one_step(variant, batch)
+    assert any((a is None) != (b is None) or a is not None and not torch.allclose(a, b) for a, b in zip(default, changed))
 
 
 def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
