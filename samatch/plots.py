@@ -109,7 +109,8 @@ def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, s
 
 
 def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
-    """Test Dice of every level of every factor (tables.ablation_grid); the default in blue, cells without a run named as such."""
+    """Test Dice of every level of every factor (tables.ablation_grid); the default in blue, hollow where the start stayed best on
+    validation, cells without a run named as such."""
     factors = list(dict.fromkeys(table.factor))
     starts = {factor: sum(0.5 + (table.factor == earlier).sum() for earlier in factors[:number]) for number, factor in enumerate(factors)}
     place = [starts[row.factor] + number for factor in factors for number, row in enumerate(table[table.factor == factor].itertuples())]
@@ -120,7 +121,10 @@ def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
     default = run[run.default].dice
     if len(default):
         axis.axvline(default.iloc[0], color="#4c72b0", linewidth=0.8, linestyle=":")
-    axis.scatter(run.dice, run.place, color=np.where(run.default, "#4c72b0", "#dd8452"), s=26, zorder=3)
+    color = np.where(run.default, "#4c72b0", "#dd8452")
+    axis.scatter(run.dice, run.place, facecolor=np.where(run.selected_iteration == 0, "white", color), edgecolor=color, s=26, zorder=3)
+    if (run.selected_iteration == 0).any():
+        title += "\nhollow: joint training never passed its start on validation"
     for row in run.itertuples():
         axis.annotate(f"{row.dice:.1f}", (row.dice, row.place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7.5)
     for row in table[table.status != "run"].itertuples():

@@ -153,7 +153,8 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
 def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0) -> pd.DataFrame:
     """A row a cell of the grid: factor, level, status ("run" or "not run"), validation and test Dice (%), difference from the default.
 
-    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference.
+    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference;
+    `selected_iteration` 0: joint training never passed its start on validation, and the warm-up's weights were kept.
     """
     mine = runs[(runs.method == GUIDED + match) & (runs.n_labeled == n_labeled) & (runs.seed == seed)].drop_duplicates("variant").set_index("variant")
     scores = 100 * stats.unit_scores(per_case)
@@ -162,11 +163,12 @@ def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixm
         row = {"factor": cell.factor, "level": cell.level, "default": cell.variant == "", "run_id": "", "status": NOT_RUN}
         if cell.variant in mine.index:
             run = mine.loc[cell.variant]
-            row |= {"run_id": run.run_id, "status": "run", "val_dice": 100 * run.val_dice, "dice": scores[run.run_id].mean()}
+            row |= {"run_id": run.run_id, "status": "run", "val_dice": 100 * run.val_dice, "dice": scores[run.run_id].mean(),
+                    "selected_iteration": run.selected_iteration}
             if "" in mine.index:
                 row["difference"] = (scores[run.run_id] - scores[mine.loc[""].run_id]).mean()
         rows.append(row)
-    return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference"])
+    return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference", "selected_iteration"]).astype({"selected_iteration": "Int64"})
 
 
 def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:

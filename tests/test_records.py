@@ -23,7 +23,7 @@ def records(dataset="acdc"):
     for (method, sam, variant), val in zip(SPECS, VAL):
         name = run_id(dataset, 3, method, sam, 0, variant)
         runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": name, "method": method, "sam": sam, "variant": variant, "n_labeled": 3,
-                     "seed": 0, "val_dice": val, "manifest_sha256": "m", "splits_sha256": "s"})
+                     "seed": 0, "val_dice": val, "selected_iteration": 0 if variant == "agree" else 100, "manifest_sha256": "m", "splits_sha256": "s"})
         for patient in (f"p{i}" for i in range(6)):
             cases += [{"run_id": name, "split": "val" if method == "finetune" else "test", "patient_id": patient, "case_id": f"{patient}_{f}", "class": c,
                        "dice": val + rng.normal(0, 0.02), "hd95": rng.uniform(1, 9), "asd": 1.0, "distance_unit": "voxel", "status": "ok"}
@@ -101,6 +101,7 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
     mine = [cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean() for tail in ("-agree", "")]
     assert cells.loc[("combine", "agree"), "difference"] == pytest.approx(100 * (mine[0] - mine[1]))
     assert cells.loc[("combine", "replace"), "difference"] == 0
+    assert cells.loc[("combine", "agree"), "selected_iteration"] == 0 and pd.isna(cells.loc[("prompt", "mask"), "selected_iteration"])
 
 
 def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
