@@ -97,6 +97,9 @@ def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, s
     for axis, run in zip(axes.flat, [run for run in others if run in drawn]):
         difference = np.sort(by_patient[run].to_numpy())
         axis.bar(range(1, len(difference) + 1), difference, color=np.where(difference > 0, "#55a868", "#c44e52"))
+        if not difference.any():  # matplotlib's own scale would promise hundredths of a point
+            axis.set(ylim=(-1, 1), yticks=[0])
+            axis.text(0.5, 0.6, "the same on every patient", transform=axis.transAxes, ha="center", fontsize=9)
         axis.grid(axis="y", alpha=0.3)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(f"against {textwrap.fill(others[run], 26)}", fontsize=10)
