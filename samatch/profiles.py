@@ -14,6 +14,10 @@ def half(count: int) -> int:
     return count // 2
 
 
+def fivefold(count: int) -> int:
+    return 5 * count
+
+
 def half_size(size: int) -> int:
     return (size or 256) // 2  # 0 stands for LiteMedSAM's own 256
 
@@ -106,6 +110,8 @@ VARIANTS: dict[str, dict[str, Settings]] = {
     "tau99": _tau(0.99),
     "lambda_u25": _joint("method.lambda_u", 0.25),
     "lambda_u100": _joint("method.lambda_u", 1.0),
+    "joint_x5": _joint("train.iterations", fivefold),
+    "no_sam_x5": {"joint": {"train.iterations": fivefold, "refine.combine": "student"}},
     "half_warm_up": {"match": {"train.iterations": half}},
     "published_background": _joint("refine.published", "background"),
     "published_filter": _joint("refine.published", "filter"),
@@ -140,6 +146,8 @@ ABLATIONS: list[Level] = [
     *[Level("threshold tau", level, variant) for level, variant in ((".80", "tau80"), (".95", ""), (".99", "tau99"))],
     *[Level("lambda_u", level, variant) for level, variant in ((".25", "lambda_u25"), ("default", ""), ("1", "lambda_u100"))],
     *_factor("warm-up", default="", half="half_warm_up"),
+    # The small profiles train jointly for a fifth of the match stage; in the paper both are as long.
+    *_factor("joint training", default="", five_times_as_long="joint_x5", five_times_as_long_without_SAM="no_sam_x5"),
     *_factor("arithmetic", corrected="", published_background="published_background", published_filter="published_filter",
              published_loss="published_loss", as_published="as_published"),
 ]

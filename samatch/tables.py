@@ -20,7 +20,8 @@ METHOD_LABELS = {
     "deep_co_training": "Deep co-training", "r_drop": "R-Drop", "urpc": "URPC", "adversarial": "DAN", "cross_teaching": "CNN-transformer cross teaching"}
 VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
                   **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")}}
-VARIANT_ORDER = ("no_sam", "", "consensus", "agree", "as_published")
+NO_SAM = "no_sam"
+VARIANT_ORDER = (NO_SAM, "", "consensus", "agree", "as_published")
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
 NOT_RUN = "not run"
 
@@ -40,8 +41,10 @@ def label(method: str, variant: str = "") -> str:
     match = METHOD_LABELS.get(method.removeprefix(GUIDED), method.removeprefix(GUIDED))
     if not method.startswith(GUIDED):
         return match if not variant else f"{match}, {VARIANT_LABELS.get(variant, variant)}"
-    if variant == "no_sam":
+    if variant == NO_SAM:
         return f"{match}, continued"
+    if variant.startswith(NO_SAM):
+        return f"{match}, continued, {VARIANT_LABELS[variant]}"
     return f"SAM-Match ({match}), {VARIANT_LABELS.get(variant, variant)}"
 
 
@@ -109,7 +112,7 @@ def paper_value(dataset: str, run_id: str) -> str:
     """The paper's Dice for a run, where the run is the paper's method on the paper's set."""
     n_labeled = int(run_id.removeprefix(f"{dataset}-n").split("-")[0])
     numbers = paper_numbers(dataset, n_labeled)
-    guided = GUIDED in run_id and not run_id.endswith("no_sam")
+    guided = GUIDED in run_id and NO_SAM not in run_id
     return f"{numbers.dice_percent.iloc[0]:.2f}" if len(numbers) and guided else ""
 
 
@@ -142,7 +145,7 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
     reference = reference or all_chosen(runs)[0]
     mine = runs.set_index("run_id").loc[reference]
     runs = headline(runs)
-    family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == "no_sam"))
+    family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == NO_SAM))
                   & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     others = list(in_reading_order(family).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)

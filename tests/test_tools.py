@@ -98,7 +98,7 @@ def test_environment_and_lock_come_from_one_source():
 
 def test_lists_of_runs_are_trainable_and_without_doubles():
     grid, others = list_runs.runs("ablations", "unimatch"), list_runs.runs("comparisons", "fixmatch")
-    assert len(grid) == len(set(grid)) == 31 and "--method samatch-unimatch --variant sam_lora" in grid
+    assert len(grid) == len(set(grid)) == 33 and "--method samatch-unimatch --variant sam_lora" in grid
     assert len(others) == 13 and not any("samatch" in line or "finetune" in line or "supervised" in line for line in others)
     for line in grid:
         words = line.split()

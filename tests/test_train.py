@@ -168,7 +168,7 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
     monkeypatch.setattr(train, "final_evaluation", lambda task, run: pd.DataFrame({"split": []}))  # surface distances take most of the time
     records = {variant: train.train(make_config("demo", "phantom", 1, "samatch-fixmatch", "tiny", variant=variant))
                for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)}
-    assert len({record["config_sha256"] for record in records.values()}) == len(records) == 31
+    assert len({record["config_sha256"] for record in records.values()}) == len(records) == 33
     changed = {variant: [parent for parent in record["config"]["parents"] if parent.endswith(variant)] for variant, record in records.items() if variant}
     assert {variant for variant, parents in changed.items() if parents} == {
         "no_class_token", "sam_half_size", "sam_untuned", "sam_lora", "sam_all", "sam_random", "half_warm_up"}
