@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
-.PHONY: help install reproduce run ablations comparisons data verify manifest predict benchmark test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons seeds data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -68,7 +68,7 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 	@touch $@
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
-ablations comparisons: $(READY)  ## train the ablation grid, or every comparison method; then notebooks 05 to 07 show them
+ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch.train $(RUN_ARGS)

@@ -154,6 +154,25 @@ def speed(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def scaling(table: pd.DataFrame) -> Figure:
+    """Seconds over counts on logarithmic axes, one panel a quantity, beside a line of slope 1; columns quantity, count, seconds, exponent."""
+    quantities = list(dict.fromkeys(table.quantity))
+    figure, axes = plt.subplots(1, len(quantities), figsize=(3.1 * len(quantities), 3.2), dpi=DPI, layout="constrained", squeeze=False)
+    for axis, quantity in zip(axes[0], quantities):
+        rows = table[table.quantity == quantity]
+        axis.plot(rows["count"], rows.seconds.iloc[-1] * rows["count"] / rows["count"].iloc[-1], color="#999999", linestyle=":", label="linear")
+        axis.plot(rows["count"], rows.seconds, marker="o", color="#4c72b0", label="measured")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:.3g}")
+        axis.set(xlabel=quantity, title=f"exponent {rows.exponent.iloc[0]:.2f}")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("seconds")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def split_bars(counts: pd.DataFrame) -> Figure:
     """Stacked voxels a class for each split; index split, columns classes, values percent of all voxels."""
     figure, axis = plt.subplots(figsize=(6.5, 2.4), dpi=DPI, layout="constrained")

@@ -43,15 +43,20 @@ class Run:
     def read(self) -> dict:
         return json.loads((self.folder / "run.json").read_text())
 
-    def open(self) -> None:
-        """Makes the partial folder and locks it, so that two processes never write one run."""
+    def open(self, wait: bool = False) -> None:
+        """Makes the partial folder and locks it, so that two processes never write one run; `wait` until the other one has ended."""
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.partial / "lock", "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise InputError("this run is being trained by another process", where=paths.shown(self.partial),
                              do="wait for it, or stop it") from None
+
+    def close(self) -> None:
+        """Of a run that another process has completed meanwhile: leaves nothing behind."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.close()
 
     def finish(self, facts: dict, log: pd.DataFrame, per_case: pd.DataFrame) -> None:
         """Writes the records and gives the folder its name: from then on the run is complete."""

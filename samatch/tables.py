@@ -145,12 +145,54 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
     reference = reference or all_chosen(runs)[0]
     mine = runs.set_index("run_id").loc[reference]
     runs = headline(runs)
-    family = runs[(runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == NO_SAM))
-                  & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
+    family = runs[_is_comparison(runs) & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     others = list(in_reading_order(family).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     names = names_of(runs)
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
+
+
+def _is_comparison(runs: pd.DataFrame) -> pd.Series:
+    """Which runs a SAM-Match is compared with: every method that no SAM guides."""
+    return (runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == NO_SAM))
+
+
+def _words(seeds: pd.Series) -> str:
+    return " ".join(map(str, sorted(seeds)))
+
+
+def several_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """The main table's runs that were trained with more than one seed, with `name`: the method's, whatever the seed."""
+    named = headline(runs[runs.method != FINETUNE])
+    named = in_reading_order(named.assign(name=named.run_id.map(names_of(named.assign(seed=0)))))
+    return named[named.groupby("name").seed.transform("nunique") > 1]
+
+
+def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: seeds, mean validation and test Dice (%) over them, and the test Dice's spread over them."""
+    rows = several_seeds(runs)
+    rows = rows.assign(dice=rows.run_id.map(100 * stats.unit_scores(per_case).mean()), val_dice=100 * rows.val_dice)
+    return rows.groupby("name", sort=False).agg(seeds=("seed", _words), val_dice=("val_dice", "mean"), dice=("dice", "mean"),
+                                                dice_sd_over_seeds=("dice", "std"), lowest=("dice", "min"), highest=("dice", "max")).reset_index(names="method")
+
+
+def wilcoxon_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient") -> pd.DataFrame:
+    """Each SAM-Match that has several seeds against every comparison method of its budget that has the same ones: a
+    patient's score is the mean over the seeds. The way of combining is the one with the best mean validation Dice of
+    those with the most seeds. Without such runs the table is empty."""
+    rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
+    tables = []
+    for (_, n_labeled), guided in rows[rows.method.str.startswith(GUIDED) & rows.variant.isin(COMBINE_VARIANTS)].groupby(["method", "n_labeled"], sort=False):
+        ranked = guided.groupby("name").agg(seeds=("seed", "nunique"), val_dice=("val_dice", "mean")).sort_values(["seeds", "val_dice"])
+        mine = guided[guided.name == ranked.index[-1]]
+        family = rows[_is_comparison(rows) & (rows.n_labeled == n_labeled) & rows.seed.isin(mine.seed)]
+        family = family[family.groupby("name").seed.transform("nunique") == len(mine)]
+        if family.empty:
+            continue
+        means = pd.DataFrame({name: scores[ids].mean(axis=1) for name, ids in pd.concat([mine, family]).groupby("name").run_id})
+        found = stats.wilcoxon_family(means, mine.name.iloc[0], list(family.name.unique()))
+        tables.append(found.assign(reference=mine.name.iloc[0], metric=metric, unit=unit, seeds=_words(mine.seed)))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0) -> pd.DataFrame:
@@ -182,6 +224,8 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     if chosen := all_chosen(runs):
         found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
                                        for reference in chosen for metric in ("dice", "hd95") for unit in stats.UNITS])
+    if len(table := seed_table(runs, per_case)):
+        found |= {"seeds": table, "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found]

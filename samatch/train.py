@@ -31,15 +31,21 @@ from samatch.task import Task, check_names, prepare
 from samatch.weights import weights_sha256
 
 
-def train(config: RunConfig) -> dict:
-    """Trains one run, its missing parents first, and returns its record (run.json)."""
+def train(config: RunConfig, wait: bool = False) -> dict:
+    """Trains one run, its missing parents first, and returns its record (run.json).
+
+    A run that another process trains is refused, or waited for: parents are, so that their children can start side by side.
+    """
     check_names(config)
     run = Run(config)
     if run.complete:
         return run.read()
     for parent in parent_configs(config):
-        train(parent)
-    run.open()
+        train(parent, wait=True)
+    run.open(wait)
+    if run.complete:
+        run.close()
+        return run.read()
     task = prepare(config)
     state = TrainingState.start(task, run)
     while state.iteration < config.train.iterations:
@@ -140,7 +146,7 @@ def train_one(task: Task, state: TrainingState) -> None:
         network.train(name != "sam")
     with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
         output = task.method.step(batch)
-    descend(output, state)
+    descend(output, state.optimizers)
     accumulate(output, state)
     state.iteration += 1
     row = {}
@@ -154,15 +160,15 @@ def train_one(task: Task, state: TrainingState) -> None:
     state.progress(state.iteration, f"val Dice {100 * state.best_dice:.1f} %")
 
 
-def descend(output: StepOutput, state: TrainingState) -> None:
+def descend(output: StepOutput, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """One step of every optimiser. The losses' graphs do not meet, since pseudo-labels carry no gradient; a network
     that no loss has reached has no gradient and stays as it is: SAM, where no image of the batch holds an object."""
-    for optimizer in state.optimizers.values():
+    for optimizer in optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     loss = sum(output.losses.values())
     if loss.requires_grad:
         loss.backward()
-    for optimizer in state.optimizers.values():
+    for optimizer in optimizers.values():
         optimizer.step()
 
 

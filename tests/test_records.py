@@ -115,6 +115,37 @@ def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
     assert len(tables.wilcoxon_table(runs, cases)) == 3
 
 
+def with_seeds(**change):
+    """The records of seed 0, and those of seed 1 with every Dice of `change`'s methods moved."""
+    runs, cases = records()
+    runs1, cases1 = (table.assign(run_id=table.run_id.str.replace("-s0", "-s1")) for table in (runs, cases))
+    for method, moved in change.items():
+        cases1.loc[cases1.run_id.str.contains(method), "dice"] += moved
+    return pd.concat([runs, runs1.assign(seed=1, val_dice=runs1.val_dice + 0.02)], ignore_index=True), pd.concat([cases, cases1], ignore_index=True)
+
+
+def test_seeds_by_hand():
+    runs, cases = with_seeds(supervised=0.1)
+    runs = runs[(runs.method != "fixmatch") | (runs.seed == 0)]
+    table = tables.seed_table(runs, cases[cases.run_id.isin(runs.run_id)]).set_index("method")
+    one = 100 * cases[cases.run_id == "acdc-n3-supervised-s0"].dice.mean()
+    assert table.loc["Supervised", "seeds"] == "0 1" and "FixMatch" not in table.index and "SAM, reference boxes" not in table.index
+    assert table.loc["Supervised"][["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
+    assert tables.seed_table(*records()).empty and tables.wilcoxon_over_seeds(*records()).empty
+
+
+def test_over_seeds_a_patient_counts_once_with_the_mean():
+    runs, cases = with_seeds(agree=0.2)
+    runs = runs[(runs.method != "supervised") | (runs.seed == 0)]
+    cases = cases[cases.run_id.isin(runs.run_id)]
+    found = tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
+    assert set(found.reference) == {"SAM-Match (FixMatch), agreement"} and list(found.index) == ["FixMatch", "FixMatch, continued"] and set(found.n) == {6}
+    by_patient = cases.groupby(["run_id", "patient_id"]).dice.mean()
+    mean = {tail: (by_patient[f"acdc-n3-{tail.format(0)}"] + by_patient[f"acdc-n3-{tail.format(1)}"]) / 2
+            for tail in ("samatch-fixmatch-lite_medsam-s{}-agree", "fixmatch-s{}")}
+    assert found.median_difference["FixMatch"] == pytest.approx(np.median(mean["samatch-fixmatch-lite_medsam-s{}-agree"] - mean["fixmatch-s{}"]))
+
+
 def test_only_the_papers_method_gets_the_papers_number():
     assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
     for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam"):

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import threading
 
 import pandas as pd
 import pytest
@@ -118,6 +119,20 @@ def test_two_processes_cannot_train_one_run(tiny_profile):
     first.open()
     with pytest.raises(InputError, match="another process"):
         second.open()
+
+
+def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, monkeypatch):
+    parent, child = Run(config("supervised")), config("fixmatch")
+    parent.open()  # the other process
+    waiting = threading.Thread(target=train.train, args=(child,), daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive() and not Run(child).partial.exists()
+    prepared = prepare(parent.config)
+    torch.save(train.network_state(prepared.method), parent.partial / "checkpoint.pt")
+    parent.finish({"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]}))
+    waiting.join(60)
+    assert Run(child).complete and Run(parent.config).read()["val_dice"] == 0.5 and not parent.partial.exists()
 
 
 def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):

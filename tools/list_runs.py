@@ -1,4 +1,4 @@
-"""Prints one line of arguments for `python -m samatch.train` a run: usage: list_runs.py ablations|comparisons MATCH_METHOD"""
+"""Prints one line of arguments for `python -m samatch.train` a run: usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD"""
 
 import sys
 
@@ -8,9 +8,16 @@ from samatch.methods import method_names
 from samatch.profiles import ABLATIONS
 
 
+SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
+
+
 def runs(kind: str, match: str) -> list[str]:
-    """The grid of SAM-Match around `match`, or every comparison method that does not use SAM."""
-    known(kind, ("ablations", "comparisons"), "list of runs")
+    """The grid of SAM-Match around `match`; every comparison method that does not use SAM; or SAM-Match and what it is
+    compared with first, on other seeds."""
+    known(kind, ("ablations", "comparisons", "seeds"), "list of runs")
+    if kind == "seeds":
+        words = (f"--method {match}", f"--method {GUIDED}{match}", f"--method {GUIDED}{match} --variant no_sam")
+        return [f"{line} --seed {seed}" for line in words for seed in SEEDS]
     if kind == "ablations":
         return [f"--method {GUIDED}{match} --variant {variant}" if variant else f"--method {GUIDED}{match}"
                 for variant in dict.fromkeys(level.variant for level in ABLATIONS)]
