@@ -84,8 +84,9 @@ manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,M
 predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
 	@$(PY) -m samatch.predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
 
-benchmark: $(READY)  ## time every step against a plain reference with the published structure; writes results/benchmarks and figures/speed.png
+benchmark: $(READY)  ## time every step against a plain reference with the published structure, and how the cost grows; writes results/benchmarks and two figures
 	$(PY) -W ignore -m benchmarks.run
+	$(PY) -W ignore -m benchmarks.scaling
 
 test: $(READY)  ## unit tests, notebook linter, tracked notebooks re-executed and compared; two of them at a time
 	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint

@@ -30,7 +30,7 @@ from samatch.methods import PseudoLabel, method_class
 from samatch.records import write_text
 from samatch.train import descend, make_optimizers
 
-COUNTS = {"iterations": (5, 10, 20, 40), "slices": (16, 32, 64, 128), "classes": (1, 2, 4, 8)}
+COUNTS = {"iterations": (5, 10, 20, 40), "slices": (8, 16, 32, 64), "classes": (1, 2, 4, 8)}
 IMAGES = 4
 
 

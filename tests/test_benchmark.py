@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.plain import PlainTrainer
 from benchmarks.run import comparable
+from benchmarks.scaling import exponents, squares
 from samatch.config import make_config
 from samatch.data import Batch, SlicePool, draw_batch
 from samatch.datasets import load_cases
@@ -103,3 +104,17 @@ def test_a_table_keeps_only_rows_of_the_same_machine():
     old = pd.DataFrame([["FixMatch", 1.0, *here], ["validation", 2.0, *here], ["urpc", 3.0, *there]], columns=columns)
     new = pd.DataFrame([["FixMatch", 0.5, *here]], columns=columns)
     assert comparable(old, new).case.tolist() == ["validation"]
+
+
+def test_exponents_by_hand():
+    """Seconds 3 n, 2 n^2, and 5 whatever n is."""
+    table = pd.DataFrame([(name, n, cost(n)) for name, cost in (("line", lambda n: 3.0 * n), ("square", lambda n: 2.0 * n**2), ("fixed", lambda n: 5.0))
+                          for n in (1, 2, 4, 8)], columns=["quantity", "count", "seconds"])
+    assert exponents(table) == pytest.approx({"line": 1, "square": 2, "fixed": 0}, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_every_class_is_in_every_image_once_and_of_one_size(count):
+    image, label = squares(count)
+    sizes = torch.stack([(label == number).sum((1, 2)) for number in range(1, count + 1)])
+    assert len(image) == len(label) and (sizes == sizes[0, 0]).all() and sizes[0, 0] > 100 and label.max() == count
