@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from samatch import sam as sam_module
+from samatch.config import make_config
 from samatch.errors import InputError
+from samatch.networks import UNet
 from samatch.prompts import Prompt
 from samatch.sam import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
-from samatch.sam import _vit
+from samatch.sam import _vit, lite_medsam
 from samatch.sam.lite_medsam import adapt
 from samatch.weights import load_weights, weights_file
 
@@ -149,6 +151,45 @@ def test_weights_with_a_wrong_hash_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMATCH_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match="wrong hash"):
         build_sam("lite_medsam", image_size=128, num_classes=4)
+
+
+def kept_for_backward(function) -> int:
+    """Bytes of the distinct tensors that the backward pass of function() will read; weights are not counted."""
+    found = {}
+
+    def keep(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            found[tensor.untyped_storage().data_ptr()] = tensor  # kept alive: a freed place would be given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        function()
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+def test_the_papers_joint_step_fits_into_8_gb(lite):
+    """Counted on one image, times the images of a step of SAM-Match (UniMatch), the larger one: 8 for SAM, 16 for the student."""
+    config = make_config("paper", "acdc", 3, "samatch-unimatch").train
+    size, num_images = config.image_size, config.batch_labeled + config.batch_unlabeled
+    image, student = torch.rand(1, 1, size, size), UNet(4)
+    prompt = Prompt(torch.tensor([[[20.0, 20, 120, 120]] * 3]), torch.ones(1, 3, dtype=torch.bool), size)
+    lite.tune("all")
+    sam = kept_for_backward(lambda: lite(image, prompt))
+    views = config.batch_labeled + 3 * config.batch_unlabeled
+    weights = 4 * 4 * sum(p.numel() for network in (lite, student) for p in network.parameters())  # value, gradient, two moments
+    total = num_images * sam + views * kept_for_backward(lambda: student(image)) + weights
+    assert 5e9 < total < 7.5e9
+
+
+def test_recomputed_stages_give_the_same_gradients(monkeypatch):
+    sam, found = build_sam("lite_medsam", image_size=64, num_classes=2).eval(), []
+    sam.tune("all")
+    for recomputed in (0, lite_medsam.RECOMPUTED):
+        monkeypatch.setattr(lite_medsam, "RECOMPUTED", recomputed)
+        sam.zero_grad()
+        sam.encode(torch.linspace(0, 1, 64 * 64).view(1, 1, 64, 64)).square().mean().backward()
+        found.append([p.grad.clone() for p in sam.image_encoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found)) and any(a.any() for a in found[0])
 
 
 def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():

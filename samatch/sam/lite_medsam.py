@@ -12,10 +12,14 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models import tiny_vit
 from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from samatch.sam import SamModel
 
 IMAGE_SIZE = 256
+# Of the first stages only the input is kept for the backward pass, which computes them again: for a fifth more time, half of
+# the memory, so that the paper's joint step fits into 8 GB (tests/test_sam.py counts).
+RECOMPUTED = 2
 
 
 class Attention(tiny_vit.Attention):
@@ -45,7 +49,11 @@ class Encoder(nn.Module):
                                   nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.neck(self.backbone.forward_features(image))
+        x = self.backbone.patch_embed(image)
+        for number, stage in enumerate(self.backbone.stages):
+            again = torch.is_grad_enabled() and number < RECOMPUTED
+            x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False) if again else stage(x)
+        return self.neck(x)
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
