@@ -1,0 +1,60 @@
+"""Figures: what they draw and say is what the tables hold."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+
+from samatch import plots
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def words(figure):
+    """Every text of a figure."""
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def test_the_closest_comparisons_are_drawn_with_every_patient():
+    scores = pd.DataFrame({"mine": [0.8, 0.7, 0.9], "near": [0.79, 0.72, 0.88], "far": [0.1, 0.2, 0.3]})
+    figure = plots.paired_differences(scores, "mine", {"near": "Near", "far": "Far"}, "Mine", most=1)
+    drawn = [axis for axis in figure.axes if axis.patches]
+    assert len(drawn) == 1 and [bar.get_height() for bar in drawn[0].patches] == pytest.approx([-2, 1, 2])
+    assert "against Near" in words(figure) and "against Far" not in words(figure) and any("the 1 closest of 2" in text for text in words(figure))
+
+
+def test_a_cell_that_was_not_run_has_a_word_and_no_point():
+    grid = pd.DataFrame({"factor": ["gate", "gate", "gate"], "level": ["none", "both", "one"], "default": [True, False, False],
+                         "status": ["run", "not run", "run"], "dice": [80.0, np.nan, 81.5], "selected_iteration": [100, pd.NA, 0]}).astype({"selected_iteration": "Int64"})
+    figure = plots.ablation_grid(grid, "title")
+    points = figure.axes[0].collections[0]
+    assert sorted(points.get_offsets()[:, 0]) == [80, 81.5] and words(figure).count("not run") == 1 and "80.0" in words(figure)
+    assert to_hex(points.get_facecolor()[1]) == "#ffffff" != to_hex(points.get_facecolor()[0])  # hollow: the start stayed best
+
+
+def test_speed_says_the_ratio_and_scaling_the_exponent():
+    speed = plots.speed(pd.DataFrame({"case": ["a", "b"], "plain_s": [10.0, 6.0], "samatch_s": [2.0, 1.5], "ratio": [5.0, 4.0]}), "title")
+    assert " 2 s: 5.0 times as fast" in words(speed) and " 1.5 s: 4.0 times as fast" in words(speed)
+    scaling = plots.scaling(pd.DataFrame({"quantity": ["classes"] * 3, "count": [1, 2, 4], "seconds": [1.0, 1.9, 3.7], "exponent": [0.94] * 3}))
+    linear, measured = scaling.axes[0].lines
+    assert "exponent 0.94" in words(scaling) and measured.get_ydata().tolist() == [1.0, 1.9, 3.7]
+    assert linear.get_ydata() == pytest.approx([3.7 / 4, 3.7 / 2, 3.7])
+
+
+def test_one_panel_a_class_and_no_class_without_pixels():
+    log = pd.DataFrame({"iteration": [50, 100], **{f"pseudo_dice_{source}_{c}": [0.5, 0.6] for source in plots.SOURCE_STYLES for c in ("RV", "LV")}})
+    assert [axis.get_title() for axis in plots.pseudo_label_quality(log, ("RV", "LV")).axes] == ["RV", "LV"]
+    label = np.zeros((8, 8), int)
+    label[2:5, 2:5] = 2
+    figure = plots.slices_with_contours([("slice", np.zeros((8, 8)), label)], ("RV", "LV"), columns=1)
+    contours = [c for c in figure.axes[0].collections if len(c.get_paths())]
+    assert len(contours) == 1 and to_hex(contours[0].get_edgecolor()[0]) == plots.class_color(1)
