@@ -19,9 +19,11 @@ METHOD_LABELS = {
     "entropy_minimization": "Entropy minimization", "mean_teacher": "Mean teacher", "uamt": "UA-MT", "ict": "ICT", "cps": "CPS", "cct": "CCT",
     "deep_co_training": "Deep co-training", "r_drop": "R-Drop", "urpc": "URPC", "adversarial": "DAN", "cross_teaching": "CNN-transformer cross teaching"}
 VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
-                  **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")}}
+                  **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")},
+                  "joint_x5": "five times as long", "no_sam_x5": "five times as long"}
 NO_SAM = "no_sam"
-VARIANT_ORDER = (NO_SAM, "", "consensus", "agree", "as_published")
+VARIANT_ORDER = (NO_SAM, "", "consensus", "agree", "as_published", "no_sam_x5", "joint_x5")
+CONTROLS = {"joint_x5": "no_sam_x5"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
 NOT_RUN = "not run"
 
@@ -141,20 +143,21 @@ def tracked_dice(profile: str, dataset: str) -> dict[str, str]:
 
 
 def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", reference: str | None = None) -> pd.DataFrame:
-    """One chosen SAM-Match against every comparison method of its budget and seed; other guided runs are not in the family."""
+    """One SAM-Match against every comparison method of its budget and seed, and against the same training without SAM; other guided
+    runs are not in the family."""
     reference = reference or all_chosen(runs)[0]
     mine = runs.set_index("run_id").loc[reference]
     runs = headline(runs)
-    family = runs[_is_comparison(runs) & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
+    family = runs[_is_comparison(runs, CONTROLS.get(mine.variant, NO_SAM)) & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     others = list(in_reading_order(family).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     names = names_of(runs)
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
 
 
-def _is_comparison(runs: pd.DataFrame) -> pd.Series:
-    """Which runs a SAM-Match is compared with: every method that no SAM guides."""
-    return (runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == NO_SAM))
+def _is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
+    """Which runs a SAM-Match is compared with: every method that no SAM guides, and continued training of the variant `control`."""
+    return (runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == control))
 
 
 def _words(seeds: pd.Series) -> str:
@@ -221,9 +224,9 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": summary(runs, per_case)}
-    if chosen := all_chosen(runs):
+    if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
         found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
-                                       for reference in chosen for metric in ("dice", "hd95") for unit in stats.UNITS])
+                                       for reference in references for metric in ("dice", "hd95") for unit in stats.UNITS])
     if len(table := seed_table(runs, per_case)):
         found |= {"seeds": table, "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
     for name, table in found.items():

@@ -91,6 +91,18 @@ def test_the_family_holds_every_comparison_method_and_no_sibling():
     assert set(found.reference) == {"SAM-Match (FixMatch), agreement"}
 
 
+def test_longer_training_is_compared_with_equally_long_training_without_sam():
+    runs, cases = records()
+    for short, long in (("samatch-fixmatch-lite_medsam-s0", "joint_x5"), ("samatch-fixmatch-s0-no_sam", "no_sam_x5")):
+        run = runs[runs.run_id == f"acdc-n3-{short}"].assign(run_id=long, variant=long)
+        runs = pd.concat([runs, run], ignore_index=True)
+        cases = pd.concat([cases, cases[cases.run_id == f"acdc-n3-{short}"].assign(run_id=long)], ignore_index=True)
+    assert set(tables.wilcoxon_table(runs, cases).comparison) == {"Supervised", "FixMatch", "FixMatch, continued"}
+    found = tables.wilcoxon_table(runs, cases, reference="joint_x5")
+    assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued, five times as long"}
+    assert set(found.reference) == {"SAM-Match (FixMatch), five times as long"}
+
+
 def test_ablation_cells_without_a_run_are_missing_not_zero():
     runs, cases = records()
     runs = pd.concat([runs, runs[runs.variant == "agree"].assign(run_id="other-seed", variant="mask", seed=1)])
