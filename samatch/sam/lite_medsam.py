@@ -17,9 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from samatch.sam import SamModel
 
 IMAGE_SIZE = 256
-# Of the first stages only the input is kept for the backward pass, which computes them again: for a fifth more time, half of
-# the memory, so that the paper's joint step fits into 8 GB (tests/test_sam.py counts).
 RECOMPUTED = 2
+
+
+def recomputed_stages(device: torch.device) -> int:
+    """Of so many first stages only the input is kept for the backward pass, which computes them again: for a seventh more
+    time, half of the memory, so that the paper's joint step fits into 8 GB of a GPU (tests/test_sam.py counts). On a CPU
+    memory is not what is short."""
+    return 0 if device.type == "cpu" else RECOMPUTED
+
 
 
 class Attention(tiny_vit.Attention):
@@ -51,7 +57,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.backbone.patch_embed(image)
         for number, stage in enumerate(self.backbone.stages):
-            again = torch.is_grad_enabled() and number < RECOMPUTED
+            again = torch.is_grad_enabled() and number < recomputed_stages(x.device)
             x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False) if again else stage(x)
         return self.neck(x)
 
