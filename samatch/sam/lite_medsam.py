@@ -27,7 +27,6 @@ def recomputed_stages(device: torch.device) -> int:
     return 0 if device.type == "cpu" else RECOMPUTED
 
 
-
 class Attention(tiny_vit.Attention):
     """timm's, but the biases have four axes, since torch's fast kernel on a CPU takes no three, and are not kept:
     timm would go on with those of older weights."""
