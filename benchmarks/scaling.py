@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from benchmarks.run import DEVICE, about_here, apart, seconds, set_up
-from samatch import evaluate, paths, plots, repro, task
+from samatch import evaluate, paths, plots, task
 from samatch.config import make_config
 from samatch.data import SlicePool, draw_batch
 from samatch.datasets import load_cases
@@ -63,8 +63,7 @@ def slices(count: int) -> Callable[[], None]:
 
 def joint_step(count: int) -> Callable[[], None]:
     """With cached embeddings; the student names every class in every image, as a trained one does."""
-    image, label = squares(count)
-    return training_step("samatch-fixmatch", image, label)
+    return training_step("samatch-fixmatch", *squares(count))
 
 
 def squares(num_objects: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +78,7 @@ def squares(num_objects: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def training_step(name: str, image: torch.Tensor, label: torch.Tensor) -> Callable[[], None]:
-    """Batch, step and optimisers; what the student proposes is the label itself."""
+    """Batch, step and optimisers; under SAM's guidance, what the student proposes is the label itself."""
     changes = {"train.batch_labeled": IMAGES, "train.batch_unlabeled": IMAGES, "augment.rotation_deg": 0.0, "augment.scale": 0.0}
     config = make_config("laptop", "phantom", 3, name, variant="scaling", overrides=changes)
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=1))

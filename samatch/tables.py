@@ -227,8 +227,8 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
         found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
                                        for reference in references for metric in ("dice", "hd95") for unit in stats.UNITS])
-    if len(table := seed_table(runs, per_case)):
-        found |= {"seeds": table, "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
+    over_seeds = {"seeds": seed_table(runs, per_case), "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
+    found |= {name: table for name, table in over_seeds.items() if len(table)}
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found]

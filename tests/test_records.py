@@ -230,3 +230,10 @@ def test_tracked_results_are_sound(folder):
         assert not set(record["config"]["parents"]) - set(runs.run_id)
     kept = pd.read_csv(folder / "summary.csv")
     assert kept.dice.to_numpy() == pytest.approx(tables.summary(runs, cases).dice.to_numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds, expected", [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})])
+def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, expected):
+    for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    assert {path.stem for path in tables.write_tables("laptop", "acdc", tmp_path)} == expected

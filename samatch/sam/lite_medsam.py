@@ -21,9 +21,9 @@ RECOMPUTED = 2
 
 
 def recomputed_stages(device: torch.device) -> int:
-    """Of so many first stages only the input is kept for the backward pass, which computes them again: for a seventh more
-    time, half of the memory, so that the paper's joint step fits into 8 GB of a GPU (tests/test_sam.py counts). On a CPU
-    memory is not what is short."""
+    """Of so many first stages only the input is kept for the backward pass, which computes them again: some more
+    time for half of the memory, so that the paper's joint step fits into 8 GB of a GPU (tests/test_sam.py counts). On a
+    CPU memory is not what is short."""
     return 0 if device.type == "cpu" else RECOMPUTED
 
 
