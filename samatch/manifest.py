@@ -3,7 +3,7 @@
 A set's manifest lies in data_manifests/<set>/, or for a set of your own in <data>/<set>/manifest/:
 
 dataset.yaml   classes, normalisation, licence, source, citation
-cases.csv      one row a case: sizes, spacing, content hashes
+cases.csv      one row a case: sizes, spacing, content hashes, group of the patient
 splits.csv     one row a patient: split, and the order in which labels are given out
 
 A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's cases.csv.
@@ -21,6 +21,7 @@ from samatch.errors import InputError, known, raise_all
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"  # split of patients that belong to the set and take no part
+DISTANCES = ("mm", "voxel")  # units that a set's protocol may count surface distances in
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Case:
     label_sha256: str    # of the uint8 label
     image: str = ""      # file, relative to the set's folder; "" where the reader finds it by the case's id
     label: str = ""
+    group: str = ""      # of the patient, a diagnosis for example; "" in sets without groups
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Manifest:
     labeled_order: tuple[str, ...]
     sha256: str
     splits_sha256: str
+    distances: str = "mm"                # unit of HD95 and ASD: mm where the spacing is known, or always voxel
+    earlier_sha256: frozenset[str] = frozenset()  # of earlier cases.csv with the same images, labels and patients
 
     @property
     def num_classes(self) -> int:
@@ -111,11 +115,15 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     with open(files[2], newline="") as handle:
         rows = list(csv.DictReader(handle))
     raise_all(f"manifest of {name}", manifest_faults(cases, rows, about["budgets"]), "correct splits.csv or cases.csv")
+    distances = known(about.get("distances", "mm"), DISTANCES, "unit of distances")
     order = sorted((int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train")
     hashes = [repro.file_sha256(f) for f in files]
+    home = files[1].with_name("dataset.yaml")
+    earlier = frozenset(yaml.safe_load(home.read_text()).get("earlier_cases_sha256", ()))
     return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
                     split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
-                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2],
+                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2], distances=distances,
+                    earlier_sha256=earlier,
                     **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
 
 
@@ -132,6 +140,7 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in (*SPLITS, UNUSED)]
     bare = {case.patient_id for case in cases if case.image and not case.label}
     in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
+    faults += [f"patient {p} is of two groups" for p in _doubles(p for p, _ in {(c.patient_id, c.group) for c in cases})]
     faults += [f"patient {p} has a case but no split" for p in sorted(in_cases - in_splits)]
     faults += [f"patient {p} has a split but no case" for p in sorted(in_splits - in_cases)]
     ranks = sorted(int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train")
@@ -161,9 +170,10 @@ def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[st
 
 
 def write_cases(path: Path, cases: list[Case]) -> None:
-    """cases.csv; with the columns image and label where a case names its files."""
+    """cases.csv; with the columns image and label where a case names its files, and group where a patient has one."""
     columns = ["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"]
     columns += ["image", "label"] if any(case.image for case in cases) else []
+    columns += ["group"] if any(case.group for case in cases) else []
     with open(path, "w", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
@@ -175,7 +185,7 @@ def write_cases(path: Path, cases: list[Case]) -> None:
 def _case(row: dict) -> Case:
     spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
     return Case(row["case_id"], row["patient_id"], int(row["n_slices"]), int(row["height"]), int(row["width"]), spacing,
-                row["image_sha256"], row["label_sha256"], row.get("image", ""), row.get("label", ""))
+                row["image_sha256"], row["label_sha256"], row.get("image", ""), row.get("label", ""), row.get("group", ""))
 
 
 def _doubles(names) -> list[str]:

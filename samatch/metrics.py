@@ -39,14 +39,22 @@ def distance_unit(mask: np.ndarray, spacing: tuple[float, ...] | None) -> str:
     return "mm" if spacing else "pixel" if len(mask) == 1 else "voxel"
 
 
-def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], spacing: tuple[float, ...] | None) -> list[dict]:
-    """One row a foreground class of two class maps (D, H, W): class, dice, hd95, asd, unit, sizes, status."""
-    rows = []
+def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], spacing: tuple[float, ...] | None,
+                 distances: str = "mm") -> list[dict]:
+    """One row a foreground class of two class maps (D, H, W): class, dice, distances, their unit, sizes, status.
+
+    hd95 and asd are in mm with a spacing (z, y, x), else in voxels; with `distances` "voxel" always in voxels.
+    hd95_mm and asd_mm are in mm whatever the protocol, NaN without a spacing.
+    """
+    rows, unknown = [], (float("nan"), float("nan"))
+    counted_in = spacing if distances == "mm" else None
     for value, name in enumerate(classes, 1):
         a, b = pred == value, ref == value
         n_pred, n_ref = int(a.sum()), int(b.sum())
         status = OK if n_pred and n_ref else BOTH_EMPTY if not (n_pred or n_ref) else EMPTY_REF if n_pred else EMPTY_PRED
-        hd95, asd = surface_distances(a, b, spacing) if status == OK else (float("nan"), float("nan"))
-        rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd, "distance_unit": distance_unit(pred, spacing),
+        in_mm = surface_distances(a, b, spacing) if status == OK and spacing else unknown
+        hd95, asd = in_mm if counted_in or status != OK else surface_distances(a, b, None)
+        rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd,
+                     "distance_unit": distance_unit(pred, counted_in), "hd95_mm": in_mm[0], "asd_mm": in_mm[1],
                      "n_pred": n_pred, "n_ref": n_ref, "status": status})
     return rows

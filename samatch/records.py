@@ -18,6 +18,7 @@ import pandas as pd
 from samatch import paths, repro
 from samatch.config import RunConfig
 from samatch.errors import InputError, known, raise_all
+from samatch.manifest import load_manifest, manifest_folders
 
 KEY = ["run_id", "case_id", "class"]
 RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
@@ -133,8 +134,24 @@ def read_results(profile: str, dataset: str, folder: Path | None = None) -> tupl
             raise InputError(f"no results of {dataset} in profile {profile}", where=paths.shown(folder / name), do="run `make reproduce`")
         tables.append(pd.read_csv(folder / name, keep_default_na=False, na_values=["", "nan", "NaN"]))
     runs, per_case = tables
+    runs["manifest_sha256"] = todays(dataset, runs.manifest_sha256)
     raise_all(f"results of {dataset}, profile {profile}", result_faults(runs, per_case), "train the faulty runs again and collect")
-    return runs.fillna({"sam": "", "variant": "", "parents": ""}), per_case
+    return runs.fillna({"sam": "", "variant": "", "parents": ""}), with_mm(per_case)
+
+
+def todays(dataset: str, hashes: pd.Series) -> pd.Series:
+    """Hashes of cases.csv, with today's in the place of earlier ones that had the same images, labels and patients."""
+    if dataset not in manifest_folders():
+        return hashes
+    manifest = load_manifest(dataset)
+    return hashes.mask(hashes.isin(manifest.earlier_sha256), manifest.sha256)
+
+
+def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
+    """per_case with hd95_mm and asd_mm, which earlier records lack: known where the distances are in mm, else NaN."""
+    in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
+    return per_case.assign(**{f"{name}_mm": per_case.get(f"{name}_mm", none).fillna(per_case[name].where(in_mm))
+                              for name in ("hd95", "asd")})
 
 
 def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:

@@ -26,6 +26,7 @@ VARIANT_ORDER = (NO_SAM, "", "consensus", "agree", "as_published", "no_sam_x5", 
 CONTROLS = {"joint_x5": "no_sam_x5"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
 NOT_RUN = "not run"
+IN_MM = {"hd95_mm": "HD95 mm", "asd_mm": "ASD mm"}
 
 
 def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,18 +68,23 @@ def _most_common(values: pd.Series):
 
 
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice."""
+    """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice.
+
+    hd95 and asd are in `unit`; where that is not mm and the spacing is known, hd95_mm and asd_mm stand beside them.
+    """
     rows, names = per_case[per_case.split == split], names_of(runs)
+    beside = [name for name in IN_MM if name in rows and rows[name].notna().any() and not (rows.distance_unit == "mm").all()]
     table = []
     for run in in_reading_order(runs).itertuples():
         cases = rows[rows.run_id == run.run_id]
         if cases.empty:
             continue
-        patients = cases.groupby("patient_id")[["dice", "hd95", "asd"]].mean()
+        patients = cases.groupby("patient_id")[["dice", "hd95", "asd", *beside]].mean()
         by_class = cases.groupby("class", sort=False)["dice"].mean()
         table.append({"run_id": run.run_id, "method": names[run.run_id], "val_dice": 100 * run.val_dice,
                       "dice": 100 * patients.dice.mean(), "dice_sd": 100 * patients.dice.std(), **{f"dice_{c}": 100 * d for c, d in by_class.items()},
                       "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": cases.distance_unit.iloc[0],
+                      **{name: patients[name].mean() for name in beside},
                       "undefined": int(cases.hd95.isna().sum()), "n": len(patients), "seed": run.seed})
     return pd.DataFrame(table)
 
@@ -129,6 +135,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     return pd.DataFrame({"method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
                          "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
                          f"HD95 {unit}": table.hd95.map("{:.2f}".format), f"ASD {unit}": table.asd.map("{:.2f}".format),
+                         **{title: table[name].map("{:.2f}".format) for name, title in IN_MM.items() if name in table},
                          "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
                          "paper's Dice %": [paper_value(dataset, r) for r in table.run_id]})
 

@@ -215,12 +215,12 @@ def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
     for name, network in task.method.networks().items():
         network.load_state_dict(weights[name])
     if task.config.method == FINETUNE:
-        return evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val")
+        return evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val", manifest.distances)
     test = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
     predictions = {volume.case.case_id: task.segment(volume) for volume in test}
     np.savez_compressed(run.partial / "predictions.npz", **predictions)
-    tables = [evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val"),
-              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes, "test")]
+    tables = [evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val", manifest.distances),
+              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes, "test", manifest.distances)]
     return pd.concat(tables, ignore_index=True)
 
 

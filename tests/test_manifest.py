@@ -1,3 +1,6 @@
+import dataclasses
+from collections import Counter
+
 import pytest
 import yaml
 
@@ -94,3 +97,28 @@ def test_a_manifest_beside_the_users_own_data_is_found(tmp_path, monkeypatch):
     write_manifest(paths.data_dir() / "mine" / "manifest", ABOUT | {"reader": "files"},
                    [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
     assert load_manifest("mine").reader == "files"
+
+
+def test_acdc_has_a_spacing_and_a_diagnosis_for_every_patient():
+    cases = load_manifest("acdc").cases
+    assert load_manifest("acdc").distances == "voxel" and load_manifest("chaos").distances == "mm"
+    assert Counter(case.group for case in cases) == dict.fromkeys(("NOR", "MINF", "DCM", "HCM", "RV"), 40)
+    assert Counter(case.spacing[0] for case in cases) == {10: 172, 5: 24, 6.5: 2, 7: 2}
+    assert all(0.70 < case.spacing[1] < 1.93 and case.spacing[1] == case.spacing[2] for case in cases)
+    assert {case.group for case in load_manifest("phantom").cases} == {""}
+
+
+def test_groups_make_the_round_trip_and_belong_to_a_patient(tmp_path):
+    cases = [dataclasses.replace(case(p, p), group=group) for p, group in zip("abcd", ("x", "x", "y", ""))]
+    write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
+    assert load_manifest("mine", tmp_path).cases == tuple(cases)
+    cases.append(dataclasses.replace(cases[0], case_id="a2", group="y"))
+    write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
+    with pytest.raises(InputError, match="patient a is of two groups"):
+        load_manifest("mine", tmp_path)
+
+
+def test_an_unknown_unit_of_distances_is_refused(tmp_path):
+    write_manifest(tmp_path, ABOUT | {"distances": "inch"}, [case(p, p) for p in "abcd"], {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
+    with pytest.raises(InputError, match="unknown unit of distances: 'inch'"):
+        load_manifest("mine", tmp_path)

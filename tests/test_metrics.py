@@ -55,3 +55,16 @@ def test_every_status():
     assert [row["dice"] for row in rows[:3]] == [1, 0, 0] and np.isnan(rows[3]["dice"])
     assert rows[0]["hd95"] == 0 and all(np.isnan(row["hd95"]) for row in rows[1:])
     assert rows[0]["distance_unit"] == "voxel"
+
+
+def test_a_protocol_in_voxels_keeps_the_millimetres_beside():
+    """Voxels (3, 4) apart in plane: 5 voxels; with 2 mm and 1 mm pixels sqrt(6^2 + 4^2) mm."""
+    pred, ref = np.zeros((2, 9, 9), np.uint8), np.zeros((2, 9, 9), np.uint8)
+    pred[:, 1, 1], ref[:, 4, 5] = 1, 1
+    row = case_metrics(pred, ref, ("a",), (10.0, 2.0, 1.0), "voxel")[0]
+    assert (row["hd95"], row["asd"], row["distance_unit"]) == (pytest.approx(5), pytest.approx(5), "voxel")
+    assert row["hd95_mm"] == row["asd_mm"] == pytest.approx(np.hypot(6, 4))
+    in_mm = case_metrics(pred, ref, ("a",), (10.0, 2.0, 1.0))[0]
+    assert in_mm["distance_unit"] == "mm" and in_mm["hd95"] == in_mm["hd95_mm"] == row["hd95_mm"]
+    unknown = case_metrics(pred, ref, ("a",), None)[0]
+    assert unknown["hd95"] == pytest.approx(5) and np.isnan(unknown["hd95_mm"]) and np.isnan(unknown["asd_mm"])

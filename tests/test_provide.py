@@ -1,6 +1,7 @@
 """Fetching over HTTP with hashes, unpacking, the prepared file, and verifying."""
 
 import csv
+import dataclasses
 import functools
 import http.server
 import io
@@ -19,7 +20,7 @@ from samatch.curate import curate
 from samatch.data import SlicePool
 from samatch.datasets import load_case, load_cases
 from samatch.errors import InputError
-from samatch.manifest import load_manifest
+from samatch.manifest import load_manifest, write_cases
 from samatch.repro import file_sha256
 from tests.made import ellipse, png
 
@@ -175,3 +176,19 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
     (tmp_path / "d.zip").write_bytes(b"no archive")
     with pytest.raises(InputError, match="unreadable archive"):
         unpack(tmp_path / "d.zip", tmp_path / "into")
+
+
+def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
+    """Pictures have no spacing of their own; one that the manifest names reaches the volumes from the prepared file."""
+    for n in range(6):
+        image, label = ellipse(n, size=40)
+        png(paths.data_dir() / "p" / "images" / f"{n}.png", image)
+        png(paths.data_dir() / "p" / "masks" / f"{n}.png", label * 255)
+    curate("p", None, ["lesion"])
+    path = paths.data_dir() / "p" / "manifest" / "cases.csv"
+    provide.data("p")
+    write_cases(path, [dataclasses.replace(case, spacing=(1.0, 0.5, 0.25)) for case in load_manifest("p").cases])
+    assert prepared.Prepared.find(load_manifest("p")) is None
+    provide.data("p")
+    manifest = load_manifest("p")
+    assert prepared.Prepared.find(manifest) and {v.spacing for v in load_cases(manifest, manifest.cases)} == {(1.0, 0.5, 0.25)}

@@ -237,3 +237,37 @@ def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, 
     for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     assert {path.stem for path in tables.write_tables("laptop", "acdc", tmp_path)} == expected
+
+
+def test_earlier_records_without_millimetres_are_read(folder):
+    """Their mm columns are known where the distances are in mm, and NaN elsewhere."""
+    _, cases = read_results("laptop", "acdc", folder)
+    assert cases.hd95_mm.isna().all() and cases.asd_mm.isna().all()
+    table = pd.read_csv(folder / "per_case.csv")
+    table.assign(distance_unit="mm", asd_mm=np.nan).to_csv(folder / "per_case.csv", index=False)
+    _, cases = read_results("laptop", "acdc", folder)
+    assert (cases.hd95_mm == cases.hd95).all() and (cases.asd_mm == 1).all()
+
+
+def test_runs_of_an_earlier_manifest_with_the_same_data_go_with_todays(folder):
+    from samatch.manifest import load_manifest
+
+    manifest = load_manifest("acdc")
+    runs = pd.read_csv(folder / "runs.csv")
+    mixed = [manifest.sha256, *[next(iter(manifest.earlier_sha256))] * (len(runs) - 1)]
+    runs.assign(manifest_sha256=mixed).to_csv(folder / "runs.csv", index=False)
+    assert set(read_results("laptop", "acdc", folder)[0].manifest_sha256) == {manifest.sha256}
+    runs.assign(manifest_sha256=["strange", *mixed[1:]]).to_csv(folder / "runs.csv", index=False)
+    with pytest.raises(InputError, match="2 different manifests"):
+        read_results("laptop", "acdc", folder)
+
+
+def test_millimetres_stand_beside_voxels_where_they_are_known():
+    runs, cases = records()
+    assert "hd95_mm" not in tables.summary(runs, cases)
+    cases = cases.assign(hd95_mm=3 * cases.hd95, asd_mm=np.nan)
+    cases.loc[cases.run_id == "acdc-n3-supervised-s0", "hd95_mm"] = np.nan  # a run of earlier records
+    table = tables.summary(runs, cases).set_index("run_id")
+    assert np.isnan(table.hd95_mm["acdc-n3-supervised-s0"]) and "asd_mm" not in table
+    assert table.hd95_mm["acdc-n3-fixmatch-s0"] == pytest.approx(3 * table.hd95["acdc-n3-fixmatch-s0"])
+    assert "hd95_mm" not in tables.summary(runs, cases.assign(distance_unit="mm"))

@@ -17,6 +17,7 @@ from samatch.manifest import Case, Manifest
 
 
 UNKNOWN = 255  # label value of every voxel of an unlabeled case
+TOLERANCE = 0.01  # relative difference of two spacings that are still the same one
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Raw:
 
 @dataclass(frozen=True)
 class Volume:
-    """One checked case: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8 (UNKNOWN without one), spacing as in Raw.
+    """One checked case: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8 (UNKNOWN without one).
 
-    `small` holds (image, label) at samatch.prepared.SIZE, where a prepared file had them.
+    spacing (z, y, x) in mm: the file's where it has one, else the manifest's, else None. `small` holds (image, label) at samatch.prepared.SIZE, where a prepared file had them.
     """
 
     case: Case
@@ -104,18 +105,26 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
     return faults
 
 
+def spacing_faults(raw: Raw, case: Case) -> list[str]:
+    """A spacing of the file that differs from the manifest's by more than TOLERANCE on an axis."""
+    if not raw.spacing or not case.spacing or np.allclose(raw.spacing, case.spacing, rtol=TOLERANCE, atol=0):
+        return []
+    expected, found = (" x ".join(f"{s:g}" for s in spacing) for spacing in (case.spacing, raw.spacing))
+    return [f"{raw.source}: another voxel spacing (z y x); expected {expected} mm, got {found} mm"]
+
+
 def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Volume:
     """Reads, checks and normalises one case from its source. Raises InputError with every fault of the case."""
     folder = folder or data_folder(manifest.folder)
     raw = reader(manifest.reader).load(case, folder)
     raise_all(f"case {case.case_id} of {manifest.name}", array_faults(raw, manifest.num_classes), "restore the file from its source")
     image, label = arrays_of(raw)
-    faults = []
+    faults = spacing_faults(raw, case)
     for kind, array, expected in (("image", image, case.image_sha256), ("label", label, case.label_sha256)):
         if expected and (found := repro.array_sha256(array)) != expected:
             faults.append(f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., got {found[:12]}...")
     raise_all(f"case {case.case_id} of {manifest.name}", faults, "get the file again, or give changed data a manifest of its own")
-    return Volume(case, image, label, raw.spacing)
+    return Volume(case, image, label, raw.spacing or case.spacing)
 
 
 def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Volume]:

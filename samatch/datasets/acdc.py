@@ -1,6 +1,7 @@
 """ACDC cardiac MRI (Bernard et al., IEEE TMI 2018): 100 patients, end-diastole (frame01) and end-systole (frame02).
 
-Two forms are read: SSL4MIS's h5 volumes (`patient001_frame01.h5`, no spacing in them) and the original tree
+Two forms are read: SSL4MIS's h5 volumes (`patient001_frame01.h5`, no spacing in them:
+the manifest has it) and the original tree
 (`patient001/patient001_frame01.nii.gz` with `_gt.nii.gz`). The original numbers a patient's second frame by its
 time (frame12, say); here it is frame02. Labels: 1 right ventricle, 2 myocardium, 3 left ventricle.
 """
