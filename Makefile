@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := consensus agree as_published no_sam
 
-.PHONY: help install reproduce run ablations comparisons seeds data verify manifest predict benchmark test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -74,6 +74,9 @@ run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch.train $(RUN_ARGS)
 	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
+
+folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DATASET=chaos
+	@$(PY) -m samatch.folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
 
 data: $(READY)  ## get and prepare a data set: DATASET=acdc, busi or chaos; DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
 	@$(PY) -m samatch.provide data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")

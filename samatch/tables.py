@@ -18,11 +18,12 @@ METHOD_LABELS = {
     "supervised": "Supervised", "finetune": "SAM, reference boxes", "fixmatch": "FixMatch", "unimatch": "UniMatch", "bcp": "BCP",
     "entropy_minimization": "Entropy minimization", "mean_teacher": "Mean teacher", "uamt": "UA-MT", "ict": "ICT", "cps": "CPS", "cct": "CCT",
     "deep_co_training": "Deep co-training", "r_drop": "R-Drop", "urpc": "URPC", "adversarial": "DAN", "cross_teaching": "CNN-transformer cross teaching"}
+NO_SAM = "no_sam"
+CHOSEN = "chosen"  # of cross-validation: the way to combine that each fold's validation patients chose
 VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
                   **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")},
-                  "joint_x5": "five times as long", "no_sam_x5": "five times as long"}
-NO_SAM = "no_sam"
-VARIANT_ORDER = (NO_SAM, "", "consensus", "agree", "as_published", "no_sam_x5", "joint_x5")
+                  "joint_x5": "five times as long", "no_sam_x5": "five times as long", CHOSEN: "chosen in each fold"}
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", "consensus", "agree", "as_published", "no_sam_x5", "joint_x5")
 CONTROLS = {"joint_x5": "no_sam_x5"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
 NOT_RUN = "not run"
@@ -162,6 +163,12 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
 
 
+def wilcoxon_tables(runs: pd.DataFrame, per_case: pd.DataFrame, references: list[str]) -> pd.DataFrame:
+    """The families of all references, for Dice and HD95, by patient and by volume."""
+    return pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
+                      for reference in references for metric in ("dice", "hd95") for unit in stats.UNITS])
+
+
 def _is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
     """Which runs a SAM-Match is compared with: every method that no SAM guides, and continued training of the variant `control`."""
     return (runs.method != FINETUNE) & (~runs.method.str.startswith(GUIDED) | (runs.variant == control))
@@ -232,8 +239,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": summary(runs, per_case)}
     if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
-        found["wilcoxon"] = pd.concat([wilcoxon_table(runs, per_case, metric, unit, reference)
-                                       for reference in references for metric in ("dice", "hd95") for unit in stats.UNITS])
+        found["wilcoxon"] = wilcoxon_tables(runs, per_case, references)
     over_seeds = {"seeds": seed_table(runs, per_case), "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
     found |= {name: table for name, table in over_seeds.items() if len(table)}
     for name, table in found.items():

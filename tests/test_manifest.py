@@ -83,7 +83,7 @@ def test_one_image_twice_in_one_split_is_allowed():
 
 
 def test_errors_name_what_exists(tmp_path):
-    with pytest.raises(InputError, match="acdc, busi, busi_with_normal, chaos, phantom"):
+    with pytest.raises(InputError, match="acdc, busi, busi_with_normal, chaos, chaos_fold2, chaos_fold3, chaos_fold4, phantom"):
         load_manifest("acdcc")
     with pytest.raises(InputError, match="cases.csv is missing"):
         (tmp_path / "dataset.yaml").write_text("a: 1")
