@@ -45,7 +45,7 @@ def draw(dataset: str, into: Path | None = None) -> list[Path]:
         text = {"title": f"{manifest.title}, fold {number} of {about['count']}", "classes": list(manifest.classes),
                 **{key: getattr(manifest, key) for key in ("normalisation", "licence", "source", "citation")},
                 "known_faults": f"those of {dataset}, whose files this set shares", "budgets": list(manifest.budgets),
-                "files_of": manifest.folder, "reader": manifest.reader, "distances": manifest.distances,
+                "files_of": manifest.folder, "reader": manifest.reader, "distances": manifest.distances, **({"clinical": manifest.clinical} if manifest.clinical else {}),
                 "fold": {"of": dataset, "number": number, "drawn_by": f"python -m samatch.folds draw --dataset {dataset}"}}
         folders.append(into / name)
         (into / name / "dataset.yaml").unlink(missing_ok=True)

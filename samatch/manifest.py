@@ -11,7 +11,7 @@ A set that shares another's files (`files_of` in dataset.yaml) has its own split
 
 import csv
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -66,6 +66,7 @@ class Manifest:
     sha256: str
     splits_sha256: str
     distances: str = "mm"                # unit of HD95 and ASD: mm where the spacing is known, or always voxel
+    clinical: dict[str, str] = field(default_factory=dict)  # class of a ventricle, frames of ED and ES: samatch/clinical.py
     earlier_sha256: frozenset[str] = frozenset()  # of earlier cases.csv with the same images, labels and patients
 
     @property
@@ -123,7 +124,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
                     split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
                     reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2], distances=distances,
-                    earlier_sha256=earlier,
+                    earlier_sha256=earlier, clinical=_clinical(about),
                     **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
 
 
@@ -180,6 +181,15 @@ def write_cases(path: Path, cases: list[Case]) -> None:
         for case in cases:
             spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
             writer.writerow(dataclasses.asdict(case) | {"spacing_zyx_mm": spacing})
+
+
+def _clinical(about: dict) -> dict[str, str]:
+    """`clinical` of dataset.yaml, {} where it has none."""
+    found = about.get("clinical", {})
+    if found and (set(found) != {"ventricle", "ed", "es"} or found["ventricle"] not in about["classes"]):
+        raise InputError("clinical of dataset.yaml cannot be read", where=about["title"], got=found,
+                         expected="{ventricle: one of the classes, ed: a frame, es: a frame}", do="correct dataset.yaml")
+    return found
 
 
 def _case(row: dict) -> Case:

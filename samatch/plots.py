@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from samatch.clinical import bias_and_limits
+
 DPI = 100
 CLASS_COLORS = sns.color_palette("colorblind", 8).as_hex()[:1] + sns.color_palette("colorblind", 8).as_hex()[1:3]
 MORE_COLORS = sns.color_palette("husl", 12).as_hex()
@@ -108,6 +110,46 @@ def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, s
         axis.set_ylabel("Dice difference (points)")
     closest = f"; the {most} closest of {len(others)}" if len(others) > most else ""
     figure.suptitle(f"{reference_name}: green where it is better{closest}", fontsize=10)
+    return figure
+
+
+def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fraction", unit: str = "points", most: int = 8) -> Figure:
+    """Prediction minus reference over their mean, a dot a patient, one panel a method; mean and 95 % limits as lines.
+
+    panels: method -> rows of clinical.measurements of one measure (pred, ref, and group, which gives a dot its colour).
+    Of more than `most` methods the first are drawn. All panels have the same axes; patients without a value are counted.
+    """
+    chosen = f"; {most} of {len(panels)} methods" if len(panels) > most else ""
+    panels = dict(list(panels.items())[:most])
+    groups = sorted({group for rows in panels.values() for group in rows.get("group", [])} - {""})
+    colors = dict(zip(groups, sns.color_palette("colorblind", len(groups)).as_hex()))
+    columns = min(4, len(panels))
+    rows_of_panels = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows_of_panels, columns, figsize=(3.1 * columns, 3.1 * rows_of_panels + 0.5), dpi=DPI,
+                                layout="constrained", squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(panels):]:
+        axis.axis("off")
+    for axis, (name, rows) in zip(axes.flat, panels.items()):
+        found = bias_and_limits(rows.pred, rows.ref)
+        dots = [colors.get(group, "#4c72b0") for group in rows.get("group", [""] * len(rows))]
+        axis.scatter((rows.pred + rows.ref) / 2, rows.pred - rows.ref, c=dots, s=16, zorder=3)
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.axhline(found["bias"], color="#c44e52", linewidth=1.2)
+        for limit in (found["low"], found["high"]):
+            axis.axhline(limit, color="#c44e52", linewidth=1, linestyle="--")
+        missed = f", {found['undefined']} undefined" if found["undefined"] else ""
+        numbers = f"{found['bias']:+.1f}, limits {found['low']:+.1f} to {found['high']:+.1f}" if found["n"] > 1 else "too few values"
+        axis.set_title(f"{textwrap.fill(name, 32)}\n{numbers}\nn = {found['n']}{missed}", fontsize=8.5)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[max(0, len(panels) - columns):len(panels)]:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel(f"mean of both ({'%' if unit == 'points' else unit})", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"prediction - reference ({unit})", fontsize=9)
+    handles = [Line2D([], [], color=color, marker="o", linestyle="", markersize=4, label=group) for group, color in colors.items()]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.suptitle(f"{measure}: mean difference (line) and its 95 % limits (dashed){chosen}", fontsize=10)
     return figure
 
 

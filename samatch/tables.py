@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from samatch import paths, stats
+from samatch import clinical, paths, stats
 from samatch.config import FINETUNE, GUIDED, stage_of
 from samatch.errors import InputError
+from samatch.manifest import load_manifest, manifest_folders
 from samatch.profiles import ABLATIONS
 from samatch.records import collect, read_results, write_text
 
@@ -233,13 +234,31 @@ def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixm
     return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference", "selected_iteration"]).astype({"selected_iteration": "Int64"})
 
 
+def patient_tables(dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`clinical` (agreement in ventricle volumes, test patients) and `groups` (Dice by diagnosis), where the set's manifest
+    has what they need."""
+    manifest = load_manifest(dataset) if dataset in manifest_folders() else None
+    found = {}
+    if manifest and manifest.clinical:
+        found["clinical"] = clinical.agreement(clinical.measurements(per_case, manifest))
+    if manifest and any(case.group for case in manifest.cases):
+        found["groups"] = clinical.by_group(per_case, manifest)
+    names = names_of(in_reading_order(runs))
+    place = {run_id: number for number, run_id in enumerate(names)}
+    for name, table in found.items():
+        table.insert(1, "method", table.run_id.map(names))
+        found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable", ignore_index=True)
+    return found
+
+
 def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:
-    """summary.csv and wilcoxon.csv beside the records they are made from."""
+    """summary.csv and wilcoxon.csv, and what else the records allow, beside the records they are made from."""
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": summary(runs, per_case)}
     if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
         found["wilcoxon"] = wilcoxon_tables(runs, per_case, references)
+    found |= patient_tables(dataset, runs, per_case)
     over_seeds = {"seeds": seed_table(runs, per_case), "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
     found |= {name: table for name, table in over_seeds.items() if len(table)}
     for name, table in found.items():

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
 FLOORS = [("paths", "config", "profiles", "repro", "devices", "errors", "progress", "download", "archives"),
           ("manifest", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
-          ("data", "networks", "weights", "sam", "datasets", "listing", "embeddings"), ("methods", "evaluate", "records", "curate", "provide"),
+          ("data", "networks", "weights", "sam", "datasets", "listing", "embeddings"), ("methods", "evaluate", "records", "clinical", "curate", "provide"),
           ("task", "train", "stats", "tables", "folds", "plots", "examples", "predict")]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The package file of a folder, and files that start with _, may be imported by its members; members do not import one another.
@@ -46,7 +46,7 @@ def test_members_of_a_family_do_not_import_each_other():
 
 
 def test_analysis_does_not_import_torch():
-    code = "import samatch.records, samatch.stats, samatch.tables, samatch.folds, samatch.plots, samatch.examples, sys; sys.exit('torch' in sys.modules)"
+    code = "import samatch.records, samatch.clinical, samatch.stats, samatch.tables, samatch.folds, samatch.plots, samatch.examples, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -230,13 +230,18 @@ def test_tracked_results_are_sound(folder):
         assert not set(record["config"]["parents"]) - set(runs.run_id)
     kept = pd.read_csv(folder / "summary.csv")
     assert kept.dice.to_numpy() == pytest.approx(tables.summary(runs, cases).dice.to_numpy(), rel=1e-4)
+    for name, table in tables.patient_tables(dataset, runs, cases).items():
+        kept = pd.read_csv(folder / f"{name}.csv")
+        assert kept.run_id.tolist() == table.run_id.tolist() and kept.n.tolist() == table.n.tolist()
+        column = "bias" if name == "clinical" else "dice"
+        assert kept[column].to_numpy() == pytest.approx(table[column].to_numpy(), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("seeds, expected", [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})])
 def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, expected):
     for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    assert {path.stem for path in tables.write_tables("laptop", "acdc", tmp_path)} == expected
+    assert {path.stem for path in tables.write_tables("laptop", "made_up", tmp_path)} == expected
 
 
 def test_earlier_records_without_millimetres_are_read(folder):
