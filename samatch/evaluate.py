@@ -54,8 +54,9 @@ def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings
     return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
 
 
-def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], split: str, distances: str = "mm") -> pd.DataFrame:
-    """Full metrics: one row a case and class; `distances` is the unit of the set's protocol, as in metrics.case_metrics."""
+def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], split: str,
+             distances: str = "mm") -> pd.DataFrame:
+    """Full metrics: one row a case and class; `distances` is the protocol's unit (metrics.case_metrics)."""
     rows = []
     for volume in volumes:
         for row in metrics.case_metrics(segment(volume), volume.label, classes, volume.spacing, distances):

@@ -65,9 +65,9 @@ class Manifest:
     labeled_order: tuple[str, ...]
     sha256: str
     splits_sha256: str
-    distances: str = "mm"                # unit of HD95 and ASD: mm where the spacing is known, or always voxel
-    clinical: dict[str, str] = field(default_factory=dict)  # class of a ventricle, frames of ED and ES: samatch/clinical.py
-    earlier_sha256: frozenset[str] = frozenset()  # of earlier cases.csv with the same images, labels and patients
+    distances: str = "mm"                # unit of HD95 and ASD: mm where spacing is known, or always voxel
+    clinical: dict[str, str] = field(default_factory=dict)  # ventricle, ed, es: samatch/clinical.py
+    earlier_sha256: frozenset[str] = frozenset()            # of earlier cases.csv with the same images
 
     @property
     def num_classes(self) -> int:
@@ -123,8 +123,8 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     earlier = frozenset(yaml.safe_load(home.read_text()).get("earlier_cases_sha256", ()))
     return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
                     split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
-                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2], distances=distances,
-                    earlier_sha256=earlier, clinical=_clinical(about),
+                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2],
+                    distances=distances, earlier_sha256=earlier, clinical=_clinical(about),
                     **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
 
 
@@ -141,7 +141,8 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in (*SPLITS, UNUSED)]
     bare = {case.patient_id for case in cases if case.image and not case.label}
     in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
-    faults += [f"patient {p} is of two groups" for p in _doubles(p for p, _ in {(c.patient_id, c.group) for c in cases})]
+    groups = {(case.patient_id, case.group) for case in cases}
+    faults += [f"patient {p} is of two groups" for p in _doubles(patient for patient, _ in groups)]
     faults += [f"patient {p} has a case but no split" for p in sorted(in_cases - in_splits)]
     faults += [f"patient {p} has a split but no case" for p in sorted(in_splits - in_cases)]
     ranks = sorted(int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train")
@@ -171,7 +172,7 @@ def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[st
 
 
 def write_cases(path: Path, cases: list[Case]) -> None:
-    """cases.csv; with the columns image and label where a case names its files, and group where a patient has one."""
+    """cases.csv; with the columns image and label where a case names its files, group where one has one."""
     columns = ["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"]
     columns += ["image", "label"] if any(case.image for case in cases) else []
     columns += ["group"] if any(case.group for case in cases) else []
@@ -188,14 +189,15 @@ def _clinical(about: dict) -> dict[str, str]:
     found = about.get("clinical", {})
     if found and (set(found) != {"ventricle", "ed", "es"} or found["ventricle"] not in about["classes"]):
         raise InputError("clinical of dataset.yaml cannot be read", where=about["title"], got=found,
-                         expected="{ventricle: one of the classes, ed: a frame, es: a frame}", do="correct dataset.yaml")
+                         expected="{ventricle: a class, ed: a frame, es: a frame}", do="correct dataset.yaml")
     return found
 
 
 def _case(row: dict) -> Case:
     spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
     return Case(row["case_id"], row["patient_id"], int(row["n_slices"]), int(row["height"]), int(row["width"]), spacing,
-                row["image_sha256"], row["label_sha256"], row.get("image", ""), row.get("label", ""), row.get("group", ""))
+                row["image_sha256"], row["label_sha256"],
+                **{key: row.get(key, "") for key in ("image", "label", "group")})
 
 
 def _doubles(names) -> list[str]:

@@ -39,12 +39,12 @@ def distance_unit(mask: np.ndarray, spacing: tuple[float, ...] | None) -> str:
     return "mm" if spacing else "pixel" if len(mask) == 1 else "voxel"
 
 
-def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], spacing: tuple[float, ...] | None,
-                 distances: str = "mm") -> list[dict]:
-    """One row a foreground class of two class maps (D, H, W): class, dice, distances, their unit, sizes, status.
+def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...],
+                 spacing: tuple[float, ...] | None, distances: str = "mm") -> list[dict]:
+    """One row a foreground class of two class maps (D, H, W): class, dice, distances, unit, sizes, status.
 
-    hd95 and asd are in mm with a spacing (z, y, x), else in voxels; with `distances` "voxel" always in voxels.
-    hd95_mm and asd_mm are in mm whatever the protocol, NaN without a spacing.
+    hd95 and asd are in mm with a spacing (z, y, x), else in voxels; always in voxels where `distances` is
+    "voxel". hd95_mm and asd_mm are in mm whatever the protocol, NaN without a spacing.
     """
     rows, unknown = [], (float("nan"), float("nan"))
     counted_in = spacing if distances == "mm" else None
@@ -55,6 +55,7 @@ def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...], sp
         in_mm = surface_distances(a, b, spacing) if status == OK and spacing else unknown
         hd95, asd = in_mm if counted_in or status != OK else surface_distances(a, b, None)
         rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd,
-                     "distance_unit": distance_unit(pred, counted_in), "hd95_mm": in_mm[0], "asd_mm": in_mm[1],
+                     "distance_unit": distance_unit(pred, counted_in),
+                     "hd95_mm": in_mm[0], "asd_mm": in_mm[1],
                      "n_pred": n_pred, "n_ref": n_ref, "status": status})
     return rows

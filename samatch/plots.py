@@ -113,19 +113,21 @@ def paired_differences(scores: pd.DataFrame, reference: str, others: dict[str, s
     return figure
 
 
-def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fraction", unit: str = "points", most: int = 8) -> Figure:
-    """Prediction minus reference over their mean, a dot a patient, one panel a method; mean and 95 % limits as lines.
+def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fraction", unit: str = "points",
+                 most: int = 8) -> Figure:
+    """Prediction minus reference over their mean, a dot a patient, a panel a method, with 95 % limits.
 
-    panels: method -> rows of clinical.measurements of one measure (pred, ref, and group, which gives a dot its colour).
-    Of more than `most` methods the first are drawn. All panels have the same axes; patients without a value are counted.
+    panels: method -> rows of clinical.measurements of one measure (pred, ref, and group, which colours a
+    dot). Of more than `most` methods the first are drawn. All panels have the same axes; patients without a
+    value are counted.
     """
     chosen = f"; {most} of {len(panels)} methods" if len(panels) > most else ""
     panels = dict(list(panels.items())[:most])
     groups = sorted({group for rows in panels.values() for group in rows.get("group", [])} - {""})
     colors = dict(zip(groups, sns.color_palette("colorblind", len(groups)).as_hex()))
     columns = min(4, len(panels))
-    rows_of_panels = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows_of_panels, columns, figsize=(3.1 * columns, 3.1 * rows_of_panels + 0.5), dpi=DPI,
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.1 * columns, 3.1 * lines + 0.5), dpi=DPI,
                                 layout="constrained", squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[len(panels):]:
         axis.axis("off")
@@ -138,7 +140,8 @@ def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fract
         for limit in (found["low"], found["high"]):
             axis.axhline(limit, color="#c44e52", linewidth=1, linestyle="--")
         missed = f", {found['undefined']} undefined" if found["undefined"] else ""
-        numbers = f"{found['bias']:+.1f}, limits {found['low']:+.1f} to {found['high']:+.1f}" if found["n"] > 1 else "too few values"
+        limits = f"{found['bias']:+.1f}, limits {found['low']:+.1f} to {found['high']:+.1f}"
+        numbers = limits if found["n"] > 1 else "too few values"
         axis.set_title(f"{textwrap.fill(name, 32)}\n{numbers}\nn = {found['n']}{missed}", fontsize=8.5)
         axis.grid(alpha=0.3)
     for axis in axes.flat[max(0, len(panels) - columns):len(panels)]:
@@ -146,9 +149,10 @@ def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fract
         axis.set_xlabel(f"mean of both ({'%' if unit == 'points' else unit})", fontsize=9)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"prediction - reference ({unit})", fontsize=9)
-    handles = [Line2D([], [], color=color, marker="o", linestyle="", markersize=4, label=group) for group, color in colors.items()]
+    handles = [Line2D([], [], color=color, marker="o", linestyle="", markersize=4, label=group)
+               for group, color in colors.items()]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"{measure}: mean difference (line) and its 95 % limits (dashed){chosen}", fontsize=10)
     return figure
 

@@ -140,7 +140,7 @@ def read_results(profile: str, dataset: str, folder: Path | None = None) -> tupl
 
 
 def todays(dataset: str, hashes: pd.Series) -> pd.Series:
-    """Hashes of cases.csv, with today's in the place of earlier ones that had the same images, labels and patients."""
+    """Hashes of cases.csv, today's in the place of earlier ones with the same images, labels and patients."""
     if dataset not in manifest_folders():
         return hashes
     manifest = load_manifest(dataset)
@@ -148,10 +148,11 @@ def todays(dataset: str, hashes: pd.Series) -> pd.Series:
 
 
 def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
-    """per_case with hd95_mm and asd_mm, which earlier records lack: known where the distances are in mm, else NaN."""
+    """per_case with hd95_mm and asd_mm, which earlier records lack: hd95 and asd where these are in mm."""
     in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
-    return per_case.assign(**{f"{name}_mm": per_case.get(f"{name}_mm", none).fillna(per_case[name].where(in_mm))
-                              for name in ("hd95", "asd")})
+    found = {f"{name}_mm": per_case.get(f"{name}_mm", none).fillna(per_case[name].where(in_mm))
+             for name in ("hd95", "asd")}
+    return per_case.assign(**found)
 
 
 def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:

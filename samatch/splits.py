@@ -43,13 +43,15 @@ def draw(stratum_of: Mapping[str, str], fractions: Sequence[float], seed: int, *
 def folds(first: Mapping[str, Sequence[str]], count: int, seed: int) -> list[dict[str, list[str]]]:
     """Splits for cross-validation, `count` of them: every patient is tested exactly once.
 
-    The first are `first` (split -> patients) as they are. The patients that it does not test are shared out over the other
-    folds' test splits; what is left of a fold is shuffled anew and gives as many validation patients as `first` has, and
-    the training patients in labeled order. Raises InputError where a fold would be empty.
+    The first are `first` (split -> patients) as they are. The patients that it does not test are shared out
+    over the other folds' test splits; what is left of a fold is shuffled anew and gives as many validation
+    patients as `first` has, and the training patients in labeled order. Raises InputError where a fold would
+    test nobody.
     """
     others, n_val = sorted([*first["train"], *first["val"]]), len(first["val"])
     if not 2 <= count <= len(others) + 1:
-        raise InputError("impossible number of folds", expected=f"2 to {len(others) + 1}", got=count, do="choose another")
+        raise InputError("impossible number of folds", expected=f"2 to {len(others) + 1}", got=count,
+                         do="choose another")
     found = [{name: list(first[name]) for name in SPLITS}]
     shuffled = np.random.default_rng([seed, 1]).permutation(others).tolist()
     for number, test in enumerate(np.array_split(shuffled, count - 1), 2):

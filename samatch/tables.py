@@ -23,7 +23,8 @@ NO_SAM = "no_sam"
 CHOSEN = "chosen"  # of cross-validation: the way to combine that each fold's validation patients chose
 VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
                   **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")},
-                  "joint_x5": "five times as long", "no_sam_x5": "five times as long", CHOSEN: "chosen in each fold"}
+                  "joint_x5": "five times as long", "no_sam_x5": "five times as long",
+                  CHOSEN: "chosen in each fold"}
 VARIANT_ORDER = (NO_SAM, CHOSEN, "", "consensus", "agree", "as_published", "no_sam_x5", "joint_x5")
 CONTROLS = {"joint_x5": "no_sam_x5"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
 COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
@@ -70,12 +71,13 @@ def _most_common(values: pd.Series):
 
 
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice.
+    """One row a run: mean and standard deviation over patients, undefined distances, validation Dice.
 
-    hd95 and asd are in `unit`; where that is not mm and the spacing is known, hd95_mm and asd_mm stand beside them.
+    hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not mm but the spacing is known.
     """
     rows, names = per_case[per_case.split == split], names_of(runs)
-    beside = [name for name in IN_MM if name in rows and rows[name].notna().any() and not (rows.distance_unit == "mm").all()]
+    beside = [name for name in IN_MM if name in rows and rows[name].notna().any()]
+    beside = [] if (rows.distance_unit == "mm").all() else beside
     table = []
     for run in in_reading_order(runs).itertuples():
         cases = rows[rows.run_id == run.run_id]
@@ -137,7 +139,8 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     return pd.DataFrame({"method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
                          "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
                          f"HD95 {unit}": table.hd95.map("{:.2f}".format), f"ASD {unit}": table.asd.map("{:.2f}".format),
-                         **{title: table[name].map("{:.2f}".format) for name, title in IN_MM.items() if name in table},
+                         **{title: table[name].map("{:.2f}".format) for name, title in IN_MM.items()
+                            if name in table},
                          "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
                          "paper's Dice %": [paper_value(dataset, r) for r in table.run_id]})
 
@@ -235,8 +238,8 @@ def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixm
 
 
 def patient_tables(dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`clinical` (agreement in ventricle volumes, test patients) and `groups` (Dice by diagnosis), where the set's manifest
-    has what they need."""
+    """`clinical` (agreement in ventricle volumes) and `groups` (Dice by diagnosis) of the test patients,
+    where the set's manifest has what they need."""
     manifest = load_manifest(dataset) if dataset in manifest_folders() else None
     found = {}
     if manifest and manifest.clinical:
@@ -247,12 +250,12 @@ def patient_tables(dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame) -> 
     place = {run_id: number for number, run_id in enumerate(names)}
     for name, table in found.items():
         table.insert(1, "method", table.run_id.map(names))
-        found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable", ignore_index=True)
+        found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
     return found
 
 
 def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:
-    """summary.csv and wilcoxon.csv, and what else the records allow, beside the records they are made from."""
+    """summary.csv, wilcoxon.csv and what else the records allow, beside the records they are made from."""
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": summary(runs, per_case)}

@@ -220,7 +220,8 @@ def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
     predictions = {volume.case.case_id: task.segment(volume) for volume in test}
     np.savez_compressed(run.partial / "predictions.npz", **predictions)
     tables = [evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val", manifest.distances),
-              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes, "test", manifest.distances)]
+              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes,
+                                "test", manifest.distances)]
     return pd.concat(tables, ignore_index=True)
 
 

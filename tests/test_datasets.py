@@ -1,5 +1,6 @@
 """Reading: every set in its forms, and real broken files."""
 
+import dataclasses
 import gzip
 
 import h5py
@@ -225,18 +226,17 @@ def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_
 
 
 def test_the_manifests_spacing_fills_in_and_must_agree_with_the_files(tmp_path, volume):
-    """h5 files have none; a NIfTI file's own is used where both agree within 1 %, and is a fault where they do not."""
-    about = dict(title="t", classes=["RV", "MYO", "LV"], normalisation="n", licence="l", source="s", citation="c", known_faults="", budgets=[1], reader="acdc")
+    """h5 files have none; a NIfTI file's is used where both agree within 1 %, and a fault where they do not."""
     spacings = {"patient001": (10.0, 1.4, 1.5), "patient002": (10.0, 1.41, 1.5), "patient003": (5.0, 1.4, 1.5)}
-    cases = [Case(f"{p}_frame01", p, *volume[0].shape, mm, "", "") for p, mm in spacings.items()]
-    write_manifest(tmp_path / "m", about, cases, {"train": ["patient001"], "val": ["patient002"], "test": ["patient003"]})
-    manifest = load_manifest("mine", tmp_path / "m")
+    manifest = manifest_of(tmp_path, volume)
+    cases = [dataclasses.replace(case, spacing=spacings[case.patient_id]) for case in manifest.cases]
     for patient in spacings:
         (tmp_path / "h5").mkdir(exist_ok=True)
         write_h5(tmp_path / "h5" / f"{patient}_frame01.h5", *volume)
         for ending, array in (("", volume[0]), ("_gt", volume[1])):
             write_nifti(tmp_path / "tree" / patient / f"{patient}_frame01{ending}.nii.gz", array)
     assert [v.spacing for v in load_cases(manifest, cases, tmp_path / "h5")] == list(spacings.values())
-    assert [load_case(manifest, c, tmp_path / "tree").spacing for c in cases[:2]] == [pytest.approx((10, 1.4, 1.5))] * 2
+    for case in cases[:2]:
+        assert load_case(manifest, case, tmp_path / "tree").spacing == pytest.approx((10, 1.4, 1.5))
     with pytest.raises(InputError, match=r"expected 5 x 1.4 x 1.5 mm, got 10 x 1.4 x 1.5 mm"):
         load_case(manifest, cases[2], tmp_path / "tree")

@@ -12,8 +12,10 @@ from samatch.records import RUN_COLUMNS
 
 NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
 # (method, sam, variant), Dice of every test patient, validation Dice in each fold
-SPECS = [(("supervised", "", ""), 0.4, [0.4] * 4), (("samatch-fixmatch", "lite_medsam", ""), 0.9, [0.8, 0.8, 0.6, 0.6]),
-         (("samatch-fixmatch", "lite_medsam", "agree"), 0.5, [0.7] * 4), (("finetune", "lite_medsam", ""), 0.95, [0.9] * 4)]
+SPECS = [(("supervised", "", ""), 0.4, [0.4] * 4),
+         (("samatch-fixmatch", "lite_medsam", ""), 0.9, [0.8, 0.8, 0.6, 0.6]),
+         (("samatch-fixmatch", "lite_medsam", "agree"), 0.5, [0.7] * 4),
+         (("finetune", "lite_medsam", ""), 0.95, [0.9] * 4)]
 
 
 def write_fold(name, specs=SPECS, **wrong):
@@ -22,11 +24,13 @@ def write_fold(name, specs=SPECS, **wrong):
     runs, cases = [], []
     for (method, sam, variant), dice, val in specs:
         run = run_id(name, 3, method, sam, 0, variant)
-        runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": run, "method": method, "sam": sam, "variant": variant, "n_labeled": 3, "seed": 0,
-                     "val_dice": val[number], "manifest_sha256": manifest.sha256, "splits_sha256": manifest.splits_sha256} | wrong)
+        runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": run, "method": method, "sam": sam,
+                     "variant": variant, "n_labeled": 3, "seed": 0, "val_dice": val[number],
+                     "manifest_sha256": manifest.sha256, "splits_sha256": manifest.splits_sha256} | wrong)
         for split in ("val", "test") if method != "finetune" else ("val",):
-            cases += [{"run_id": run, "split": split, "patient_id": p, "case_id": p, "class": "liver", "dice": dice + 0.001 * i, "hd95": 10.0,
-                       "asd": 2.0, "distance_unit": "mm", "n_pred": 9, "n_ref": 9, "status": "ok"} for i, p in enumerate(manifest.patients(split))]
+            cases += [{"run_id": run, "split": split, "patient_id": p, "case_id": p, "class": "liver",
+                       "dice": dice + 0.001 * i, "hd95": 10.0, "asd": 2.0, "distance_unit": "mm", "n_pred": 9,
+                       "n_ref": 9, "status": "ok"} for i, p in enumerate(manifest.patients(split))]
     folder = paths.TRACKED_RESULTS / "laptop" / name
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
@@ -51,11 +55,13 @@ def test_the_tracked_folds_are_what_the_code_draws(tmp_path):
 def test_every_patient_of_chaos_is_tested_once_and_no_splits_overlap():
     manifests = [load_manifest(name) for name in folds.fold_names("chaos")]
     patients = {case.patient_id for case in manifests[0].cases}
-    assert sorted(p for m in manifests for p in m.patients("test")) == sorted(patients) and len(patients) == 20
+    assert len(patients) == 20
+    assert sorted(p for m in manifests for p in m.patients("test")) == sorted(patients)
     for manifest in manifests:
         groups = [manifest.patients(split) for split in SPLITS]
         assert [len(group) for group in groups] == [13, 2, 5] and set().union(*groups) == patients
-        assert manifest.budgets == (1, 3, 5, 7) and manifest.cases == manifests[0].cases and manifest.reader == manifest.folder == "chaos"
+        assert manifest.budgets == (1, 3, 5, 7) and manifest.reader == manifest.folder == "chaos"
+        assert manifest.cases == manifests[0].cases
     assert len({m.labeled_patients(3) for m in manifests}) == 4
 
 
@@ -64,7 +70,8 @@ def test_folds_of_few_patients_by_hand():
     drawn = splits.folds(first, 3, 0)
     assert drawn[0] == first and [len(fold["test"]) for fold in drawn] == [1, 2, 2]
     assert sorted(p for fold in drawn for p in fold["test"]) == list("abcde")
-    assert all(sorted(p for group in fold.values() for p in group) == list("abcde") and len(fold["val"]) == 1 for fold in drawn)
+    for fold in drawn:
+        assert sorted(p for group in fold.values() for p in group) == list("abcde") and len(fold["val"]) == 1
     assert splits.folds(first, 3, 0) == drawn != splits.folds(first, 3, 1)
     with pytest.raises(InputError, match="expected: 2 to 5"):
         splits.folds(first, 6, 0)
@@ -77,10 +84,12 @@ def test_a_set_without_folds_says_so():
 
 def test_twenty_patients_are_pooled(tracked):
     written, left_out = folds.write_pooled("laptop", "chaos")
-    assert {path.name for path in written} == {"per_case.csv", "summary.csv", "wilcoxon.csv"} and {p.parent for p in written} == {tracked}
-    cases, table = pd.read_csv(tracked / "per_case.csv"), pd.read_csv(tracked / "summary.csv").set_index("run_id")
-    assert set(cases.split) == {"test"} and set(cases.groupby("run_id").patient_id.nunique()) == {20} and set(table.n) == {20}
-    assert set(cases.fold) == set(NAMES) and left_out == []
+    assert written == [tracked / f"{name}.csv" for name in ("per_case", "summary", "wilcoxon")]
+    cases, table = (pd.read_csv(path) for path in written[:2])
+    assert set(cases.split) == {"test"} and set(cases.groupby("run_id").patient_id.nunique()) == {20}
+    assert set(table.n) == {20} and set(cases.fold) == set(NAMES)
+    assert left_out == []
+    table = table.set_index("run_id")
     assert table.dice["chaos_folds-n3-supervised-s0"] == pytest.approx(100 * (0.4 + 0.002))
     assert table.val_dice["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"] == pytest.approx(70)
     tests = pd.read_csv(tracked / "wilcoxon.csv", keep_default_na=False)
@@ -90,10 +99,11 @@ def test_twenty_patients_are_pooled(tracked):
 
 
 def test_the_way_to_combine_is_chosen_in_each_fold(tracked):
-    """Replacing wins on validation in folds 1 and 2, agreement in 3 and 4: ten patients of .9 and ten of .5 make .7."""
+    """Replacing wins on validation in folds 1 and 2, agreement in 3 and 4: ten of .9 and ten of .5 make .7."""
     runs, cases, _ = folds.pooled("laptop", "chaos")
     mine = cases[cases.run_id == "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
-    assert mine.dice.mean() == pytest.approx(0.7 + 0.002) and mine.groupby("fold").dice.mean().round(1).tolist() == [0.9, 0.9, 0.5, 0.5]
+    assert mine.dice.mean() == pytest.approx(0.7 + 0.002)
+    assert mine.groupby("fold").dice.mean().round(1).tolist() == [0.9, 0.9, 0.5, 0.5]
     assert folds.references(runs) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
     assert runs.val_dice[runs.variant == "chosen"].tolist() == [pytest.approx((0.8 + 0.8 + 0.7 + 0.7) / 4)]
     for name in NAMES:
@@ -107,7 +117,8 @@ def test_missing_folds_are_named_and_nothing_is_pooled(tracked):
         (tracked.parent / name / "runs.csv").unlink()
     with pytest.raises(InputError) as error:
         folds.write_pooled("laptop", "chaos")
-    assert "2 faults" in str(error.value) and "chaos_fold2 has no records" in str(error.value) and "chaos_fold3 has no" in str(error.value)
+    for expected in ("2 faults", "chaos_fold2 has no records", "chaos_fold3 has no records"):
+        assert expected in str(error.value)
     assert not tracked.exists()
 
 
@@ -124,17 +135,19 @@ def test_a_run_that_a_fold_lacks_is_left_out_by_name(tracked):
 
 def test_records_of_other_splits_are_refused(tracked):
     write_fold("chaos_fold2", splits_sha256="other")
-    table = pd.read_csv(tracked.parent / "chaos_fold4" / "per_case.csv")
-    table.replace({"patient_id": {load_manifest("chaos_fold4").patients("test")[0]: "stranger"}}).to_csv(tracked.parent / "chaos_fold4" / "per_case.csv", index=False)
+    path, moved = tracked.parent / "chaos_fold4" / "per_case.csv", load_manifest("chaos_fold4").patients("test")[0]
+    pd.read_csv(path).replace({"patient_id": {moved: "stranger"}}).to_csv(path, index=False)
     with pytest.raises(InputError) as error:
         folds.pooled("laptop", "chaos")
-    assert "chaos_fold2: its runs have other splits" in str(error.value) and "chaos_fold4: its runs were tested on other patients" in str(error.value)
+    assert "chaos_fold2: its runs have other splits" in str(error.value)
+    assert "chaos_fold4: its runs were tested on other patients" in str(error.value)
 
 
 def test_undefined_distances_survive_pooling(tracked):
     path = tracked.parent / "chaos_fold2" / "per_case.csv"
     table = pd.read_csv(path)
-    table.loc[table.index[(table.split == "test") & table.run_id.str.contains("supervised")][0], ["dice", "hd95", "asd"]] = [0, np.nan, np.nan]
+    first = table.index[(table.split == "test") & table.run_id.str.contains("supervised")][0]
+    table.loc[first, ["dice", "hd95", "asd"]] = [0, np.nan, np.nan]
     table.to_csv(path, index=False)
     summary = pd.read_csv(folds.write_pooled("laptop", "chaos")[0][1]).set_index("method")
     assert summary.undefined["Supervised"] == 1 and summary.n["Supervised"] == 20

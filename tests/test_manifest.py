@@ -83,7 +83,8 @@ def test_one_image_twice_in_one_split_is_allowed():
 
 
 def test_errors_name_what_exists(tmp_path):
-    with pytest.raises(InputError, match="acdc, busi, busi_with_normal, chaos, chaos_fold2, chaos_fold3, chaos_fold4, phantom"):
+    sets = "acdc, busi, busi_with_normal, chaos, chaos_fold2, chaos_fold3, chaos_fold4, phantom"
+    with pytest.raises(InputError, match=sets):
         load_manifest("acdcc")
     with pytest.raises(InputError, match="cases.csv is missing"):
         (tmp_path / "dataset.yaml").write_text("a: 1")
@@ -119,6 +120,7 @@ def test_groups_make_the_round_trip_and_belong_to_a_patient(tmp_path):
 
 
 def test_an_unknown_unit_of_distances_is_refused(tmp_path):
-    write_manifest(tmp_path, ABOUT | {"distances": "inch"}, [case(p, p) for p in "abcd"], {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
+    splits = {"train": ["b", "a"], "val": ["c"], "test": ["d"]}
+    write_manifest(tmp_path, ABOUT | {"distances": "inch"}, [case(p, p) for p in "abcd"], splits)
     with pytest.raises(InputError, match="unknown unit of distances: 'inch'"):
         load_manifest("mine", tmp_path)

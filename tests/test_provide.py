@@ -179,7 +179,7 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
 
 
 def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
-    """Pictures have no spacing of their own; one that the manifest names reaches the volumes from the prepared file."""
+    """Pictures have no spacing; one that the manifest names reaches the volumes from the prepared file."""
     for n in range(6):
         image, label = ellipse(n, size=40)
         png(paths.data_dir() / "p" / "images" / f"{n}.png", image)
@@ -187,8 +187,10 @@ def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
     curate("p", None, ["lesion"])
     path = paths.data_dir() / "p" / "manifest" / "cases.csv"
     provide.data("p")
-    write_cases(path, [dataclasses.replace(case, spacing=(1.0, 0.5, 0.25)) for case in load_manifest("p").cases])
+    mm = (1.0, 0.5, 0.25)
+    write_cases(path, [dataclasses.replace(case, spacing=mm) for case in load_manifest("p").cases])
     assert prepared.Prepared.find(load_manifest("p")) is None
     provide.data("p")
     manifest = load_manifest("p")
-    assert prepared.Prepared.find(manifest) and {v.spacing for v in load_cases(manifest, manifest.cases)} == {(1.0, 0.5, 0.25)}
+    assert prepared.Prepared.find(manifest)
+    assert {volume.spacing for volume in load_cases(manifest, manifest.cases)} == {mm}

@@ -50,7 +50,8 @@ class Raw:
 class Volume:
     """One checked case: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8 (UNKNOWN without one).
 
-    spacing (z, y, x) in mm: the file's where it has one, else the manifest's, else None. `small` holds (image, label) at samatch.prepared.SIZE, where a prepared file had them.
+    spacing (z, y, x) in mm: the file's where it has one, else the manifest's, else None. `small` holds
+    (image, label) at samatch.prepared.SIZE, where a prepared file had them.
     """
 
     case: Case
