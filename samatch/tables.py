@@ -67,18 +67,21 @@ def _most_common(values: pd.Series):
 
 
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice."""
+    """One row a run: mean and standard deviation over patients, how many distances are not defined, validation Dice.
+
+    A run whose cases have distances in several units has all of them in `unit`, and no mean distance.
+    """
     rows, names = per_case[per_case.split == split], names_of(runs)
     table = []
     for run in in_reading_order(runs).itertuples():
         cases = rows[rows.run_id == run.run_id]
         if cases.empty:
             continue
-        patients = cases.groupby("patient_id")[["dice", "hd95", "asd"]].mean()
+        patients = stats.of_one_unit(cases).groupby("patient_id")[["dice", "hd95", "asd"]].mean()
         by_class = cases.groupby("class", sort=False)["dice"].mean()
         table.append({"run_id": run.run_id, "method": names[run.run_id], "val_dice": 100 * run.val_dice,
                       "dice": 100 * patients.dice.mean(), "dice_sd": 100 * patients.dice.std(), **{f"dice_{c}": 100 * d for c, d in by_class.items()},
-                      "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": cases.distance_unit.iloc[0],
+                      "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": stats.unit_of(cases),
                       "undefined": int(cases.hd95.isna().sum()), "n": len(patients), "seed": run.seed})
     return pd.DataFrame(table)
 
@@ -125,12 +128,18 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     table = summary(runs, per_case)
     chosen = all_chosen(runs)
     tracked = tracked_dice(profile, dataset)
-    unit = table.unit.iloc[0]
+    unit = table.unit.iloc[0] if table.unit.nunique() == 1 else "in its own unit"
+    hd95, asd = ([_distance(d, own if table.unit.nunique() > 1 else "") for d, own in zip(table[name], table.unit)] for name in stats.DISTANCES)
     return pd.DataFrame({"method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
                          "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
-                         f"HD95 {unit}": table.hd95.map("{:.2f}".format), f"ASD {unit}": table.asd.map("{:.2f}".format),
+                         f"HD95 {unit}": hd95, f"ASD {unit}": asd,
                          "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
                          "paper's Dice %": [paper_value(dataset, r) for r in table.run_id]})
+
+
+def _distance(value: float, unit: str) -> str:
+    """A mean distance in words, followed by its unit where the table's runs have several."""
+    return f"{value:.2f} {unit}".strip() if value == value else f"undefined {unit and f'({unit})'}".strip()
 
 
 def tracked_dice(profile: str, dataset: str) -> dict[str, str]:
