@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
 FLOORS = [("paths", "config", "profiles", "repro", "devices", "errors", "progress", "download", "archives"),
           ("manifest", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
-          ("data", "networks", "weights", "sam", "datasets", "listing", "embeddings"), ("methods", "evaluate", "records", "curate", "provide"),
+          ("data", "networks", "weights", "sam", "datasets", "listing", "duplicates", "embeddings"), ("methods", "evaluate", "records", "curate", "provide"),
           ("task", "train", "stats", "tables", "plots", "examples", "predict")]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The package file of a folder, and files that start with _, may be imported by its members; members do not import one another.

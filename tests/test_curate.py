@@ -6,11 +6,13 @@ import pytest
 
 from samatch import paths
 from samatch.config import make_config
-from samatch.curate import curate, main, near_groups, perceptual_hash, put_together
+from samatch.curate import curate, left_apart, main
 from samatch.datasets import Entry, load_cases, phantom
+from samatch.duplicates import groups_of, perceptual_hash, put_together
 from samatch.errors import InputError
 from samatch.images import read_label
 from samatch.listing import from_csv, from_folder
+from samatch.manifest import Case
 from samatch.predict import predict
 from samatch.splits import budgets, draw, sizes
 from samatch.train import train
@@ -114,7 +116,8 @@ def test_near_duplicates_become_one_patient_and_stay_together(folder):
     png(folder / "masks" / "copy.png", label * 255)
     manifest, report = curate("lesions", None, ["lesion"])
     of = {case.case_id: case.patient_id for case in manifest.cases}
-    assert of["copy"] == of["p3"] and len(set(of.values())) == 10 and "near-duplicates: 2 cases put together to 1 patients" in report
+    assert of["copy"] == of["p3"] and len(set(of.values())) == 10
+    assert "near-duplicates, taken as one patient: copy, p3" in report
     if manifest.split_of[of["copy"]] == "train":  # a budget of n is n pictures: the pair comes last
         assert manifest.labeled_order[-1] == of["copy"]
 
@@ -126,11 +129,106 @@ def test_near_groups_by_hand():
     far = base[1].copy()
     far[:79] ^= True
     hashes = {"a": base[0], "b": base[1], "c": close, "d": far}
-    assert near_groups(hashes) == [["a", "c"]]
+    assert groups_of(dict.fromkeys("abcd", "") | {n: n for n in "abcd"}, hashes) == [["a", "c"]]
+    assert groups_of({"a": "1", "b": "2", "c": "3", "d": "2", "e": "5", "f": "3"}, hashes) == [["a", "c", "f"], ["b", "d"]]
+    assert groups_of({"a": "1", "b": "2"}, {}) == [] and groups_of({}, {}) == []
     entries = [Entry(n, f"p{n}") for n in "abcd"]
     moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
     assert [e.patient_id for e in moved] == ["pa", "pb", "pa", "pa"] and twins == ["pa"]
     assert (perceptual_hash(ellipse(0)[0] / 255) == perceptual_hash(ellipse(0)[0] / 255)).all()
+
+
+def table(folder, rows, head=f"{CSV_HEAD},split"):
+    (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    return folder / "t.csv"
+
+
+def lookalikes(folder, count):
+    """`count` pictures that differ by little: every pair is nearer than NEAR_BITS."""
+    base, label = ellipse(7)
+    for n in range(count):
+        noise = np.random.default_rng(n).normal(0, 3, base.shape)
+        png(folder / "images" / f"n{n}.png", (base + noise).clip(0, 255).astype(np.uint8))
+        png(folder / "masks" / f"n{n}.png", label * 255)
+
+
+def test_given_splits_are_never_changed(capsys):
+    """Near-duplicates of eight patients over all three splits: told with their splits, and every patient stays where the table has it."""
+    folder = paths.data_dir() / "near"
+    lookalikes(folder, 8)
+    given = dict(zip((f"n{n}" for n in range(8)), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))
+    csv = table(folder, [f"{case},p{case},images/{case}.png,masks/{case}.png,{split}" for case, split in given.items()])
+    main(["--name", "near", "--csv", str(csv), "--classes", "a"])
+    assert ("warning: near-duplicates in different splits, left as they are: n0 (train), n1 (train), n2 (train), n3 (train), n4 (val), "
+            "n5 (val), n6 (test), n7 (test)") in capsys.readouterr().out
+    manifest, _ = curate("near", csv, ["a"])
+    assert manifest.split_of == {f"p{case}": split for case, split in given.items()}
+    assert [case.patient_id for case in manifest.cases] == [f"p{case}" for case in given]
+
+
+def test_too_few_patients_after_joining_names_the_joined_cases():
+    folder = paths.data_dir() / "near"
+    lookalikes(folder, 5)
+    with pytest.raises(InputError, match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, n4(.|\n)*--keep-near-duplicates"):
+        curate("near", None, ["a"])
+    manifest, report = curate("near", None, ["a"], join_near=False)
+    assert len(manifest.split_of) == 5 and any("in different splits, left as they are: n0 (" in line for line in report)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
+    """Equal images in 3-D, one of them on another scale and with another label: two readers of one scan."""
+    folder = paths.data_dir() / "v"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        nifti(folder / f"v{n}.nii.gz", image)
+        nifti(folder / f"v{n}_gt.nii.gz", label)
+    twice = np.stack([ellipse(z)[0] for z in range(3)])
+    nifti(folder / "v1.nii.gz", 2 * twice.astype(np.int16))
+    manifest, report = curate("v", None, ["a"], seed=seed, join_near=False)
+    assert "near-duplicates, taken as one patient: v0, v1" in report and len(manifest.split_of) == 7
+    rows = [f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}" for n in range(8)]
+    with pytest.raises(InputError, match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split"):
+        curate("v", table(folder, rows), ["a"])
+
+
+def test_near_duplicates_of_one_patient_or_one_split_are_no_warning():
+    cases = [Case(n, p, 1, 8, 8, None, n, n) for n, p in (("a", "p"), ("b", "p"), ("c", "q"), ("d", "r"))]
+    drawn = {"train": ["p", "q"], "val": ["r"]}
+    assert left_apart([["a", "b"]], cases, drawn) == []
+    assert left_apart([["a", "c"]], cases, drawn) == ["near-duplicates, left as they are: a (train), c (train)"]
+
+
+def test_no_empty_split_passes(folder):
+    def rows(**split):
+        return [f"p{n},p{n},images/p{n}.png,{'' if n in split.get('bare', ()) else f'masks/p{n}.png'},{s}"
+                for s in ("train", "val", "test") for n in split.get(s, ())]
+
+    for split, message in (({"train": range(8), "test": [8, 9]}, "val is empty: no patient is in it"),
+                           ({"val": range(8), "test": [8, 9]}, "train is empty: no labeled patient is in it"),
+                           ({"train": [0, 1], "bare": [0, 1], "val": [2], "test": [3]}, "train is empty: no labeled patient")):
+        with pytest.raises(InputError, match=message):
+            curate("lesions", table(folder, rows(**split)), ["lesion"])
+
+
+def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(folder):
+    first, _ = curate("lesions", None, ["lesion"])
+    home = folder / "manifest" / "dataset.yaml"
+    home.write_text(home.read_text().replace("licence: not stated", "licence: ours"))
+    for n in range(4):
+        (folder / "images" / f"p{n}.png").unlink()
+        (folder / "masks" / f"p{n}.png").unlink()
+    second, _ = curate("lesions", None, ["lesion"])
+    assert (first.budgets, second.budgets) == ((1, 3, 7), (1, 3, 4)) and len(second.cases) == 6 and second.licence == "ours"
+    with pytest.raises(InputError, match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give CLASSES=lesion, or delete"):
+        curate("lesions", None, ["cyst", "lesion"])
+    assert curate("lesions", None, [])[0].classes == ("lesion",)  # none asked for: those that are there
+
+
+def test_a_name_of_the_projects_own_sets_is_refused():
+    (paths.data_dir() / "acdc").mkdir(parents=True)
+    with pytest.raises(InputError, match="the name acdc is taken"):
+        curate("acdc", None, ["a"])
 
 
 def test_folders_in_bids_and_beside_each_other(tmp_path):
