@@ -26,6 +26,7 @@ from samatch.listing import from_csv, from_folder
 from samatch.manifest import Case, Manifest, load_manifest, manifest_faults, write_manifest
 from samatch.progress import Progress
 
+LABEL_LEVELS = 8  # an image of so few values, or of as many as there are classes, looks like a label
 FRACTIONS = (0.7, 0.1, 0.2)
 
 
@@ -37,6 +38,7 @@ class Reading:
     faults: list[str] = field(default_factory=list)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
     present: Counter = field(default_factory=Counter)             # class number -> cases that show it
+    doubts: dict[str, list[str]] = field(default_factory=dict)    # kind of doubt -> cases
 
 
 def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, into: Path, *, fractions=FRACTIONS, seed: int = 0,
@@ -90,15 +92,22 @@ def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool)
             if faults := array_faults(raw, len(about["classes"]) + 1):
                 found.faults += [f"{entry.case_id}: {fault}" for fault in faults]
             else:
-                _take(found, case, raw, allow_empty)
+                _take(found, case, raw, allow_empty, len(about["classes"]) + 1)
         except InputError as error:
             found.faults.append(f"{entry.case_id}: {error.brief}")
         progress(number)
     return found
 
 
-def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
+def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: int) -> None:
     image, label = arrays_of(raw)
+    levels = len(np.unique(image))
+    like_a_label = levels <= max(num_classes, LABEL_LEVELS)
+    if like_a_label and raw.label is None:
+        found.faults.append(f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; name it as the label of its image")
+    doubts = list(raw.doubts) + ["an image of hardly more values than a label has: are image and label swapped?"] * like_a_label
+    for doubt in dict.fromkeys(doubts):
+        found.doubts.setdefault(doubt, []).append(case.case_id)
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
         found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")
@@ -110,9 +119,14 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
 
 
 def entry_faults(entries: list[Entry]) -> list[str]:
-    """Case ids and files that are listed twice, patients in two splits."""
+    """Case ids and files that are listed twice, an image that is a label too, a label of two patients, patients in two splits."""
     faults = [f"case {name} is listed {n} times" for name, n in Counter(e.case_id for e in entries).items() if n > 1]
     faults += [f"image {name} belongs to {n} cases" for name, n in Counter(e.image for e in entries if e.image).items() if n > 1]
+    images, owners = {e.image for e in entries if e.image}, {}
+    for entry in entries:
+        owners.setdefault(entry.label, set()).add(entry.patient_id)
+    faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
+    faults += [f"label {name} belongs to several patients: {', '.join(sorted(found))}" for name, found in owners.items() if name and len(found) > 1]
     of = {}
     for entry in entries:
         of.setdefault(entry.patient_id, set()).add(entry.split)
@@ -161,6 +175,7 @@ def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], f
     lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
              "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
     lines += [f"class {number} {name}: in {found.present[number]} cases" for number, name in enumerate(classes, 1)]
+    lines += [f"warning: {doubt} In {len(these)} cases: {', '.join(these[:5])}{', ...' * (len(these) > 5)}" for doubt, these in found.doubts.items()]
     if bare := sum(1 for c in cases if c.image and not c.label):
         lines.append(f"unlabeled: {bare} cases, all in train")
     return lines

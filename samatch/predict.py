@@ -3,7 +3,7 @@
     python -m samatch.predict --profile laptop --run hearts-n3-samatch-fixmatch-lite_medsam-s0 --images DIR --into DIR
 
 NIfTI gives NIfTI with the same affine, a DICOM series NIfTI in its place in space, a picture a PNG of its size (0 and 255 for one
-class, class numbers for more), h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
+class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
         picture = read(path)
         image = normalise(picture.array)
         label = segment_with_student(student, image, size)
+        for doubt in picture.doubts:
+            print(f"warning: {picture.source}: {doubt}")
         masks.append(write_mask(into, path, picture, label, len(classes)))
         overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
         progress(number)
@@ -58,8 +60,9 @@ def _faults(path: Path) -> list[str]:
 def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_foreground: int) -> Path:
     """Writes a class map (D, H, W) as `<stem>_mask`, in the kind that suits the image."""
     if suffix_of(path) in PICTURES:
-        target = into / f"{stem_of(path)}_mask.png"
-        Image.fromarray(label[0] * (255 if num_foreground == 1 else 1)).save(target)
+        target = into / f"{stem_of(path)}_mask{'.png' if len(label) == 1 else '.tif'}"
+        first, *others = (Image.fromarray(page) for page in label * np.uint8(255 if num_foreground == 1 else 1))
+        first.save(target, **({"save_all": True, "append_images": others} if others else {}))
     elif suffix_of(path) in HDF5:
         target = into / f"{stem_of(path)}_mask.h5"
         with h5py.File(target, "w") as file:

@@ -16,7 +16,7 @@ from samatch.manifest import Case
 from samatch.predict import predict
 from samatch.splits import budgets, draw, sizes
 from samatch.train import train
-from tests.made import AFFINE, ellipse, nifti, png, write_series
+from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
 
 @pytest.fixture
 def folder():
@@ -105,7 +105,7 @@ def test_doubles_leaks_and_paths_outside(folder):
         curate("lesions", folder / "c.csv", ["lesion"])
     text = str(error.value)
     for expected in ("case a is listed 2 times", "image images/p0.png belongs to 2 cases", "patient p is in test and train", "d: a path leads out of",
-                     "e: a path leads out of", "5 faults"):
+                     "e: a path leads out of", "label masks/p0.png belongs to several patients: p, t", "6 faults"):
         assert expected in text
 
 
@@ -229,6 +229,81 @@ def test_a_name_of_the_projects_own_sets_is_refused():
     (paths.data_dir() / "acdc").mkdir(parents=True)
     with pytest.raises(InputError, match="the name acdc is taken"):
         curate("acdc", None, ["a"])
+
+
+@pytest.mark.parametrize("name", ["x_GT.NII.GZ", "x_Mask.png", "x_segmentation.png", "x_mask_1.png", "x-Seg.tif", "x label2.png", "x_Ground_Truth.png",
+                                  "Masks/x.png", "labelsTr/x.nii.gz", "GT/x.png"])
+def test_names_of_labels(tmp_path, name):
+    for file in ("x.png", name):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", name)]
+
+
+@pytest.mark.parametrize("name", ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"])
+def test_names_of_images(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    assert [(entry.image, entry.label) for entry in from_folder(tmp_path)] == [(name, "")]
+
+
+def test_two_labels_of_an_image_are_told(tmp_path):
+    for name in ("b (1).png", "b (1)_mask.png", "b (1)_mask_1.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the labels"):
+        from_folder(tmp_path)
+
+
+def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
+    """A mask that no name gives away, binary or of classes, and a real unlabeled image beside it; and image and label swapped in a table."""
+    png(folder / "images" / "outline.png", ellipse(20)[1] * 255)
+    png(folder / "images" / "classes.png", ellipse(21, 4)[1])
+    png(folder / "images" / "unlabeled.png", ellipse(22)[0])
+    with pytest.raises(InputError) as error:
+        curate("lesions", None, ["lesion"])
+    assert "2 faults" in str(error.value) and all(f"{name}: images/{name}.png: an unlabeled image of" in str(error.value) for name in ("outline", "classes"))
+    for name in ("outline", "classes"):
+        (folder / "images" / f"{name}.png").unlink()
+    binary = (ellipse(9)[1] * 255).astype(np.uint8)
+    png(folder / "images" / "p9.png", np.where(binary, 200, 10).astype(np.uint8))
+    manifest, report = curate("lesions", None, ["lesion"])
+    assert "unlabeled: 1 cases, all in train" in report and manifest.unlabeled == {"unlabeled"}
+    assert "warning: an image of hardly more values than a label has: are image and label swapped? In 1 cases: p9" in report
+    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + ["s,s,masks/p9.png,images/p8.png"]
+    with pytest.raises(InputError, match="images/p8.png is an image and a label"):
+        curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
+
+
+def test_black_and_white_labels_have_one_class(folder):
+    with pytest.raises(InputError, match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 classes is 255"):
+        curate("lesions", None, ["cyst", "tumour"])
+    for n in range(10):
+        png(folder / "masks" / f"p{n}.png", ellipse(n)[1] * 2)
+    assert "class 2 tumour: in 10 cases" in curate("lesions", None, ["cyst", "tumour"])[1]
+
+
+def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
+    """TIFF stacks are volumes, in and out; pictures stored turned are told once, with their cases."""
+    folder = paths.data_dir() / "stacks"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        tiff(folder / "images" / f"s{n}.tif", image)
+        tiff(folder / "masks" / f"s{n}.tif", label * 255)
+    manifest, report = curate("stacks", None, ["a"])
+    assert [case.n_slices for case in manifest.cases] == [3] * 8 and not any("warning" in line for line in report)
+    record = train(make_config("demo", "stacks", 1, "supervised"))
+    tiff(tmp_path / "new" / "x.tiff", np.stack([ellipse(z)[0] for z in range(4)]))
+    turned(tmp_path / "new" / "y.png", ellipse(3, size=40)[0][:30], 6)
+    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(masks[0]).array.shape == (4, 48, 48)
+    assert read_label(masks[1]).array.shape == (1, 30, 40) and "warning: y.png: stored turned" in capsys.readouterr().out
+
+
+def test_doubts_name_their_cases(folder):
+    for n in (2, 5):
+        turned(folder / "images" / f"p{n}.png", ellipse(n)[0], 3)
+    report = curate("lesions", None, ["lesion"])[1]
+    assert sum("stored turned" in line and line.endswith("In 2 cases: p2, p5") for line in report) == 1
 
 
 def test_folders_in_bids_and_beside_each_other(tmp_path):
