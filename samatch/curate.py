@@ -23,7 +23,7 @@ from samatch.datasets import UNKNOWN, Entry, Raw, array_faults, arrays_of, data_
 from samatch.duplicates import groups_of, perceptual_hash, put_together
 from samatch.errors import InputError, raise_all
 from samatch.listing import from_csv, from_folder
-from samatch.manifest import Case, Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.manifest import SPLITS, Case, Manifest, load_manifest, manifest_faults, write_manifest
 from samatch.progress import Progress
 
 LABEL_LEVELS = 8  # an image of so few values, or of as many as there are classes, looks like a label
@@ -37,7 +37,7 @@ class Reading:
     cases: list[Case] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
-    present: Counter = field(default_factory=Counter)             # class number -> cases that show it
+    shown: dict[str, set[int]] = field(default_factory=dict)      # case -> numbers of the classes that it shows
     doubts: dict[str, list[str]] = field(default_factory=dict)    # kind of doubt -> cases
 
 
@@ -111,7 +111,7 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
         found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")
-    found.present.update(values)
+    found.shown[case.case_id] = values
     found.cases.append(dataclasses.replace(case, n_slices=image.shape[0], height=image.shape[1], width=image.shape[2], spacing=raw.spacing,
                                            image_sha256=repro.array_sha256(image), label_sha256=repro.array_sha256(label)))
     if len(image) == 1:
@@ -174,11 +174,22 @@ def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], f
     sizes = {(case.height, case.width) for case in cases}
     lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
              "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
-    lines += [f"class {number} {name}: in {found.present[number]} cases" for number, name in enumerate(classes, 1)]
+    lines += class_lines(cases, drawn, classes, found)
     lines += [f"warning: {doubt} In {len(these)} cases: {', '.join(these[:5])}{', ...' * (len(these) > 5)}" for doubt, these in found.doubts.items()]
     if bare := sum(1 for c in cases if c.image and not c.label):
         lines.append(f"unlabeled: {bare} cases, all in train")
     return lines
+
+
+def class_lines(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading) -> list[str]:
+    """How many cases show a class, and a warning where a split has none: it is not learned, or not judged, there."""
+    lines, warnings = [], []
+    for number, name in enumerate(classes, 1):
+        owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
+        lines.append(f"class {number} {name}: in {len(owners)} cases")
+        if lacking := [split for split in SPLITS if not set(owners) & set(drawn[split])]:
+            warnings.append(f"warning: class {number} {name} is in no case of {', '.join(lacking)}")
+    return lines + warnings
 
 
 def about_own(name: str, classes: list[str], kind: str) -> dict:

@@ -14,6 +14,9 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from samatch import paths
 from samatch.errors import InputError
+from samatch.geometry import nifti_place, shape_doubts
+
+nibabel.imageglobals.logger.setLevel("CRITICAL")  # it tells what it sets right in a header; geometry.py refuses that with a message
 
 NIFTI, HDF5, PICTURES = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = NIFTI + HDF5 + PICTURES
@@ -24,7 +27,7 @@ class Picture:
     """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None.
 
     `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label picture of 0 and
-    255, which is read as class 1.
+    255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where the image lies for every reader.
     """
 
     array: np.ndarray
@@ -33,6 +36,7 @@ class Picture:
     source: str
     doubts: tuple[str, ...] = ()
     white: bool = False
+    header: nibabel.Nifti1Header | None = None
 
 
 def suffix_of(path: Path) -> str:
@@ -56,7 +60,8 @@ def read(path: Path, key: str = "image") -> Picture:
     if reader is None:
         raise InputError("a file of an unknown kind", where=path.name, expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
                          got=path.suffix, do="convert it")
-    return reader(path)
+    found = reader(path)
+    return dataclasses.replace(found, doubts=found.doubts + shape_doubts(found.array.shape))
 
 
 def read_label(path: Path) -> Picture:
@@ -93,8 +98,8 @@ def _nifti(path: Path) -> Picture:
         raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI file", got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160], do="get the file again") from error
     if array.ndim != 3:
         raise InputError("not a 3-D volume", where=path.name, expected="three axes", got=str(array.shape), do="give one file a frame")
-    spacing = tuple(float(s) for s in volume.header.get_zooms()[2::-1])
-    return Picture(array.transpose(2, 1, 0), spacing, volume.affine, path.name)
+    spacing, affine, doubts = nifti_place(volume, path.name)
+    return Picture(array.transpose(2, 1, 0), spacing, affine, path.name, doubts, header=volume.header)
 
 
 def _h5(path: Path, key: str) -> Picture:
@@ -191,6 +196,7 @@ def kept_locale():
 
 # InstanceNumber, ImagesInAcquisition, SpacingBetweenSlices, SliceThickness
 DICOM_TAGS = {"number": "0020|0013", "expected": "0020|1002", "step": "0018|0088", "thickness": "0018|0050"}
+PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
 def _header(sitk, file: str) -> dict:
@@ -201,12 +207,14 @@ def _header(sitk, file: str) -> dict:
     normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
     found = {name: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else "" for name, tag in DICOM_TAGS.items()}
     numbers = {name: float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?", text) else None for name, text in found.items()}
-    return {"position": float(normal @ np.array(reader.GetOrigin())), **numbers}
+    return {"position": float(normal @ np.array(reader.GetOrigin())), "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)), **numbers}
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:
-    """What says that slices of a series may be missing although those that are there lie at even steps."""
+    """What says that slices of a series may be missing although those that are there lie at even steps, or that its pixels have no size."""
     numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
+    if not all(h["sized"] for h in headers):
+        doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
     if len(set(numbers)) == len(headers) and (numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)):
         doubts.append("the numbers of the DICOM slices do not count from 0 or 1 without a gap: are slices missing?")
     if any(h["expected"] and h["expected"] > len(headers) for h in headers):

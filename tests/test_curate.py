@@ -306,6 +306,44 @@ def test_doubts_name_their_cases(folder):
     assert sum("stored turned" in line and line.endswith("In 2 cases: p2, p5") for line in report) == 1
 
 
+def test_doubtful_geometry_stands_in_the_manifests_report():
+    """Faults and warnings of headers, one volume each; the slices of h5 volumes have no spacing, but a shape."""
+    folder = paths.data_dir() / "v"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        for name, array in ((f"v{n}", image), (f"v{n}_gt", label)):
+            volume = nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([1.5, 1.5, 8, 1]))
+            if n == 3:
+                volume.set_sform(None, 0)
+                volume.set_qform(None, 0)
+            if n in (5, 6):
+                volume.set_sform(np.diag([3, 3, 16, 1]))
+            folder.mkdir(parents=True, exist_ok=True)
+            nibabel.save(volume, folder / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header gives two"):
+        curate("v", None, ["a"])
+    for n in (5, 6):
+        for ending in ("", "_gt"):
+            (folder / f"v{n}{ending}.nii.gz").unlink()
+    report = curate("v", None, ["a"])[1]
+    assert "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In 1 cases: v3" in report
+    assert sum("warning" in line for line in report) == 1
+
+
+def test_a_class_that_a_split_lacks_is_a_warning(folder):
+    """Class 2 in two training pictures, class 3 nowhere."""
+    for n in range(10):
+        label = ellipse(n)[1]
+        label[:3, :3] = 2 * (n in (0, 4))
+        png(folder / "masks" / f"p{n}.png", label)
+    splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    csv = table(folder, [f"p{n},p{n},images/p{n}.png,masks/p{n}.png,{split}" for n, split in enumerate(splits)])
+    _, report = curate("lesions", csv, ["a", "b", "c"])
+    assert [line for line in report if "class" in line] == [
+        "class 1 a: in 10 cases", "class 2 b: in 2 cases", "class 3 c: in 0 cases",
+        "warning: class 2 b is in no case of val, test", "warning: class 3 c is in no case of train, val, test"]
+
+
 def test_folders_in_bids_and_beside_each_other(tmp_path):
     for p in ("01", "02"):
         nifti(tmp_path / f"sub-{p}" / "anat" / f"sub-{p}_T1w.nii.gz", np.zeros((2, 3, 4)))
