@@ -1,5 +1,8 @@
 """Makes a manifest: reads and checks every file of a set, keeps near-duplicates together, splits the patients with a seed.
 
+Splits that a table gives are taken as they are. A manifest that is there is made anew from today's files, with the classes that
+it has and whatever its owner has written into its dataset.yaml.
+
     python -m samatch.curate --name hearts --csv hearts.csv --classes RV,MYO,LV
     python -m samatch.curate --name hearts --classes RV,MYO,LV          # what lies in <data>/hearts
 
@@ -14,19 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.sparse.csgraph import connected_components
 
 from samatch import paths, repro, splits
 from samatch.datasets import UNKNOWN, Entry, Raw, array_faults, arrays_of, data_folder, reader, reader_names
+from samatch.duplicates import groups_of, perceptual_hash, put_together
 from samatch.errors import InputError, raise_all
 from samatch.listing import from_csv, from_folder
-from samatch.manifest import Case, Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.manifest import SPLITS, Case, Manifest, load_manifest, manifest_faults, write_manifest
 from samatch.progress import Progress
 
-# Perceptual hashes of 256 bits. On BUSI every pair looked at (those from 36 bits on) shows one
-# lesion up to 78 bits apart, and from 80 on different ones appear.
-NEAR_BITS = 78
-HASH_SIDE = 16
+LABEL_LEVELS = 8  # an image of so few values, or of as many as there are classes, looks like a label
 FRACTIONS = (0.7, 0.1, 0.2)
 
 
@@ -37,24 +37,49 @@ class Reading:
     cases: list[Case] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
-    present: Counter = field(default_factory=Counter)             # class number -> cases that show it
+    shown: dict[str, set[int]] = field(default_factory=dict)      # case -> numbers of the classes that it shows
+    doubts: dict[str, list[str]] = field(default_factory=dict)    # kind of doubt -> cases
 
 
 def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, into: Path, *, fractions=FRACTIONS, seed: int = 0,
-                  unused=(), allow_empty: bool = False, near_duplicates: bool = True) -> tuple[Manifest, list[str]]:
-    """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report. Raises InputError with every fault of the set."""
+                  unused=(), allow_empty: bool = False, join_near: bool = True) -> tuple[Manifest, list[str]]:
+    """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report. Raises InputError with every fault of the set.
+
+    Where splits are drawn, patients with the same image become one patient, and with `join_near` those of near-duplicate pictures
+    too. Splits that the entries give are never changed.
+    """
     found = read_all(entries, folder, about, allow_empty)
     faults = entry_faults(entries) + found.faults
     raise_all(f"data set {name}", faults, "correct these files; nothing was written")
-    entries, twins = put_together(entries, near_groups(found.hashes) if near_duplicates else [])
+    given, digests = given_splits(entries), {case.case_id: case.image_sha256 for case in found.cases}
+    entries, twins = put_together(entries, [] if given else groups_of(digests, found.hashes if join_near else {}))
     of = {entry.case_id: entry for entry in entries}
     cases = [dataclasses.replace(case, patient_id=of[case.case_id].patient_id) for case in found.cases]
-    drawn = given_splits(entries) or draw_splits(entries, fractions, seed, unused)
-    about = {**about, "budgets": about.get("budgets") or splits.budgets(sum(1 for p in drawn["train"] if p not in bare_patients(entries)))}
+    joined = ["near-duplicates, taken as one patient: " + ", ".join(c.case_id for c in cases if c.patient_id == p) for p in twins]
+    drawn = given or _drawn(entries, fractions, seed, unused, joined)
+    about = {**about, "budgets": _budgets(about, drawn, bare_patients(entries))}
     rows = [{"patient_id": p, "split": s, "labeled_rank": n if s == "train" else ""} for s, group in drawn.items() for n, p in enumerate(group, 1)]
-    raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]), "correct the column split")
+    raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]),
+              "correct the column split" if given else "give the splits in a table, or other files or fractions")
     write_manifest(into, about, cases, drawn)
-    return load_manifest(name, into), report(cases, drawn, about["classes"], found, twins)
+    apart = groups_of(digests, found.hashes) if given or not join_near else []
+    return load_manifest(name, into), report(cases, drawn, about["classes"], found) + shortened(joined) + shortened(left_apart(apart, cases, drawn))
+
+
+def _drawn(entries: list[Entry], fractions, seed: int, unused, joined: list[str]) -> dict[str, list[str]]:
+    """As `draw_splits`; where too few patients are left, the error names the cases that were put together."""
+    try:
+        return draw_splits(entries, fractions, seed, unused)
+    except InputError as error:
+        facts = dict(error.facts)
+        switch = ", or keep near-duplicates apart (CURATE_ARGS=--keep-near-duplicates)" if joined else ""
+        raise InputError("\n".join([error.what, *("  " + line for line in shortened(joined))]), expected=facts["expected"], got=facts["got"],
+                         do=facts["what to do"] + switch) from None
+
+
+def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
+    """Those of a set that declares how it is drawn, else the usual ones for today's patients."""
+    return about["budgets"] if "drawn" in about else splits.budgets(sum(1 for p in drawn.get("train", ()) if p not in bare))
 
 
 def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
@@ -67,19 +92,26 @@ def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool)
             if faults := array_faults(raw, len(about["classes"]) + 1):
                 found.faults += [f"{entry.case_id}: {fault}" for fault in faults]
             else:
-                _take(found, case, raw, allow_empty)
+                _take(found, case, raw, allow_empty, len(about["classes"]) + 1)
         except InputError as error:
             found.faults.append(f"{entry.case_id}: {error.brief}")
         progress(number)
     return found
 
 
-def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
+def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: int) -> None:
     image, label = arrays_of(raw)
+    levels = len(np.unique(image))
+    like_a_label = levels <= max(num_classes, LABEL_LEVELS)
+    if like_a_label and raw.label is None:
+        found.faults.append(f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; name it as the label of its image")
+    doubts = list(raw.doubts) + ["an image of hardly more values than a label has: are image and label swapped?"] * like_a_label
+    for doubt in dict.fromkeys(doubts):
+        found.doubts.setdefault(doubt, []).append(case.case_id)
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
         found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")
-    found.present.update(values)
+    found.shown[case.case_id] = values
     found.cases.append(dataclasses.replace(case, n_slices=image.shape[0], height=image.shape[1], width=image.shape[2], spacing=raw.spacing,
                                            image_sha256=repro.array_sha256(image), label_sha256=repro.array_sha256(label)))
     if len(image) == 1:
@@ -87,47 +119,18 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool) -> None:
 
 
 def entry_faults(entries: list[Entry]) -> list[str]:
-    """Case ids and files that are listed twice, patients in two splits."""
+    """Case ids and files that are listed twice, an image that is a label too, a label of two patients, patients in two splits."""
     faults = [f"case {name} is listed {n} times" for name, n in Counter(e.case_id for e in entries).items() if n > 1]
     faults += [f"image {name} belongs to {n} cases" for name, n in Counter(e.image for e in entries if e.image).items() if n > 1]
+    images, owners = {e.image for e in entries if e.image}, {}
+    for entry in entries:
+        owners.setdefault(entry.label, set()).add(entry.patient_id)
+    faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
+    faults += [f"label {name} belongs to several patients: {', '.join(sorted(found))}" for name, found in owners.items() if name and len(found) > 1]
     of = {}
     for entry in entries:
         of.setdefault(entry.patient_id, set()).add(entry.split)
     return faults + [f"patient {patient} is in {' and '.join(sorted(found))}" for patient, found in of.items() if len(found) > 1]
-
-
-def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """256 bits of an image (H, W) in [0, 1] that a rescaled, cropped or lightly marked copy shares for the most part."""
-    import imagehash  # 0.3 s, and only for 2-D sets
-    from PIL import Image
-
-    return imagehash.phash(Image.fromarray((255 * image).round().astype(np.uint8)), hash_size=HASH_SIDE).hash.ravel()
-
-
-def near_groups(hashes: dict[str, np.ndarray]) -> list[list[str]]:
-    """Groups of two and more cases that near-duplicates connect."""
-    if len(hashes) < 2:
-        return []
-    names, bits = list(hashes), np.stack(list(hashes.values())).astype(np.float32)
-    distance = bits @ (1 - bits).T + (1 - bits) @ bits.T
-    count, group = connected_components(distance <= NEAR_BITS)
-    return [found for g in range(count) if len(found := [n for n, h in zip(names, group) if h == g]) > 1]
-
-
-def put_together(entries: list[Entry], groups: list[list[str]]) -> tuple[list[Entry], list[str]]:
-    """Entries in which the patients of near-duplicates are one patient, that of the first case; and those patients."""
-    patient, twins = {entry.patient_id: entry.patient_id for entry in entries}, []
-    of_case = {entry.case_id: entry.patient_id for entry in entries}
-    for group in groups:
-        members = {patient[of_case[case]] for case in group}
-        first = patient[of_case[group[0]]]
-        if len(members) > 1:
-            patient = {p: first if now in members else now for p, now in patient.items()}
-            twins.append(first)
-    first_of = {entry.patient_id: entry for entry in reversed(entries)}
-    moved = [dataclasses.replace(e, patient_id=patient[e.patient_id], split=first_of[patient[e.patient_id]].split) if patient[e.patient_id] != e.patient_id else e
-             for e in entries]
-    return moved, [p for p in dict.fromkeys(twins) if p in set(patient.values())]
 
 
 def bare_patients(entries: list[Entry]) -> frozenset[str]:
@@ -151,16 +154,42 @@ def draw_splits(entries: list[Entry], fractions, seed: int, unused) -> dict[str,
     return splits.draw({e.patient_id: e.stratum for e in reversed(entries)}, fractions, seed, unused=unused, last=last, only_train=bare_patients(entries))
 
 
-def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading, twins: list[str]) -> list[str]:
+def shortened(lines: list[str], most: int = 10) -> list[str]:
+    return lines[:most] + [f"... and {len(lines) - most} more of these"] * (len(lines) > most)
+
+
+def left_apart(groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]) -> list[str]:
+    """A line a group of near-duplicates that belong to several patients; a warning where these are in several splits."""
+    patient = {case.case_id: case.patient_id for case in cases}
+    split, lines = {p: name for name, group in drawn.items() for p in group}, []
+    for group in groups:
+        where = {split[patient[case]] for case in group}
+        if len({patient[case] for case in group}) > 1:
+            kind = "near-duplicates" if len(where) == 1 else "warning: near-duplicates in different splits"
+            lines.append(f"{kind}, left as they are: " + ", ".join(f"{case} ({split[patient[case]]})" for case in group))
+    return sorted(lines, key=lambda line: not line.startswith("warning"))
+
+
+def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading) -> list[str]:
     sizes = {(case.height, case.width) for case in cases}
     lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
              "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
-    lines += [f"class {number} {name}: in {found.present[number]} cases" for number, name in enumerate(classes, 1)]
-    if twins:
-        lines.append(f"near-duplicates: {sum(c.patient_id in set(twins) for c in cases)} cases put together to {len(twins)} patients")
+    lines += class_lines(cases, drawn, classes, found)
+    lines += [f"warning: {doubt} In {len(these)} cases: {', '.join(these[:5])}{', ...' * (len(these) > 5)}" for doubt, these in found.doubts.items()]
     if bare := sum(1 for c in cases if c.image and not c.label):
         lines.append(f"unlabeled: {bare} cases, all in train")
     return lines
+
+
+def class_lines(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading) -> list[str]:
+    """How many cases show a class, and a warning where a split has none: it is not learned, or not judged, there."""
+    lines, warnings = [], []
+    for number, name in enumerate(classes, 1):
+        owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
+        lines.append(f"class {number} {name}: in {len(owners)} cases")
+        if lacking := [split for split in SPLITS if not set(owners) & set(drawn[split])]:
+            warnings.append(f"warning: class {number} {name} is in no case of {', '.join(lacking)}")
+    return lines + warnings
 
 
 def about_own(name: str, classes: list[str], kind: str) -> dict:
@@ -170,14 +199,21 @@ def about_own(name: str, classes: list[str], kind: str) -> dict:
 
 
 def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = None, seed: int = 0, allow_empty: bool = False,
-           fractions=FRACTIONS) -> tuple[Manifest, list[str]]:
-    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as a set of one's own."""
+           fractions=FRACTIONS, join_near: bool = True) -> tuple[Manifest, list[str]]:
+    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as a set of one's own.
+
+    Raises InputError where that one has other classes, and where the name is that of a set which the project carries.
+    """
     folder = data_folder(name)
+    if not into and (paths.MANIFESTS / name / "dataset.yaml").exists():
+        raise InputError(f"the name {name} is taken: this project carries a set of that name", where=paths.shown(paths.MANIFESTS / name),
+                         do="give your folder another name, and NAME= the same")
     into = into or folder / "manifest"
     kind = name if name in reader_names() and name != "files" else "files"
     if (into / "dataset.yaml").exists():
         about = yaml.safe_load((into / "dataset.yaml").read_text())
         kind, folder = about.setdefault("reader", name), data_folder(about.get("files_of", name))
+        check_classes(classes, about["classes"], into)
     else:
         about = about_own(name, classes, kind)
     if not about["classes"]:
@@ -188,7 +224,14 @@ def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = 
         raise InputError(f"no files of {name}", where=paths.shown(folder), expected="the layout of data_manifests/README.md", got="nothing", do="set DATA=DIR")
     drawn = about.get("drawn", {})
     return make_manifest(name, entries, folder, about, into, fractions=drawn.get("fractions", fractions), seed=drawn.get("seed", seed),
-                         unused=drawn.get("unused", ()), allow_empty=allow_empty or drawn.get("allow_empty", False))
+                         unused=drawn.get("unused", ()), allow_empty=allow_empty or drawn.get("allow_empty", False), join_near=join_near)
+
+
+def check_classes(asked: list[str], there: list[str], home: Path) -> None:
+    """Raises InputError where other classes are asked for than the manifest in `home` has: trained runs know its order."""
+    if asked and asked != there:
+        raise InputError("this set has a manifest with other classes", where=f"{home.parent.name}/{home.name}", expected=",".join(there), got=",".join(asked),
+                         do=f"give CLASSES={','.join(there)}, or delete that folder first, and train anew what was trained on it")
 
 
 def three_numbers(text: str) -> list[float]:
@@ -210,11 +253,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the drawn splits")
     parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)), help="of train, val and test")
     parser.add_argument("--allow-empty", action="store_true", help="labels without any foreground are meant")
+    parser.add_argument("--keep-near-duplicates", action="store_true", help="report near-duplicate pictures instead of taking them as one patient")
     parser.add_argument("--into", type=Path, help="folder of the manifest; default <data>/<name>/manifest")
     args = parser.parse_args(words)
     try:
         classes = [c.strip() for c in args.classes.split(",") if c.strip()]
-        manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty, three_numbers(args.fractions))
+        manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty, three_numbers(args.fractions),
+                                 join_near=not args.keep_near_duplicates)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print("\n".join([f"manifest of {manifest.name}: 0 faults", *lines, f"label budgets: {', '.join(map(str, manifest.budgets))}"]))

@@ -32,7 +32,9 @@ def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, 
 
 
 def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box, widened: what is worth looking at."""
+    """Rows and columns of the mask's box, widened: what is worth looking at. Of an empty mask everything."""
+    if not mask.any():
+        return slice(None), slice(None)
     return tuple(slice(max(0, where.min() - margin), where.max() + margin + 1) for where in np.nonzero(mask))
 
 

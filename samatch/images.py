@@ -1,17 +1,22 @@
 """One image or label from disk as (slices, height, width): NIfTI, DICOM series, h5, PNG, JPEG or TIFF."""
 
 import contextlib
+import dataclasses
 import locale
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from samatch import paths
 from samatch.errors import InputError
+from samatch.geometry import nifti_place, shape_doubts
+
+nibabel.imageglobals.logger.setLevel("CRITICAL")  # it tells what it sets right in a header; geometry.py refuses that with a message
 
 NIFTI, HDF5, PICTURES = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = NIFTI + HDF5 + PICTURES
@@ -19,12 +24,19 @@ SUFFIXES = NIFTI + HDF5 + PICTURES
 
 @dataclass(frozen=True)
 class Picture:
-    """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None."""
+    """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None.
+
+    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label picture of 0 and
+    255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where the image lies for every reader.
+    """
 
     array: np.ndarray
     spacing: tuple[float, float, float] | None
     affine: np.ndarray | None
     source: str
+    doubts: tuple[str, ...] = ()
+    white: bool = False
+    header: nibabel.Nifti1Header | None = None
 
 
 def suffix_of(path: Path) -> str:
@@ -48,16 +60,17 @@ def read(path: Path, key: str = "image") -> Picture:
     if reader is None:
         raise InputError("a file of an unknown kind", where=path.name, expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
                          got=path.suffix, do="convert it")
-    return reader(path)
+    found = reader(path)
+    return dataclasses.replace(found, doubts=found.doubts + shape_doubts(found.array.shape))
 
 
 def read_label(path: Path) -> Picture:
-    """As `read`; a picture with the values 0 and 255 is a mask of class 1."""
+    """As `read`; a picture with the values 0 and 255 is a mask of class 1, and `white` says so."""
     found = read(path, "label")
     if suffix_of(path) in PICTURES:
         _check_grey(path)
-    if suffix_of(path) in PICTURES and set(np.unique(found.array).tolist()) <= {0, 255}:
-        return Picture((found.array > 0).astype(np.uint8), found.spacing, found.affine, found.source)
+    if suffix_of(path) in PICTURES and (values := set(np.unique(found.array).tolist())) <= {0, 255}:
+        return dataclasses.replace(found, array=(found.array > 0).astype(np.uint8), white=255 in values)
     return found
 
 
@@ -85,8 +98,8 @@ def _nifti(path: Path) -> Picture:
         raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI file", got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160], do="get the file again") from error
     if array.ndim != 3:
         raise InputError("not a 3-D volume", where=path.name, expected="three axes", got=str(array.shape), do="give one file a frame")
-    spacing = tuple(float(s) for s in volume.header.get_zooms()[2::-1])
-    return Picture(array.transpose(2, 1, 0), spacing, volume.affine, path.name)
+    spacing, affine, doubts = nifti_place(volume, path.name)
+    return Picture(array.transpose(2, 1, 0), spacing, affine, path.name, doubts, header=volume.header)
 
 
 def _h5(path: Path, key: str) -> Picture:
@@ -99,28 +112,54 @@ def _h5(path: Path, key: str) -> Picture:
 
 
 def _picture(path: Path) -> Picture:
-    """A picture as one slice, colours as their luminance; 16-bit greys stay what they are, an alpha channel is left out."""
+    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as a viewer shows it.
+
+    Colours become their luminance; 16-bit greys stay what they are, an alpha channel is left out.
+    """
+    pages, turned = _pages(path)
+    sizes = {page.size for page in pages}
+    if len(sizes) > 1:
+        raise InputError("pages of several sizes", where=path.name, expected="one size, a page a slice",
+                         got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)), do="save the pages that belong together as a file")
+    array = np.stack([np.asarray(p if p.mode[0] in "1LIF" and p.mode != "LA" else p.convert("RGB").convert("L")) for p in pages])
+    doubts = ("stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?",) if turned else ()
+    return Picture(array.astype(np.uint8) if array.dtype == bool else array, None, None, path.name, doubts)
+
+
+def _pages(path: Path) -> tuple[list[Image.Image], bool]:
+    """Pages as a viewer shows them, and whether one is stored turned. Of an MPO, the JPEG of some cameras, the first is the picture."""
     try:
-        with Image.open(path) as opened:
-            array = np.asarray(opened if opened.mode[0] in "1LIF" and opened.mode != "LA" else opened.convert("RGB").convert("L"))
+        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height and width exchanged where it is turned.
+        with open(path, "rb") as handle, Image.open(handle) as opened:
+            kind, count = opened.format, getattr(opened, "n_frames", 1)
+            pages = ImageSequence.Iterator(opened) if kind == "TIFF" else [opened]
+            found = [(page.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(page)) for page in pages]
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and its own kinds
         raise InputError("unreadable picture", where=path.name, expected="a " + ", ".join(PICTURES), got=f"{type(error).__name__}: {error}"[:160],
                          do="get the file again") from error
-    return Picture(array[None].astype(np.uint8) if array.dtype == bool else array[None], None, None, path.name)
+    if count > 1 and kind not in ("TIFF", "MPO"):
+        raise InputError("several pictures in one file", where=path.name, expected="one, or the pages of a TIFF", got=f"{count} frames",
+                         do="save each as a file, or all as a TIFF")
+    return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
 def _check_grey(path: Path) -> None:
     """Raises InputError where a mask's colours differ from grey: which class would a colour be?"""
-    with Image.open(path) as opened:
-        if opened.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
-            channels = np.asarray(opened.convert("RGB"))
-            if coloured := int((channels != channels[..., :1]).any(-1).sum()):
-                raise InputError("a colour mask", where=path.name, expected="grey values (equal channels)", got=f"{coloured} coloured pixels",
-                                 do="give each class its number")
+    coloured = 0
+    for page in _pages(path)[0]:
+        if page.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
+            channels = np.asarray(page.convert("RGB"))
+            coloured += int((channels != channels[..., :1]).any(-1).sum())
+    if coloured:
+        raise InputError("a colour mask", where=path.name, expected="grey values (equal channels)", got=f"{coloured} coloured pixels",
+                         do="give each class its number")
 
 
 def _dicom(folder: Path) -> Picture:
-    """The one DICOM series of a folder, in the order of its positions. Raises InputError where slices are missing."""
+    """The one DICOM series of a folder, in the order of its positions. Raises InputError where slices are missing.
+
+    Nothing in a series says for sure where it should begin and end: what points to missing slices there is a doubt.
+    """
     import SimpleITK as sitk  # 0.3 s, and only those who bring DICOM need it
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -129,14 +168,20 @@ def _dicom(folder: Path) -> Picture:
         if len(found) != 1:
             raise InputError("not one DICOM series", where=folder.name, expected="a folder with one series", got=f"{len(found)} series", do="give each series a folder")
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
-        _check_steps(folder, [_position(sitk, file) for file in files])
+        others = sorted({p.name for p in folder.iterdir() if p.suffix.lower() == ".dcm"} - {Path(file).name for file in files})
+        if others:
+            raise InputError("DICOM files that cannot be read as part of the series", where=folder.name, expected="one series, every file whole",
+                             got=f"{len(others)} others: {', '.join(others[:3])}", do="export the series again, or move these files away")
+        headers = [_header(sitk, file) for file in files]
+        _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
         image = reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Picture(sitk.GetArrayFromImage(image), tuple(float(s) for s in image.GetSpacing()[::-1]), np.diag([-1, -1, 1, 1]) @ affine, folder.name)
+    return Picture(sitk.GetArrayFromImage(image), tuple(float(s) for s in image.GetSpacing()[::-1]), np.diag([-1, -1, 1, 1]) @ affine, folder.name,
+                   tuple(_series_doubts(headers)))
 
 
 @contextlib.contextmanager
@@ -149,13 +194,41 @@ def kept_locale():
         locale.setlocale(locale.LC_ALL, before)
 
 
-def _position(sitk, file: str) -> float:
-    """Millimetres along the normal of the slice."""
+# InstanceNumber, ImagesInAcquisition, SpacingBetweenSlices, SliceThickness
+DICOM_TAGS = {"number": "0020|0013", "expected": "0020|1002", "step": "0018|0088", "thickness": "0018|0050"}
+PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
+
+
+def _header(sitk, file: str) -> dict:
+    """Position in mm along the normal of the slice, and the numbers of DICOM_TAGS, None where they are not there."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
     normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
-    return float(normal @ np.array(reader.GetOrigin()))
+    found = {name: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else "" for name, tag in DICOM_TAGS.items()}
+    numbers = {name: float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?", text) else None for name, text in found.items()}
+    return {"position": float(normal @ np.array(reader.GetOrigin())), "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)), **numbers}
+
+
+def _series_doubts(headers: list[dict]) -> list[str]:
+    """What says that slices of a series may be missing although those that are there lie at even steps, or that its pixels have no size."""
+    numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
+    if not all(h["sized"] for h in headers):
+        doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
+    if len(set(numbers)) == len(headers) and (numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)):
+        doubts.append("the numbers of the DICOM slices do not count from 0 or 1 without a gap: are slices missing?")
+    if any(h["expected"] and h["expected"] > len(headers) for h in headers):
+        doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
+    if len(headers) > 1 and _skips(abs(headers[1]["position"] - headers[0]["position"]), headers[0]["step"], headers[0]["thickness"]):
+        doubts.append("the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?")
+    return doubts
+
+
+def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
+    """Whether a step is twice, three times, ... the stated one. ITK writes 1 mm whatever the slices, less than they are thick."""
+    if not stated or stated < 0.9 * (thickness or 0):
+        return False
+    return round(step / stated) > 1 and abs(step / stated - round(step / stated)) < 0.02
 
 
 def _check_steps(folder: Path, positions: list[float]) -> None:

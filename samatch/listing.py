@@ -12,8 +12,10 @@ from samatch.errors import InputError, raise_all
 from samatch.manifest import SPLITS
 
 REQUIRED, OPTIONAL = ("case_id", "patient_id", "image"), ("label", "split")
-LABEL_STEM = re.compile(r"(_gt|_label|_labels|_seg|_mask|_dseg)$")
-LABEL_FOLDERS = {"label", "labels", "mask", "masks", "labelsTr", "derivatives"}
+# Ends of a label's name, capitals or not, with a number where an image has several. What they miss, curate finds by its few values.
+LABEL_STEM = re.compile(r"[-_. ](gt|ground[-_ ]?truth|labels?|labelmap|lbl|d?seg|segmentations?|masks?|msk|annotations?)[-_. ]?\d*$", re.IGNORECASE)
+LABEL_FOLDERS = {"gt", "groundtruth", "ground_truth", "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation",
+                 "segmentations", "annotation", "annotations", "derivatives"}
 BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
@@ -41,15 +43,15 @@ def from_csv(path: Path) -> list[Entry]:
 
 
 def from_folder(folder: Path) -> list[Entry]:
-    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or _label, _seg, _mask, _dseg), `images/` beside `labels/`
-    or `masks/`, BIDS with labels beside the image or in derivatives/. A folder of DICOM files is one series.
+    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of LABEL_STEM), `images/` beside `labels/`
+    or `masks/` (or another name of LABEL_FOLDERS), BIDS with labels beside the image or in derivatives/. A folder of DICOM files is one series.
 
     In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Raises InputError where an image has several
     labels or an id several images.
     """
     images, labels = {}, {}
     for path in sorted(_candidates(folder)):
-        parts = set(path.relative_to(folder).parts[:-1])
+        parts = {part.lower() for part in path.relative_to(folder).parts[:-1]}
         is_label = bool(LABEL_STEM.search(stem_of(path)) or parts & LABEL_FOLDERS)
         (labels if is_label else images).setdefault(_case_of(path), []).append(str(path.relative_to(folder)))
     faults = [f"{case}: several images: {', '.join(found)}" for case, found in images.items() if len(found) > 1]
@@ -57,7 +59,7 @@ def from_folder(folder: Path) -> list[Entry]:
     faults += [f"{found[0]}: a label without an image" for case, found in labels.items() if case not in images]
     if not images:
         faults.append("no image was found")
-    raise_all(f"folder {paths.shown(folder)}", faults, "move the odd files away, or name the cases in a CSV")
+    raise_all(f"folder {paths.shown(folder)}", faults, "unite the labels of an image, move the odd files away, or name the cases in a CSV")
     return [Entry(case, _patient_of(case), found[0], labels.get(case, [""])[0]) for case, found in images.items()]
 
 

@@ -2,8 +2,8 @@
 
     python -m samatch.predict --profile laptop --run hearts-n3-samatch-fixmatch-lite_medsam-s0 --images DIR --into DIR
 
-NIfTI gives NIfTI with the same affine, a DICOM series NIfTI in its place in space, a picture a PNG of its size (0 and 255 for one
-class, class numbers for more), h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
+NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG of its size (0 and 255 for one
+class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
         picture = read(path)
         image = normalise(picture.array)
         label = segment_with_student(student, image, size)
+        for doubt in picture.doubts:
+            print(f"warning: {picture.source}: {doubt}")
         masks.append(write_mask(into, path, picture, label, len(classes)))
         overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
         progress(number)
@@ -58,18 +60,34 @@ def _faults(path: Path) -> list[str]:
 def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_foreground: int) -> Path:
     """Writes a class map (D, H, W) as `<stem>_mask`, in the kind that suits the image."""
     if suffix_of(path) in PICTURES:
-        target = into / f"{stem_of(path)}_mask.png"
-        Image.fromarray(label[0] * (255 if num_foreground == 1 else 1)).save(target)
+        target = into / f"{stem_of(path)}_mask{'.png' if len(label) == 1 else '.tif'}"
+        first, *others = (Image.fromarray(page) for page in label * np.uint8(255 if num_foreground == 1 else 1))
+        first.save(target, **({"save_all": True, "append_images": others} if others else {}))
     elif suffix_of(path) in HDF5:
         target = into / f"{stem_of(path)}_mask.h5"
         with h5py.File(target, "w") as file:
             file["label"] = label
     else:
         target = into / f"{stem_of(path)}_mask.nii.gz"
-        volume = nibabel.Nifti1Image(label.transpose(2, 1, 0), picture.affine)
-        volume.header.set_zooms(picture.spacing[::-1])
-        nibabel.save(volume, target)
+        nibabel.save(_nifti(label.transpose(2, 1, 0), picture), target)
     return target
+
+
+def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
+    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it, so that every reader puts both to
+    one place. Of a DICOM series under a new one."""
+    if picture.header is None:
+        volume = nibabel.Nifti1Image(label, picture.affine)
+        volume.header.set_zooms(picture.spacing[::-1])
+        volume.header.set_xyzt_units("mm")
+        return volume
+    kind = nibabel.Nifti2Image if isinstance(picture.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    header = picture.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header.set_intent("none")
+    header["cal_min"], header["cal_max"] = 0, 0  # grey levels of the image
+    return kind(label, None, header)
 
 
 def overlay(target: Path, title: str, image: np.ndarray, label: np.ndarray, classes: tuple[str, ...]) -> None:

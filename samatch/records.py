@@ -23,6 +23,9 @@ from samatch.manifest import load_manifest, manifest_folders
 KEY = ["run_id", "case_id", "class"]
 RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
                "device", "commit", "manifest_sha256", "splits_sha256", "weights_sha256", "parents", "config_sha256"]
+# Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
+TEXT_COLUMNS = ("run_id", "patient_id", "case_id", "class", "split", "method", "sam", "variant", "device", "commit", "manifest_sha256",
+                "splits_sha256", "weights_sha256", "parents", "config_sha256", "distance_unit", "unit", "status", "comparison", "reference")
 
 
 class Run:
@@ -94,13 +97,26 @@ def write_text(path: Path, text: str) -> None:
         raise InputError("cannot write a file", where=paths.shown(path), got=error.strerror, do="free some space and run again") from error
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A results CSV with ids, names and hashes as the text that stands there, and numbers in the other columns.
+
+    Raises InputError where there is no such file.
+    """
+    if not path.exists():
+        raise InputError("a table of results is missing", where=paths.shown(path), do="run `make reproduce`")
+    numbers = pd.read_csv(path, nrows=0).columns.difference(TEXT_COLUMNS)
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False,
+                       na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]))
+
+
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
-    A run that the folder holds already stays there, unless this machine has a run of the same name: that one replaces it.
+    A run that the folder holds already stays there, unless this machine has a run of the same name: that one replaces it. Which
+    set a run is of stands in its own record: names of sets may begin alike.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
-    found = sorted(paths.runs_dir(profile).glob(f"{dataset}-*/run.json"))
+    found = [path for path in sorted(paths.runs_dir(profile).glob("*/run.json")) if _dataset_of(path) == dataset]
     if not found:
         raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
     records = [json.loads(path.read_text()) for path in found]
@@ -108,14 +124,28 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     for path, record in zip(found, records):
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
     fresh = {"runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
-             "per_case": pd.concat([pd.read_csv(path.with_name("per_case.csv")) for path in found]),
-             "train_log": pd.concat([pd.read_csv(path.with_name("train_log.csv")).assign(run_id=record["run_id"]) for path, record in zip(found, records)])}
+             "per_case": pd.concat([read_table(path.with_name("per_case.csv")) for path in found]),
+             "train_log": pd.concat([read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"]) for path, record in zip(found, records)])}
+    left_out = {*fresh["runs"].run_id, *_foreign(folder, dataset)}
     for name, table in fresh.items():
         path = folder / f"{name}.csv"
-        kept = [old[~old.run_id.isin(fresh["runs"].run_id)] for old in ([pd.read_csv(path)] if path.exists() else [])]
+        kept = [old[~old.run_id.isin(left_out)] for old in ([read_table(path)] if path.exists() else [])]
         table = pd.concat([part for part in (*kept, table) if len(part)]).sort_values("run_id", kind="stable")
         write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return folder
+
+
+def _dataset_of(path: Path) -> str:
+    """The data set of a run.json."""
+    return json.loads(path.read_text())["config"]["dataset"]
+
+
+def _foreign(folder: Path, dataset: str) -> list[str]:
+    """Runs of other sets that an earlier version gathered into this folder; their copies of run.json go."""
+    foreign = [path for path in sorted((folder / "run_json").glob("*.json")) if _dataset_of(path) != dataset]
+    for path in foreign:
+        path.unlink()
+    return [path.stem for path in foreign]
 
 
 def _row(record: dict) -> dict:
@@ -132,11 +162,11 @@ def read_results(profile: str, dataset: str, folder: Path | None = None) -> tupl
     for name in ("runs.csv", "per_case.csv"):
         if not (folder / name).exists():
             raise InputError(f"no results of {dataset} in profile {profile}", where=paths.shown(folder / name), do="run `make reproduce`")
-        tables.append(pd.read_csv(folder / name, keep_default_na=False, na_values=["", "nan", "NaN"]))
+        tables.append(read_table(folder / name))
     runs, per_case = tables
     runs["manifest_sha256"] = todays(dataset, runs.manifest_sha256)
     raise_all(f"results of {dataset}, profile {profile}", result_faults(runs, per_case), "train the faulty runs again and collect")
-    return runs.fillna({"sam": "", "variant": "", "parents": ""}), with_mm(per_case)
+    return runs, with_mm(per_case)
 
 
 def todays(dataset: str, hashes: pd.Series) -> pd.Series:
@@ -149,6 +179,8 @@ def todays(dataset: str, hashes: pd.Series) -> pd.Series:
 
 def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
     """per_case with hd95_mm and asd_mm, which earlier records lack: hd95 and asd where these are in mm."""
+    if "distance_unit" not in per_case:
+        return per_case
     in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
     found = {f"{name}_mm": per_case.get(f"{name}_mm", none).fillna(per_case[name].where(in_mm))
              for name in ("hd95", "asd")}

@@ -39,12 +39,20 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The repository's commit, with '+' for local changes; 'unknown' outside a checkout."""
+    """The repository's commit, with '+' for local changes; 'unknown' outside a checkout of this project.
+
+    A repository that surrounds the project, somebody's home folder for example, says nothing about its code.
+    """
+    # GIT_DIR and its like are set within a hook of another repository, and lead there.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True,
-                              check=True, timeout=20).stdout.strip()
+                              check=True, timeout=20, env=outside).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.ROOT:
+            return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "samatch") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -12,13 +12,31 @@ from samatch.errors import InputError, known
 
 UNITS = {"patient": "patient_id", "volume": "case_id"}
 ALPHA = 0.05
+DISTANCES = ["hd95", "asd"]
 
 
 def unit_scores(per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None) -> pd.DataFrame:
-    """Table unit x run_id of mean scores on the test split; `cls` restricts to one class. NaN are left out of a mean."""
+    """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
+
+    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are not compared:
+    all of them are NaN.
+    """
     column = UNITS[known(unit, UNITS, "unit")]
     rows = per_case[(per_case.split == "test") & ((per_case["class"] == cls) if cls else True)]
-    return rows.pivot_table(index=column, columns="run_id", values=metric, aggfunc="mean")
+    return of_one_unit(rows).groupby([column, "run_id"])[metric].mean().unstack()
+
+
+def unit_of(cases: pd.DataFrame) -> str:
+    """The unit of the distances, or all of them: "mm", "mm and voxel"."""
+    return " and ".join(sorted(cases.distance_unit.unique()))
+
+
+def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases as they are where their distances have one unit, else with distances of NaN: millimetres and pixels have no mean."""
+    distances = cases.columns.intersection(DISTANCES)
+    if distances.empty or cases.distance_unit.nunique() < 2:
+        return cases
+    return cases.assign(**dict.fromkeys(distances, float("nan")))
 
 
 def wilcoxon_family(scores: pd.DataFrame, reference: str, others: list[str], seed: int = 0) -> pd.DataFrame:
@@ -43,7 +61,7 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
     rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap interval;
-    smallest_p: what n untied differences of one sign would give, 2 / 2^n.
+    smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any defined difference p is NaN: nothing was tested.
     """
     dropped = int(np.isnan(difference).sum())
     difference = difference[~np.isnan(difference)]
@@ -51,6 +69,8 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     n, zeros = len(difference), len(difference) - len(moved)
     result = {"n": n, "zeros": zeros, "undefined": dropped, "median_difference": float(np.median(difference)) if n else float("nan")}
     low, high = bootstrap_interval(difference, seed)
+    if not n:
+        return result | dict.fromkeys(("ci_low", "ci_high", "rank_biserial", "p", "smallest_p"), float("nan"))
     if not len(moved):
         return result | {"ci_low": low, "ci_high": high, "rank_biserial": 0.0, "p": 1.0, "smallest_p": 1.0}
     ranks = stats.rankdata(np.abs(moved))
@@ -69,7 +89,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p-values (Holm, 1979)."""
+    """Holm's step-down adjusted p-values (Holm, 1979); NaN stay NaN and count in the family's size."""
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     adjusted = np.empty(len(p))

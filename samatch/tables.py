@@ -73,7 +73,8 @@ def _most_common(values: pd.Series):
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """One row a run: mean and standard deviation over patients, undefined distances, validation Dice.
 
-    hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not mm but the spacing is known.
+    hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not mm but the spacing is known. A run
+    whose cases have distances in several units has all of them in `unit`, and no mean distance.
     """
     rows, names = per_case[per_case.split == split], names_of(runs)
     beside = [name for name in IN_MM if name in rows and rows[name].notna().any()]
@@ -83,11 +84,11 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> 
         cases = rows[rows.run_id == run.run_id]
         if cases.empty:
             continue
-        patients = cases.groupby("patient_id")[["dice", "hd95", "asd", *beside]].mean()
+        patients = stats.of_one_unit(cases).groupby("patient_id")[["dice", "hd95", "asd", *beside]].mean()
         by_class = cases.groupby("class", sort=False)["dice"].mean()
         table.append({"run_id": run.run_id, "method": names[run.run_id], "val_dice": 100 * run.val_dice,
                       "dice": 100 * patients.dice.mean(), "dice_sd": 100 * patients.dice.std(), **{f"dice_{c}": 100 * d for c, d in by_class.items()},
-                      "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": cases.distance_unit.iloc[0],
+                      "hd95": patients.hd95.mean(), "asd": patients.asd.mean(), "unit": stats.unit_of(cases),
                       **{name: patients[name].mean() for name in beside},
                       "undefined": int(cases.hd95.isna().sum()), "n": len(patients), "seed": run.seed})
     return pd.DataFrame(table)
@@ -135,14 +136,20 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     table = summary(runs, per_case)
     chosen = all_chosen(runs)
     tracked = tracked_dice(profile, dataset)
-    unit = table.unit.iloc[0]
+    unit = table.unit.iloc[0] if table.unit.nunique() == 1 else "in its own unit"
+    hd95, asd = ([_distance(d, own if table.unit.nunique() > 1 else "") for d, own in zip(table[name], table.unit)] for name in stats.DISTANCES)
     return pd.DataFrame({"method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
                          "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
-                         f"HD95 {unit}": table.hd95.map("{:.2f}".format), f"ASD {unit}": table.asd.map("{:.2f}".format),
+                         f"HD95 {unit}": hd95, f"ASD {unit}": asd,
                          **{title: table[name].map("{:.2f}".format) for name, title in IN_MM.items()
                             if name in table},
                          "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
                          "paper's Dice %": [paper_value(dataset, r) for r in table.run_id]})
+
+
+def _distance(value: float, unit: str) -> str:
+    """A mean distance in words, followed by its unit where the table's runs have several."""
+    return f"{value:.2f} {unit}".strip() if value == value else f"undefined {unit and f'({unit})'}".strip()
 
 
 def tracked_dice(profile: str, dataset: str) -> dict[str, str]:

@@ -21,6 +21,21 @@ def png(path, array):
     Image.fromarray(array).save(path)
 
 
+def tiff(path, pages):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = (Image.fromarray(page) for page in pages)
+    first.save(path, save_all=True, append_images=others)
+
+
+def turned(path, array, orientation):
+    """`array` as a viewer shows it, stored turned by 180 degrees (3) or a quarter (6, 8), with the EXIF tag that says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.rot90(array, {3: 2, 6: 1, 8: 3}[orientation])
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+
+
 def ellipse(seed, classes=1, size=48):
     """A picture of ellipses on noise and its class map, both (size, size)."""
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[0:size, 0:size]
@@ -32,8 +47,8 @@ def ellipse(seed, classes=1, size=48):
     return image.clip(0, 255).astype(np.uint8), label
 
 
-def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3"):
-    """One DICOM series of slices (H, W) at positions along z, written out of order."""
+def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()):
+    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are numbered from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -42,7 +57,7 @@ def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0),
         image = sitk.GetImageFromArray(array[z])
         image.SetSpacing(spacing[:2])
         for tag, value in (("0008|0060", "MR"), ("0020|000e", series), ("0020|0032", f"-20\\30\\{positions[z]}"), ("0020|0037", "1\\0\\0\\0\\1\\0"),
-                           ("0020|0013", str(z)), ("0008|0018", f"{series}.{z}"), ("0018|0050", str(spacing[2]))):
+                           ("0020|0013", str(first + z)), ("0008|0018", f"{series}.{z}"), ("0018|0050", str(spacing[2])), *tags):
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{(z * 3) % len(array):02d}.dcm"))
         with kept_locale():

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
 FLOORS = [("paths", "config", "profiles", "repro", "devices", "errors", "progress", "download", "archives"),
-          ("manifest", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
-          ("data", "networks", "weights", "sam", "datasets", "listing", "embeddings"),
+          ("manifest", "geometry", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
+          ("data", "networks", "weights", "sam", "datasets", "listing", "duplicates", "embeddings"),
           ("methods", "evaluate", "records", "clinical", "curate", "provide"),
           ("task", "train", "stats", "tables", "folds", "plots", "examples", "predict")]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

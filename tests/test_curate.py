@@ -6,15 +6,17 @@ import pytest
 
 from samatch import paths
 from samatch.config import make_config
-from samatch.curate import curate, main, near_groups, perceptual_hash, put_together
+from samatch.curate import curate, left_apart, main
 from samatch.datasets import Entry, load_cases, phantom
+from samatch.duplicates import groups_of, perceptual_hash, put_together
 from samatch.errors import InputError
 from samatch.images import read_label
 from samatch.listing import from_csv, from_folder
+from samatch.manifest import Case
 from samatch.predict import predict
 from samatch.splits import budgets, draw, sizes
 from samatch.train import train
-from tests.made import AFFINE, ellipse, nifti, png, write_series
+from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
 
 @pytest.fixture
 def folder():
@@ -103,7 +105,7 @@ def test_doubles_leaks_and_paths_outside(folder):
         curate("lesions", folder / "c.csv", ["lesion"])
     text = str(error.value)
     for expected in ("case a is listed 2 times", "image images/p0.png belongs to 2 cases", "patient p is in test and train", "d: a path leads out of",
-                     "e: a path leads out of", "5 faults"):
+                     "e: a path leads out of", "label masks/p0.png belongs to several patients: p, t", "6 faults"):
         assert expected in text
 
 
@@ -114,7 +116,8 @@ def test_near_duplicates_become_one_patient_and_stay_together(folder):
     png(folder / "masks" / "copy.png", label * 255)
     manifest, report = curate("lesions", None, ["lesion"])
     of = {case.case_id: case.patient_id for case in manifest.cases}
-    assert of["copy"] == of["p3"] and len(set(of.values())) == 10 and "near-duplicates: 2 cases put together to 1 patients" in report
+    assert of["copy"] == of["p3"] and len(set(of.values())) == 10
+    assert "near-duplicates, taken as one patient: copy, p3" in report
     if manifest.split_of[of["copy"]] == "train":  # a budget of n is n pictures: the pair comes last
         assert manifest.labeled_order[-1] == of["copy"]
 
@@ -126,11 +129,219 @@ def test_near_groups_by_hand():
     far = base[1].copy()
     far[:79] ^= True
     hashes = {"a": base[0], "b": base[1], "c": close, "d": far}
-    assert near_groups(hashes) == [["a", "c"]]
+    assert groups_of(dict.fromkeys("abcd", "") | {n: n for n in "abcd"}, hashes) == [["a", "c"]]
+    assert groups_of({"a": "1", "b": "2", "c": "3", "d": "2", "e": "5", "f": "3"}, hashes) == [["a", "c", "f"], ["b", "d"]]
+    assert groups_of({"a": "1", "b": "2"}, {}) == [] and groups_of({}, {}) == []
     entries = [Entry(n, f"p{n}") for n in "abcd"]
     moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
     assert [e.patient_id for e in moved] == ["pa", "pb", "pa", "pa"] and twins == ["pa"]
     assert (perceptual_hash(ellipse(0)[0] / 255) == perceptual_hash(ellipse(0)[0] / 255)).all()
+
+
+def table(folder, rows, head=f"{CSV_HEAD},split"):
+    (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    return folder / "t.csv"
+
+
+def lookalikes(folder, count):
+    """`count` pictures that differ by little: every pair is nearer than NEAR_BITS."""
+    base, label = ellipse(7)
+    for n in range(count):
+        noise = np.random.default_rng(n).normal(0, 3, base.shape)
+        png(folder / "images" / f"n{n}.png", (base + noise).clip(0, 255).astype(np.uint8))
+        png(folder / "masks" / f"n{n}.png", label * 255)
+
+
+def test_given_splits_are_never_changed(capsys):
+    """Near-duplicates of eight patients over all three splits: told with their splits, and every patient stays where the table has it."""
+    folder = paths.data_dir() / "near"
+    lookalikes(folder, 8)
+    given = dict(zip((f"n{n}" for n in range(8)), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))
+    csv = table(folder, [f"{case},p{case},images/{case}.png,masks/{case}.png,{split}" for case, split in given.items()])
+    main(["--name", "near", "--csv", str(csv), "--classes", "a"])
+    assert ("warning: near-duplicates in different splits, left as they are: n0 (train), n1 (train), n2 (train), n3 (train), n4 (val), "
+            "n5 (val), n6 (test), n7 (test)") in capsys.readouterr().out
+    manifest, _ = curate("near", csv, ["a"])
+    assert manifest.split_of == {f"p{case}": split for case, split in given.items()}
+    assert [case.patient_id for case in manifest.cases] == [f"p{case}" for case in given]
+
+
+def test_too_few_patients_after_joining_names_the_joined_cases():
+    folder = paths.data_dir() / "near"
+    lookalikes(folder, 5)
+    with pytest.raises(InputError, match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, n4(.|\n)*--keep-near-duplicates"):
+        curate("near", None, ["a"])
+    manifest, report = curate("near", None, ["a"], join_near=False)
+    assert len(manifest.split_of) == 5 and any("in different splits, left as they are: n0 (" in line for line in report)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
+    """Equal images in 3-D, one of them on another scale and with another label: two readers of one scan."""
+    folder = paths.data_dir() / "v"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        nifti(folder / f"v{n}.nii.gz", image)
+        nifti(folder / f"v{n}_gt.nii.gz", label)
+    twice = np.stack([ellipse(z)[0] for z in range(3)])
+    nifti(folder / "v1.nii.gz", 2 * twice.astype(np.int16))
+    manifest, report = curate("v", None, ["a"], seed=seed, join_near=False)
+    assert "near-duplicates, taken as one patient: v0, v1" in report and len(manifest.split_of) == 7
+    rows = [f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}" for n in range(8)]
+    with pytest.raises(InputError, match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split"):
+        curate("v", table(folder, rows), ["a"])
+
+
+def test_near_duplicates_of_one_patient_or_one_split_are_no_warning():
+    cases = [Case(n, p, 1, 8, 8, None, n, n) for n, p in (("a", "p"), ("b", "p"), ("c", "q"), ("d", "r"))]
+    drawn = {"train": ["p", "q"], "val": ["r"]}
+    assert left_apart([["a", "b"]], cases, drawn) == []
+    assert left_apart([["a", "c"]], cases, drawn) == ["near-duplicates, left as they are: a (train), c (train)"]
+
+
+def test_no_empty_split_passes(folder):
+    def rows(**split):
+        return [f"p{n},p{n},images/p{n}.png,{'' if n in split.get('bare', ()) else f'masks/p{n}.png'},{s}"
+                for s in ("train", "val", "test") for n in split.get(s, ())]
+
+    for split, message in (({"train": range(8), "test": [8, 9]}, "val is empty: no patient is in it"),
+                           ({"val": range(8), "test": [8, 9]}, "train is empty: no labeled patient is in it"),
+                           ({"train": [0, 1], "bare": [0, 1], "val": [2], "test": [3]}, "train is empty: no labeled patient")):
+        with pytest.raises(InputError, match=message):
+            curate("lesions", table(folder, rows(**split)), ["lesion"])
+
+
+def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(folder):
+    first, _ = curate("lesions", None, ["lesion"])
+    home = folder / "manifest" / "dataset.yaml"
+    home.write_text(home.read_text().replace("licence: not stated", "licence: ours"))
+    for n in range(4):
+        (folder / "images" / f"p{n}.png").unlink()
+        (folder / "masks" / f"p{n}.png").unlink()
+    second, _ = curate("lesions", None, ["lesion"])
+    assert (first.budgets, second.budgets) == ((1, 3, 7), (1, 3, 4)) and len(second.cases) == 6 and second.licence == "ours"
+    with pytest.raises(InputError, match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give CLASSES=lesion, or delete"):
+        curate("lesions", None, ["cyst", "lesion"])
+    assert curate("lesions", None, [])[0].classes == ("lesion",)  # none asked for: those that are there
+
+
+def test_a_name_of_the_projects_own_sets_is_refused():
+    (paths.data_dir() / "acdc").mkdir(parents=True)
+    with pytest.raises(InputError, match="the name acdc is taken"):
+        curate("acdc", None, ["a"])
+
+
+@pytest.mark.parametrize("name", ["x_GT.NII.GZ", "x_Mask.png", "x_segmentation.png", "x_mask_1.png", "x-Seg.tif", "x label2.png", "x_Ground_Truth.png",
+                                  "Masks/x.png", "labelsTr/x.nii.gz", "GT/x.png"])
+def test_names_of_labels(tmp_path, name):
+    for file in ("x.png", name):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", name)]
+
+
+@pytest.mark.parametrize("name", ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"])
+def test_names_of_images(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    assert [(entry.image, entry.label) for entry in from_folder(tmp_path)] == [(name, "")]
+
+
+def test_two_labels_of_an_image_are_told(tmp_path):
+    for name in ("b (1).png", "b (1)_mask.png", "b (1)_mask_1.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the labels"):
+        from_folder(tmp_path)
+
+
+def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
+    """A mask that no name gives away, binary or of classes, and a real unlabeled image beside it; and image and label swapped in a table."""
+    png(folder / "images" / "outline.png", ellipse(20)[1] * 255)
+    png(folder / "images" / "classes.png", ellipse(21, 4)[1])
+    png(folder / "images" / "unlabeled.png", ellipse(22)[0])
+    with pytest.raises(InputError) as error:
+        curate("lesions", None, ["lesion"])
+    assert "2 faults" in str(error.value) and all(f"{name}: images/{name}.png: an unlabeled image of" in str(error.value) for name in ("outline", "classes"))
+    for name in ("outline", "classes"):
+        (folder / "images" / f"{name}.png").unlink()
+    binary = (ellipse(9)[1] * 255).astype(np.uint8)
+    png(folder / "images" / "p9.png", np.where(binary, 200, 10).astype(np.uint8))
+    manifest, report = curate("lesions", None, ["lesion"])
+    assert "unlabeled: 1 cases, all in train" in report and manifest.unlabeled == {"unlabeled"}
+    assert "warning: an image of hardly more values than a label has: are image and label swapped? In 1 cases: p9" in report
+    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + ["s,s,masks/p9.png,images/p8.png"]
+    with pytest.raises(InputError, match="images/p8.png is an image and a label"):
+        curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
+
+
+def test_black_and_white_labels_have_one_class(folder):
+    with pytest.raises(InputError, match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 classes is 255"):
+        curate("lesions", None, ["cyst", "tumour"])
+    for n in range(10):
+        png(folder / "masks" / f"p{n}.png", ellipse(n)[1] * 2)
+    assert "class 2 tumour: in 10 cases" in curate("lesions", None, ["cyst", "tumour"])[1]
+
+
+def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
+    """TIFF stacks are volumes, in and out; pictures stored turned are told once, with their cases."""
+    folder = paths.data_dir() / "stacks"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        tiff(folder / "images" / f"s{n}.tif", image)
+        tiff(folder / "masks" / f"s{n}.tif", label * 255)
+    manifest, report = curate("stacks", None, ["a"])
+    assert [case.n_slices for case in manifest.cases] == [3] * 8 and not any("warning" in line for line in report)
+    record = train(make_config("demo", "stacks", 1, "supervised"))
+    tiff(tmp_path / "new" / "x.tiff", np.stack([ellipse(z)[0] for z in range(4)]))
+    turned(tmp_path / "new" / "y.png", ellipse(3, size=40)[0][:30], 6)
+    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(masks[0]).array.shape == (4, 48, 48)
+    assert read_label(masks[1]).array.shape == (1, 30, 40) and "warning: y.png: stored turned" in capsys.readouterr().out
+
+
+def test_doubts_name_their_cases(folder):
+    for n in (2, 5):
+        turned(folder / "images" / f"p{n}.png", ellipse(n)[0], 3)
+    report = curate("lesions", None, ["lesion"])[1]
+    assert sum("stored turned" in line and line.endswith("In 2 cases: p2, p5") for line in report) == 1
+
+
+def test_doubtful_geometry_stands_in_the_manifests_report():
+    """Faults and warnings of headers, one volume each; the slices of h5 volumes have no spacing, but a shape."""
+    folder = paths.data_dir() / "v"
+    for n in range(8):
+        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        for name, array in ((f"v{n}", image), (f"v{n}_gt", label)):
+            volume = nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([1.5, 1.5, 8, 1]))
+            if n == 3:
+                volume.set_sform(None, 0)
+                volume.set_qform(None, 0)
+            if n in (5, 6):
+                volume.set_sform(np.diag([3, 3, 16, 1]))
+            folder.mkdir(parents=True, exist_ok=True)
+            nibabel.save(volume, folder / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header gives two"):
+        curate("v", None, ["a"])
+    for n in (5, 6):
+        for ending in ("", "_gt"):
+            (folder / f"v{n}{ending}.nii.gz").unlink()
+    report = curate("v", None, ["a"])[1]
+    assert "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In 1 cases: v3" in report
+    assert sum("warning" in line for line in report) == 1
+
+
+def test_a_class_that_a_split_lacks_is_a_warning(folder):
+    """Class 2 in two training pictures, class 3 nowhere."""
+    for n in range(10):
+        label = ellipse(n)[1]
+        label[:3, :3] = 2 * (n in (0, 4))
+        png(folder / "masks" / f"p{n}.png", label)
+    splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    csv = table(folder, [f"p{n},p{n},images/p{n}.png,masks/p{n}.png,{split}" for n, split in enumerate(splits)])
+    _, report = curate("lesions", csv, ["a", "b", "c"])
+    assert [line for line in report if "class" in line] == [
+        "class 1 a: in 10 cases", "class 2 b: in 2 cases", "class 3 c: in 0 cases",
+        "warning: class 2 b is in no case of val, test", "warning: class 3 c is in no case of train, val, test"]
 
 
 def test_folders_in_bids_and_beside_each_other(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from samatch.errors import InputError
 from samatch.images import check_geometry, read, read_label
-from tests.made import VOLUME, write_series
+from tests.made import VOLUME, tiff, turned, write_series
 
 RNG = np.random.default_rng(0)
 
@@ -38,6 +38,73 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="0 series"):
         read(tmp_path / "none")
+
+
+def test_slices_that_may_be_missing_at_the_ends_are_doubts(tmp_path):
+    """The first ones by the numbers, the last ones by the size of the acquisition, every second one by the step."""
+    def doubts(name, **how):
+        write_series(tmp_path / name, **how)
+        return [doubt for doubt in read(tmp_path / name).doubts if "missing" in doubt]
+
+    assert doubts("from0") == doubts("from1", first=1) == []
+    assert doubts("whole", tags=[("0020|1002", "5")]) == []
+    assert [d[:25] for d in doubts("start", first=3)] == ["the numbers of the DICOM "]
+    assert [d[:21] for d in doubts("end", tags=[("0020|1002", "6")])] == ["the DICOM acquisition"]
+    for spacing, step, count in ((4, 8, 1), (5, 5, 0), (3, 12, 0), (4, 6, 0)):  # 3 is less than the slices are thick
+        write_series(tmp_path / "step", positions=[step * z for z in range(5)])
+        for file in (tmp_path / "step").iterdir():  # ITK writes a SpacingBetweenSlices of 1 whatever it is given
+            file.write_bytes(file.read_bytes().replace(b"\x18\0\x88\0\2\0\0\x001 ", b"\x18\0\x88\0\2\0\0\0%d " % spacing))
+        assert len(read(tmp_path / "step").doubts) == count, spacing
+    assert doubts("words", tags=[("0020|1002", "many")]) == []
+
+
+def test_a_file_of_a_series_that_cannot_be_read_is_told(tmp_path):
+    write_series(tmp_path / "cut")
+    (tmp_path / "cut" / "04.dcm").write_bytes((tmp_path / "cut" / "04.dcm").read_bytes()[:200])
+    (tmp_path / "cut" / "empty.DCM").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read as part of the series(.|\n)*2 others: 04.dcm, empty.DCM"):
+        read(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, orientation, name):
+    grey = RNG.integers(0, 255, (6, 7)).astype(np.uint8)
+    turned(tmp_path / name, grey, orientation)
+    found = read(tmp_path / name)
+    assert (found.array == grey[None]).all() and "stored turned" in found.doubts[0]
+    turned(tmp_path / f"mask_{name}", (grey > 99).astype(np.uint8) * 255, orientation)
+    assert (read_label(tmp_path / f"mask_{name}").array == (grey > 99)[None]).all()
+    Image.fromarray(grey).save(tmp_path / f"plain_{name}")
+    assert read(tmp_path / f"plain_{name}").doubts == ()
+
+
+def test_pages_of_a_tiff_are_slices(tmp_path):
+    stack = RNG.integers(0, 60000, (4, 6, 7)).astype(np.uint16)
+    tiff(tmp_path / "a.tif", stack)
+    assert (read(tmp_path / "a.tif").array == stack).all()
+    masks = RNG.integers(0, 2, (3, 6, 7)).astype(np.uint8) * 255
+    tiff(tmp_path / "m.tif", masks)
+    label = read_label(tmp_path / "m.tif")
+    assert (label.array == masks // 255).all() and label.white
+    tiff(tmp_path / "sizes.tif", [stack[0], stack[1, :3]])
+    with pytest.raises(InputError, match="pages of several sizes(.|\n)*7 x 3, 7 x 6"):
+        read(tmp_path / "sizes.tif")
+    colour = [np.stack([page] * 3, -1).astype(np.uint8) for page in masks]
+    colour[2][0, :2, 0] = 77
+    tiff(tmp_path / "c.tif", colour)  # the second page alone would be grey
+    with pytest.raises(InputError, match="2 coloured pixels"):
+        read_label(tmp_path / "c.tif")
+    first, *others = (Image.fromarray(page) for page in masks)
+    first.save(tmp_path / "moving.png", save_all=True, append_images=others)
+    with pytest.raises(InputError, match="several pictures in one file(.|\n)*3 frames"):
+        read(tmp_path / "moving.png")
+
+
+def test_only_black_and_white_labels_are_marked(tmp_path):
+    for name, values, white in (("bw", [0, 255], True), ("numbers", [0, 1], False), ("black", [0, 0], False)):
+        Image.fromarray(np.array([values] * 3, np.uint8)).save(tmp_path / f"{name}.png")
+        assert read_label(tmp_path / f"{name}.png").white == white
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -79,7 +79,10 @@ def test_a_patient_in_two_splits_stops_the_reading(tmp_path):
 
 def test_one_image_twice_in_one_split_is_allowed():
     """ACDC itself: patient074 and patient076 share images, both are training patients."""
-    assert manifest_faults((case("x", "a", "h"), case("y", "b", "h")), [row("a", "train", "1"), row("b", "train", "2")], []) == []
+    cases = (case("x", "a", "h"), case("y", "b", "h"), case("z", "c"), case("t", "d"))
+    rows = [row("a", "train", "1"), row("b", "train", "2"), row("c", "val"), row("d", "test")]
+    assert manifest_faults(cases, rows, []) == []
+    assert manifest_faults(cases[:3], rows[:3], []) == ["test is empty: no patient is in it"]
 
 
 def test_errors_name_what_exists(tmp_path):

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from samatch import paths, tables
+from samatch import examples, paths, repro, stats, tables
 from samatch.config import run_id
+from samatch.curate import curate
 from samatch.errors import InputError
-from samatch.records import RUN_COLUMNS, collect, read_results, result_faults, write_text
+from samatch.records import RUN_COLUMNS, collect, read_results, read_table, result_faults, write_text
+from tests.made import ellipse, png
 
 SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "agree"),
          ("samatch-fixmatch", "", "no_sam"), ("finetune", "lite_medsam", "")]
@@ -169,7 +172,7 @@ def test_collect_gathers_complete_runs_only(tmp_path):
     for name, status in (("acdc-n3-fixmatch-s0", "run.json"), ("acdc-n3-other-s0", "none")):
         folder = paths.runs_dir("laptop") / name
         folder.mkdir(parents=True)
-        cfg = {"method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
+        cfg = {"dataset": "acdc", "method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
         if status == "run.json":
             (folder / status).write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": 0.5, "config": cfg}))
         (folder / "per_case.csv").write_text(f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,0.5\n")
@@ -179,17 +182,22 @@ def test_collect_gathers_complete_runs_only(tmp_path):
     assert [p.name for p in (found / "run_json").iterdir()] == ["acdc-n3-fixmatch-s0.json"]
 
 
+def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c"):
+    """A complete run's folder, written as by hand."""
+    folder = paths.runs_dir("laptop") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"dataset": dataset, "method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "",
+              "train": {"iterations": 5}, "parents": []}
+    (folder / "run.json").write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": dice, "config": config, "commit": commit}))
+    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice}" for case in cases]
+    (folder / "per_case.csv").write_text("\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n")
+    (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
+    return folder
+
+
 def test_collect_keeps_what_the_folder_holds(tmp_path):
     """New runs join the records of earlier machines; a run of the same name is replaced."""
-    def run(name, dice):
-        folder = paths.runs_dir("laptop") / name
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
-        (folder / "run.json").write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": dice, "config": config}))
-        (folder / "per_case.csv").write_text(f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,{dice}\n")
-        (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
-        return folder
-
+    run = trained
     first = run("acdc-n3-a-s0", 0.5)
     run("acdc-n3-b-s0", 0.6)
     collect("laptop", "acdc", tmp_path / "out")
@@ -198,6 +206,118 @@ def test_collect_keeps_what_the_folder_holds(tmp_path):
     found = collect("laptop", "acdc", tmp_path / "out")
     for name, column in (("runs", "val_dice"), ("per_case", "dice"), ("train_log", "val_dice")):
         assert dict(pd.read_csv(found / f"{name}.csv").set_index("run_id")[column]) == {"acdc-n3-a-s0": 0.5, "acdc-n3-b-s0": 0.7}
+
+
+def test_sets_whose_names_begin_alike_are_not_mixed(tmp_path):
+    """hearts and hearts-2; and a folder that an earlier version had mixed is set right."""
+    trained("hearts-n3-fixmatch-s0", dataset="hearts")
+    trained("hearts-2-n3-fixmatch-s0", 0.6, dataset="hearts-2")
+    trained("hearts-n3-x-n3-fixmatch-s0", 0.7, dataset="hearts-n3-x")
+    mixed = collect("laptop", "hearts-2", tmp_path / "out")
+    for file in mixed.rglob("*hearts-2*.json"):
+        assert json.loads(file.read_text())["config"]["dataset"] == "hearts-2"
+    found = collect("laptop", "hearts", tmp_path / "out")
+    for name in ("runs", "per_case", "train_log"):
+        assert read_table(found / f"{name}.csv").run_id.tolist() == ["hearts-n3-fixmatch-s0"]
+    assert [p.name for p in (found / "run_json").iterdir()] == ["hearts-n3-fixmatch-s0.json"]
+    with pytest.raises(InputError, match="no complete run of heart "):
+        collect("laptop", "heart")
+
+
+def test_ids_stay_the_text_that_they_are(tmp_path):
+    """Ids that pandas takes for numbers, missing values or equal ones; a commit of digits alone, one that reads as 10^8."""
+    ids = ["007", "7", "07", "1e3", "NA", "nan", "None", "1_000", " x"]
+    trained("acdc-n3-a-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="123456789012")
+    trained("acdc-n3-b-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="1e8")
+    for _ in range(2):  # the second time the folder's own tables are read back
+        folder = collect("laptop", "acdc", tmp_path / "out")
+        runs, cases = read_results("laptop", "acdc", folder)
+        assert runs.commit.tolist() == ["123456789012", "1e8"] and runs.sam.tolist() == ["", ""]
+        assert cases.patient_id.tolist() == 2 * [i for i in ids if "_" not in i] and cases.dice.tolist() == 16 * [0.5]
+        assert sorted(stats.unit_scores(cases).index) == sorted(i for i in ids if "_" not in i)
+    with pytest.raises(InputError, match="none.csv"):
+        read_table(tmp_path / "none.csv")
+
+
+def undefined_distances(cases, run, **change):
+    """As samatch.metrics writes a run whose predictions are all background."""
+    where = cases.run_id == run
+    return cases.assign(**{name: cases[name].mask(where) for name in stats.DISTANCES}, status=cases.status.mask(where, "empty_pred"), **change)
+
+
+def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkeypatch):
+    runs, cases = records()
+    cases = undefined_distances(cases, "acdc-n3-supervised-s0")
+    for name, table in (("runs", runs), ("per_case", cases)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    tables.write_tables("laptop", "hearts", tmp_path)
+    tests = read_table(tmp_path / "wilcoxon.csv").query("metric == 'hd95' and unit == 'patient'").set_index("comparison")
+    assert tests.n.to_dict() == {"Supervised": 0, "FixMatch": 6, "FixMatch, continued": 6} and tests.undefined["Supervised"] == 6
+    assert np.isnan(tests.p["Supervised"]) and np.isnan(tests.p_holm["Supervised"]) and not tests.significant["Supervised"]
+    assert tests.p_bonferroni["FixMatch"] == pytest.approx(min(1, 3 * tests.p["FixMatch"]))  # the family stays as large as it was named
+    monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
+    shown = tables.final_table("laptop", "acdc")
+    assert shown["HD95 voxel"].tolist()[0] == "undefined" and "undefined" not in shown["HD95 voxel"].tolist()[1:]
+
+
+def test_no_dice_at_all_leaves_the_grid_possible():
+    runs, cases = records()
+    cases.loc[cases.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-agree", "dice"] = np.nan
+    grid = tables.ablation_grid(runs, cases).set_index(["factor", "level"])
+    assert np.isnan(grid.dice["combine", "agree"]) and grid.status["combine", "agree"] == "run" and not np.isnan(grid.dice["combine", "replace"])
+
+
+def test_millimetres_and_voxels_have_no_mean(monkeypatch):
+    """One run with cases of both, one run all in mm beside runs all in voxels: each mean has the unit of all of its cases."""
+    runs, cases = records()
+    mixed, metric = "acdc-n3-fixmatch-s0", "acdc-n3-supervised-s0"
+    cases.loc[(cases.run_id == metric) | (cases.run_id == mixed) & (cases.patient_id == "p0"), "distance_unit"] = "mm"
+    rows = tables.summary(runs, cases).set_index("run_id")
+    assert rows.unit[mixed] == "mm and voxel" and np.isnan(rows.hd95[mixed]) and np.isnan(rows.asd[mixed]) and rows.undefined[mixed] == 0
+    assert rows.unit[metric] == "mm" and rows.hd95[metric] == pytest.approx(cases[cases.run_id == metric].groupby("patient_id").hd95.mean().mean())
+    assert stats.unit_scores(cases, "hd95").isna().all(axis=None) and not stats.unit_scores(cases).isna().any(axis=None)
+    monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
+    shown = tables.final_table("laptop", "acdc")["HD95 in its own unit"].tolist()
+    assert shown[0] == f"{rows.hd95[metric]:.2f} mm" and shown[1] == "undefined (mm and voxel)" and shown[2].endswith(" voxel")
+
+
+def test_examples_of_patients_with_numbers_for_names(tmp_path):
+    """Records of patients 007 and NA lead back to their cases; one has an empty label, so that there is no object to cut out."""
+    folder = paths.data_dir() / "nums"
+    for number, patient in enumerate(("007", "07", "7", "NA")):
+        image, label = ellipse(number)
+        png(folder / "images" / f"{patient}.png", image)
+        png(folder / "masks" / f"{patient}.png", label * 255 * (patient != "NA"))
+    curate("nums", None, ["a"], allow_empty=True)
+    run = trained("nums-n1-fixmatch-s0", dataset="nums", cases=("007", "NA"))
+    np.savez_compressed(run / "predictions.npz", **{patient: np.ones((1, 48, 48), np.uint8) for patient in ("007", "NA")})
+    cases = read_table(collect("laptop", "nums") / "per_case.csv")
+    patients = list(stats.unit_scores(cases).index)
+    panels = examples.panels("laptop", "nums", patients, {"reference": None, "FixMatch": run.name})
+    assert [title for title, _, _ in panels] == [f"{p}: {name}" for p in ("007", "NA") for name in ("reference", "FixMatch")]
+    assert panels[2][1].shape == (48, 48)
+
+
+def git(folder, *words):
+    subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+
+
+def test_a_surrounding_repository_gives_no_commit(tmp_path, monkeypatch):
+    project = tmp_path / "home" / "project"
+    project.mkdir(parents=True)
+    monkeypatch.setattr(paths, "ROOT", project.resolve())
+    git(tmp_path / "home", "init", "-q")
+    git(tmp_path / "home", "commit", "-q", "--allow-empty", "-m", "dotfiles")
+    assert repro.commit() == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "home" / ".git"))  # as within a hook of that repository
+    assert repro.commit() == "unknown"
+    git(project, f"--git-dir={project / '.git'}", "init", "-q")
+    git(project, f"--git-dir={project / '.git'}", "commit", "-q", "--allow-empty", "-m", "own")
+    own = repro.commit()
+    assert len(own) == 12 and own != "unknown"
+    (project / "samatch").mkdir()
+    (project / "samatch" / "new.py").write_text("")
+    assert repro.commit() == f"{own}+"
 
 
 def test_collect_without_runs_says_what_to_do():

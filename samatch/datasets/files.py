@@ -16,10 +16,10 @@ from samatch.manifest import Case
 def load(case: Case, folder: Path) -> Raw:
     image = read(inside(folder, case.image))
     if not case.label:
-        return Raw(image.array, None, image.spacing, case.image, image.affine)
+        return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)
     label = read_label(inside(folder, case.label))
     check_geometry(image, label)
-    return Raw(image.array, label.array, image.spacing, case.image, image.affine)
+    return Raw(image.array, label.array, image.spacing, case.image, image.affine, image.doubts + label.doubts, label.white)
 
 
 def inside(folder: Path, name: str) -> Path:
