@@ -20,17 +20,18 @@ def uniform(shape, low: float, high: float, generator: torch.Generator) -> Tenso
 
 
 def random_affine(count: int, augment: Augment, generator: torch.Generator) -> Tensor:
-    """(count, 2, 3) maps: with p .5 a quarter turn and flips, with p .5 a rotation, always a scale."""
+    """(count, 2, 3) maps: with p turn_prob a quarter turn and flips, else a rotation, always a scale and a shift."""
     turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
     flip = torch.randint(2, (count, 2), generator=generator) * 2.0 - 1
     angle = uniform(count, -1, 1, generator) * math.radians(augment.rotation_deg)
-    turned, rotated = torch.rand(2, count, generator=generator) < 0.5
-    total = turn * turned + angle * rotated
+    turned = torch.rand(count, generator=generator) < augment.turn_prob
+    total = turn * turned + angle * ~turned
     flip = torch.where(turned[:, None], flip, torch.ones_like(flip))
     zoom = uniform(count, 1 - augment.scale, 1 + augment.scale, generator)
     rotation = torch.stack([total.cos(), -total.sin(), total.sin(), total.cos()], dim=1).view(-1, 2, 2)
     linear = rotation * flip[:, None, :] * zoom[:, None, None]
-    return torch.cat([linear, torch.zeros(count, 2, 1)], dim=2)
+    shift = 2 * uniform((count, 2, 1), -augment.shift, augment.shift, generator) if augment.shift else torch.zeros(count, 2, 1)
+    return torch.cat([linear, shift], dim=2)
 
 
 def inverse(theta: Tensor) -> Tensor:
@@ -39,15 +40,29 @@ def inverse(theta: Tensor) -> Tensor:
     return torch.cat([linear, -linear @ theta[:, :, 2:]], dim=2)
 
 
-def warp(image: Tensor, theta: Tensor, size: int, mode: str = "bilinear") -> Tensor:
-    """(B, C, H, W) seen through theta at size x size; outside the image is 0."""
+def elastic_field(count: int, size: int, deviation: float, generator: torch.Generator) -> Tensor:
+    """(count, size, size, 2) smooth displacements in `affine_grid`'s coordinates: normal draws on an 8 x 8 lattice,
+    of that standard deviation (fraction of the image), interpolated bicubically."""
+    lattice = torch.randn(count, 2, 8, 8, generator=generator) * 2 * deviation
+    return F.interpolate(lattice, (size, size), mode="bicubic", align_corners=True).movedim(1, -1)
+
+
+def warp(image: Tensor, theta: Tensor, size: int, mode: str = "bilinear", displacement: Tensor | None = None) -> Tensor:
+    """(B, C, H, W) seen through theta at size x size, displaced where that is asked; outside the image is 0."""
     grid = F.affine_grid(theta.to(image.dtype), [image.shape[0], image.shape[1], size, size], align_corners=False)
+    grid = grid if displacement is None else grid + displacement
     return F.grid_sample(image, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def warp_label(label: Tensor, theta: Tensor, size: int) -> Tensor:
+def warp_probs(probs: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None) -> Tensor:
+    """Class probabilities (B, C, H, W) seen through theta; what lies outside the image is background."""
+    warped = warp(probs, theta, size, displacement=displacement)
+    return torch.cat([1 - warped[:, 1:].sum(1, keepdim=True), warped[:, 1:]], dim=1)
+
+
+def warp_label(label: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None) -> Tensor:
     """(B, H, W) class map seen through theta, nearest neighbour; outside is background."""
-    return warp(label[:, None].float(), theta, size, mode="nearest")[:, 0].to(label.dtype)
+    return warp(label[:, None].float(), theta, size, mode="nearest", displacement=displacement)[:, 0].to(label.dtype)
 
 
 def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:

@@ -25,11 +25,14 @@ class Train:
     batch_labeled: int = 4
     batch_unlabeled: int = 4
     image_size: int = 256            # pixels; the student's input, square
-    lr: float = 0.01                 # SGD with momentum
-    momentum: float = 0.9
+    optimizer: str = "sgd"           # of the student: sgd | adamw
+    lr: float = 0.01
+    momentum: float = 0.9            # of SGD
     weight_decay: float = 1e-4
     poly_power: float = 0.9          # lr * (1 - t/T)^power
-    val_every: int = 500             # iterations between validations; the best one is kept
+    ema_decay: float = 0.99          # of the student's moving average, which is validated and tested; 0: the student
+    proposer: str = "student"        # who makes pseudo-labels on weak views: student | ema
+    val_every: int = 500             # iterations between validations, which choose settings and never an iteration
     log_every: int = 50              # iterations averaged into one row of train_log.csv
     checkpoint_every: int = 500      # iterations between states that a cut-off run resumes from
     bf16: bool = True                # autocast to bfloat16 where the processor has it
@@ -40,8 +43,13 @@ class Train:
 class Augment:
     """Weak and strong views (published FixMatch: rot90+flip or +-20 degrees; jitter .8 with p .8)."""
 
+    turn_prob: float = 0.5           # quarter turn and flips with this probability, else a rotation
     rotation_deg: float = 20.0       # uniform in +-
     scale: float = 0.0               # uniform in 1 +- scale
+    shift: float = 0.0               # uniform in +-, fraction of the image
+    elastic: float = 0.0             # labeled views: standard deviation of a smooth displacement, fraction of the image
+    foreground: float = 0.0          # share of labeled slices that are drawn from those with an object
+    soft_labels: bool = False        # labeled class maps are resized and warped as probabilities, not as nearest neighbours
     jitter: float = 0.8              # strong view: brightness and contrast factors in 1 +- jitter
     gamma: float = 0.0               # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
@@ -60,7 +68,9 @@ class Sam:
     tune: str = "all"                # frozen | decoder (both: embeddings cached) | lora | all
     lora_rank: int = 4               # rank of the change to the encoder's attention weights
     class_token: bool = True         # learned per-class vector on the prompt tokens (ours, not the paper's)
-    lr: float = 5e-5                 # AdamW
+    views: int = 0                   # fixed encoder: augmented views per labeled slice whose embeddings are cached
+    prompt_drop: float = 0.5         # fine-tuning: share of steps without a prompt, class tokens alone
+    lr: float = 5e-5                 # AdamW, after 30 rising steps falling as the student's
     weight_decay: float = 0.01
     lambda_unsup: float = 0.25       # weight of SAM's loss against the student's pseudo-label
     update_every: int = 1            # joint training: SAM's own step every so many iterations
@@ -70,16 +80,20 @@ class Sam:
 class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
-    prompt: str = "box"              # box, points and mask, joined by +
+    prompt: str = "box"              # none (class tokens alone), or box, points and mask, joined by +
     box_margin_px: float = 10.0      # pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI
     box_jitter: float = 0.1          # fraction of the box's side; reference boxes are drawn uniformly in +-
     prompt_jitter: float = 0.0       # the same for the student's boxes
     points_foreground: int = 3       # prompt "points": most confident interior pixels of the object ...
     points_background: int = 1       # ... and least confident ones around it
-    combine: str = "replace"         # student (no SAM) | replace (the paper) | consensus | agree
+    combine: str = "replace"         # student (no SAM) | replace (the paper) | consensus | agree | weighted
+    renew: float = 1.0               # fixed encoder: share of SAM's answers that are asked anew; the others are remembered
+    rejected: str = "student"        # what an object that the gate rejects teaches: student (its map) | ignore (nothing)
     gate: str = "none"               # none | iou_pred | agreement | both
     gate_iou: float = 0.7            # least predicted IoU, and least IoU with the student's mask
     gate_area_ratio: float = 0.7     # "agreement": least quotient of the smaller and the larger of both areas
+    sam_weight: float = 0.5          # SAM's share in a consensus ...
+    sam_rampup: float = 0.0          # ... after this fraction of the joint training, exp(-5(1-t)^2) of it before
     sam_conf_thresh: float = 0.95    # a pixel is kept where the refined max probability reaches it
     published: str = "none"          # wrong arithmetic kept for comparison: none | background | filter | loss | all
 
@@ -123,14 +137,17 @@ def run_id(dataset: str, n_labeled: int, method: str, sam: str, seed: int, varia
 
 _PROMPT_PARTS = ("box", "points", "mask")
 _CHOICES = {
+    "train.optimizer": ("sgd", "adamw"),
+    "train.proposer": ("student", "ema"),
     "sam.tune": ("frozen", "decoder", "lora", "all"),
-    "refine.combine": ("student", "replace", "consensus", "agree"),
+    "refine.combine": ("student", "replace", "consensus", "agree", "weighted"),
+    "refine.rejected": ("student", "ignore"),
     "refine.gate": ("none", "iou_pred", "agreement", "both"),
     "refine.published": ("none", "background", "filter", "loss", "all"),
 }
-_UNIT_INTERVAL = ("conf_thresh", "rampup", "gate_iou", "gate_area_ratio", "sam_conf_thresh", "jitter_prob", "blur_prob", "cutmix_prob",
+_UNIT_INTERVAL = ("turn_prob", "sam_weight", "sam_rampup", "foreground", "prompt_drop", "renew", "conf_thresh", "rampup", "gate_iou", "gate_area_ratio", "sam_conf_thresh", "jitter_prob", "blur_prob", "cutmix_prob",
                   "momentum", "ema_decay")
-_MAY_BE_ZERO = ("train.threads", "train.batch_unlabeled", "train.iterations", "sam.image_size", "refine.points_foreground", "refine.points_background")
+_MAY_BE_ZERO = ("train.threads", "sam.views", "train.batch_unlabeled", "train.iterations", "sam.image_size", "refine.points_foreground", "refine.points_background")
 
 
 def tuning_modes() -> tuple[str, ...]:
@@ -138,8 +155,8 @@ def tuning_modes() -> tuple[str, ...]:
 
 
 def prompt_kinds() -> tuple[str, ...]:
-    """Every combination of prompt parts, in one order."""
-    return tuple("+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n))
+    """No prompt, and every combination of prompt parts, in one order."""
+    return ("none",) + tuple("+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n))
 
 
 def stage_of(method: str) -> str:
@@ -162,7 +179,7 @@ def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: st
         raise InputError("overrides without a variant", got=overrides, do="name the changed run with variant=...")
     stage, table = stage_of(method), PROFILES[profile]
     settings = [table["all"], table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {}, table[stage],
-                VARIANTS.get(variant, {}).get(stage, {}), overrides or {}]
+                variant_settings(variant, stage), overrides or {}]
     uses_sam = stage in ("finetune", "joint") and not any(s.get("refine.combine") == "student" for s in settings)
     config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
     config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)),
@@ -185,9 +202,19 @@ def parent_configs(config: RunConfig) -> list[RunConfig]:
         methods = [SUPERVISED]
     if stage == "joint":
         methods = [config.method.removeprefix(GUIDED)] + ([FINETUNE] if config.sam_name else [])
-    sam, changed = config.sam_name or "lite_medsam", VARIANTS.get(config.variant, {})
-    return [make_config(config.profile, config.dataset, config.n_labeled, method, sam, config.seed, config.variant if stage_of(method) in changed else "")
+    sam = config.sam_name or "lite_medsam"
+    return [make_config(config.profile, config.dataset, config.n_labeled, method, sam, config.seed, variant_of(config.variant, stage_of(method)))
             for method in methods]
+
+
+def variant_of(variant: str, stage: str) -> str:
+    """The variant that a run's parent of this stage has: the run's own where it changes the stage, one that it names, or none."""
+    found = VARIANTS.get(variant, {}).get(stage, {})
+    return found if isinstance(found, str) else variant if found else ""
+
+
+def variant_settings(variant: str, stage: str) -> dict[str, typing.Any]:
+    return VARIANTS.get(variant_of(variant, stage), {}).get(stage, {}) if variant in VARIANTS else {}
 
 
 def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:

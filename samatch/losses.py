@@ -1,4 +1,7 @@
-"""Loss terms. Every one is exactly 0 where nothing is kept, and never NaN."""
+"""Loss terms. Every one is exactly 0 where nothing is kept, and never NaN.
+
+A label is a class map (B, H, W), or class probabilities (B, C, H, W) where it was resized or warped softly.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +9,7 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
-    """logits (B, C, H, W), label (B, H, W), keep (B, H, W) bool -> mean over the kept pixels."""
+    """logits (B, C, H, W), a label, keep (B, H, W) bool -> mean over the kept pixels."""
     loss = F.cross_entropy(logits, label, reduction="none")
     keep = torch.ones_like(loss) if keep is None else keep.to(loss.dtype)
     return (loss * keep).sum() / keep.sum().clamp(min=1)
@@ -15,13 +18,14 @@ def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> 
 def dice_loss(probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Soft Dice loss, mean over all classes, sums over batch and kept pixels (Milletari et al., 2016).
 
-    probs (B, C, H, W), label (B, H, W), keep (B, H, W) bool. A class in neither counts 0.
+    probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither counts 0.
     """
-    target = F.one_hot(label, probs.shape[1]).movedim(-1, 1).to(probs.dtype)
+    target = label if label.ndim == 4 else F.one_hot(label, probs.shape[1]).movedim(-1, 1)
+    target = target.to(probs.dtype)
     weight = torch.ones_like(probs[:, :1]) if keep is None else keep[:, None].to(probs.dtype)
     axes = (0, 2, 3)
     overlap = (probs * target * weight).sum(axes)
-    total = ((probs.square() + target) * weight).sum(axes)
+    total = ((probs.square() + target.square()) * weight).sum(axes)
     return (1 - (2 * overlap + eps) / (total + eps)).mean()
 
 

@@ -4,6 +4,7 @@ One file a method; a method is a `Method`. Methods do not import each other; `_b
 """
 
 import contextlib
+import copy
 import dataclasses
 import importlib
 import math
@@ -67,7 +68,8 @@ class Settings:
 
 
 class Method(nn.Module):
-    """A training method around a student network, which is what validation and test segment with.
+    """A training method around a student network; validation and test segment with its moving average `ema`, or with
+    the student itself where there is none.
 
     needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them (0 to 2);
     proposes: whether it makes pseudo-labels that a SAM can refine.
@@ -83,6 +85,26 @@ class Method(nn.Module):
         self.student = student
         self.config = config
         self.settings = self.Settings.of(dict(config.method_settings))
+        self.ema = copy.deepcopy(student).requires_grad_(False) if config.train.ema_decay else None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated, tested and kept."""
+        return self.student if self.ema is None else self.ema
+
+    @property
+    def proposer(self) -> nn.Module:
+        """The network that makes pseudo-labels on weak views."""
+        return self.ema if self.proposes and self.ema is not None and self.config.train.proposer == "ema" else self.student
+
+    def predict_weak(self, image: Tensor) -> Tensor:
+        """The proposer's logits, see `predict_weak`."""
+        return predict_weak(self.proposer, image)
+
+    def follow(self, iteration: int) -> None:
+        """The moving average takes in the student's last step. A proposer has batch-norm statistics of its own."""
+        if self.ema is not None:
+            update_ema(self.ema, self.student, self.config.train.ema_decay, iteration, buffers=self.proposer is not self.ema)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Every forward pass of the student, once: logits by name."""
@@ -99,9 +121,30 @@ class Method(nn.Module):
         predictions = self.predict(batch)
         return self.loss(predictions, batch, self.propose(predictions))
 
+    def memory(self) -> dict[str, Tensor]:
+        """What the method remembers between steps besides its networks, for a run that is cut off and resumed."""
+        return {}
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        """Takes back what `memory` gave."""
+
     def networks(self) -> dict[str, nn.Module]:
         """What a checkpoint holds and what each optimiser trains, by its name. A teacher learns by no optimiser."""
         return {"student": self.student}
+
+
+@torch.no_grad()
+def update_ema(teacher: nn.Module, student: nn.Module, decay: float, iteration: int, buffers: bool = False) -> None:
+    """teacher = a teacher + (1 - a) student with a = min(1 - 1 / (iteration + 1), decay): a copy at iteration 0.
+
+    buffers: whether batch-norm's running statistics follow too, and not at the start alone.
+    """
+    rate = 1 - min(1 - 1 / (iteration + 1), decay)
+    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    if buffers or iteration == 0:
+        pairs += zip(teacher.buffers(), student.buffers(), strict=True)
+    for slow, fast in pairs:
+        slow.lerp_(fast, rate) if slow.is_floating_point() else slow.copy_(fast)
 
 
 @torch.no_grad()

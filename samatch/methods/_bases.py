@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from samatch.data import Batch
 from samatch.losses import segmentation_loss
-from samatch.methods import Method, Settings, StepOutput, rampup
+from samatch.methods import Method, Settings, StepOutput, rampup, update_ema
 from samatch.networks import UNet
 
 
@@ -69,6 +69,7 @@ class TeacherMethod(ConsistencyMethod):
         return {"student": self.student, "teacher": self.teacher}
 
     def update_teacher(self, batch: Batch) -> None:
+        """Before the forward passes of an iteration, so that the teacher has followed all steps before it."""
         update_ema(self.teacher, self.student, self.settings.ema_decay, batch.iteration)
 
     @torch.no_grad()
@@ -117,20 +118,6 @@ class TwoStudents(ConsistencyMethod):
 def forward_together(network: nn.Module, *images: Tensor) -> tuple[Tensor, ...]:
     """Logits of each batch of images, from one pass over all of them (they share batch-norm's statistics)."""
     return network(torch.cat(images)).split([len(image) for image in images])
-
-
-@torch.no_grad()
-def update_ema(teacher: nn.Module, student: nn.Module, decay: float, iteration: int) -> None:
-    """teacher = a teacher + (1 - a) student with a = min(1 - 1 / (iteration + 1), decay): a copy at the start.
-
-    Called before the forward passes of an iteration, so that the teacher has followed all steps before it.
-    """
-    rate = 1 - min(1 - 1 / (iteration + 1), decay)
-    for slow, fast in zip(teacher.parameters(), student.parameters()):
-        slow.lerp_(fast, rate)
-    if iteration == 0:
-        for slow, fast in zip(teacher.buffers(), student.buffers()):
-            slow.copy_(fast)
 
 
 def like(network: nn.Module, student: nn.Module) -> nn.Module:

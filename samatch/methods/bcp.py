@@ -15,7 +15,7 @@ import torch
 
 from samatch.devices import send
 from samatch.losses import segmentation_loss
-from samatch.methods import PseudoLabel, Settings, StepOutput, predict_weak
+from samatch.methods import PseudoLabel, Settings, StepOutput
 from samatch.methods._bases import TeacherMethod, forward_together
 from samatch.prompts import class_masks, largest_components
 
@@ -30,13 +30,17 @@ class BcpSettings(Settings):
 class Bcp(TeacherMethod):
     Settings, proposes = BcpSettings, True
 
+    @property
+    def proposer(self):
+        return self.teacher
+
     def predict(self, batch):
         self.update_teacher(batch)
         image_l, index, inside = pair_up(batch, self.settings.side)
         image_u = batch.image_w
         logits_in, logits_out = forward_together(self.student, torch.where(inside[:, None], image_u, image_l[index]),
                                                  torch.where(inside[:, None], image_l[index], image_u))
-        return {"logits_w": predict_weak(self.teacher, image_u), "logits_in": logits_in, "logits_out": logits_out, "inside": inside}
+        return {"logits_w": self.predict_weak(image_u), "logits_in": logits_in, "logits_out": logits_out, "inside": inside}
 
     def propose(self, predictions):
         probs = predictions["logits_w"].softmax(1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from samatch.augment import paste_donor
 from samatch.losses import segmentation_loss
-from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, predict_weak, rampup
+from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
 from samatch.methods._bases import forward_together
 
 
@@ -26,7 +26,7 @@ class FixMatch(Method):
     Settings, strong_views, proposes = FixMatchSettings, 1, True
 
     def predict(self, batch):
-        logits_w = predict_weak(self.student, batch.image_w)
+        logits_w = self.predict_weak(batch.image_w)
         with frozen_statistics(self.student):
             logits_l, logits_s1 = forward_together(self.student, batch.image_l, batch.image_s1)
         return {"logits_l": logits_l, "logits_w": logits_w, "logits_s1": logits_s1}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from samatch.augment import paste_donor
 from samatch.losses import dice_loss, segmentation_loss
-from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, predict_weak, rampup
+from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class UniMatch(Method):
     Settings, strong_views, proposes = UniMatchSettings, 2, True
 
     def predict(self, batch):
-        logits_w = predict_weak(self.student, batch.image_w)
+        logits_w = self.predict_weak(batch.image_w)
         count_l, count_u = len(batch.image_l), len(batch.image_w)
         with frozen_statistics(self.student):
             features = self.student.features(torch.cat([batch.image_l, batch.image_s1, batch.image_s2, batch.image_w]))
