@@ -73,7 +73,7 @@ def load_weights(model: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor
     except Exception as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model
         raise InputError("these are not this model's weights", where=Path(path).name, got=str(error).splitlines()[0][:200],
                          do="check that the file belongs to the chosen SAM") from error
-    missing = [key for key in missing if key != "class_tokens"]
+    missing = [key for key in missing if not key.startswith(("class_tokens", "class_queries"))]
     if missing or unexpected:
         raise InputError("these are not this model's weights", where=Path(path).name, expected=f"{len(model.state_dict())} tensors",
                          got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",

@@ -38,9 +38,9 @@ def test_lite_medsam_equals_the_wheels_own_model(lite):
 def test_masks_are_drawn_as_the_official_upscaling_draws_them():
     decoder = build_sam("tiny", image_size=64, num_classes=4).mask_decoder.double()
     channels = decoder.transformer_dim
-    keys, weights = torch.randn(2, 5 * 3, channels, dtype=torch.float64), torch.randn(2, channels // 8, dtype=torch.float64)
+    keys, XX
     features = decoder.output_upscaling(keys.transpose(1, 2).reshape(2, channels, 5, 3))
-    expected = torch.einsum("nc,nchw->nhw", weights, features)[:, None]
+    expected = torch.einsum("nkc,nchw->nkhw", weights, features)
     assert torch.allclose(decoder._draw_masks(keys, weights, 5, 3), expected)
 
 

@@ -4,6 +4,7 @@ One file a model; `build_sam(name, ...)` finds it by its file name. The prompt e
 decoder are the segment-anything package's (Kirillov et al., ICCV 2023).
 """
 
+import copy
 import importlib
 import math
 import pkgutil
@@ -14,12 +15,13 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from samatch.errors import known
-from samatch.losses import sam_loss
+from samatch.errors import InputError, known
+from samatch.losses import sam_loss, segmentation_loss
 from samatch.prompts import Prompt, boxes_of, class_masks, jitter
 from samatch.weights import load_weights, weights_file
 
 CPU_PROMPTS = 6  # decoded at once on a CPU: the features of many more fall out of its caches
+QUERY_DEVIATION = 0.1  # of the class queries' tokens at the start, near that of the mask tokens
 ABSENT_LOGIT = -30.0  # mask logit of a class that was not asked for: probability 1e-13
 
 
@@ -35,11 +37,22 @@ class BatchedMaskDecoder(MaskDecoder):
         decoded, keys = self.transformer(image_embeddings + dense_prompt_embeddings,
                                          image_pe.expand(count, -1, -1, -1), tokens)
         # Only the single-mask token is used here (token 1 of iou, mask 0, mask 1, ...).
-        weights = self.output_hypernetworks_mlps[0](decoded[:, 1])
+        weights = self.output_hypernetworks_mlps[0](decoded[:, 1:2])
         return self._draw_masks(keys, weights, height, width), self.iou_prediction_head(decoded[:, 0])[:, :1]
 
+    def predict_classes(self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, classes: "ClassQueries") -> Tensor:
+        """One pass per image for all K classes, each asked by its query alone, as SAMed asks (Zhang & Liu, 2023).
+
+        image_embeddings (N, C, h, w), dense (1, C, h, w) -> mask_logits (N, K, 4h, 4w). The queries see one another.
+        """
+        count, _, height, width = image_embeddings.shape
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight[:1] + classes.tokens]).expand(count, -1, -1)
+        decoded, keys = self.transformer(image_embeddings + dense, image_pe.expand(count, -1, -1, -1), tokens)
+        weights = torch.stack([head(decoded[:, 1 + k]) for k, head in enumerate(classes.heads)], dim=1)
+        return self._draw_masks(keys, weights, height, width)
+
     def _draw_masks(self, keys: Tensor, weights: Tensor, height: int, width: int) -> Tensor:
-        """The upscaled features times each prompt's weights: keys (N, h w, C), weights (N, C/8) -> (N, 1, 4h, 4w).
+        """The upscaled features times each mask's weights: keys (N, h w, C), weights (N, K, C/8) -> (N, K, 4h, 4w).
 
         A transposed convolution of kernel and stride 2 is a matrix product a pixel, whose four answers lie beside
         each other here until the one channel of the mask is left: no map of many channels changes its layout.
@@ -47,8 +60,9 @@ class BatchedMaskDecoder(MaskDecoder):
         first, norm, activation, second, _ = self.output_upscaling
         fine = F.layer_norm(four_pixels(first, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
         finest = activation(four_pixels(second, activation(fine)))
-        mask = finest.flatten(1, -2) @ weights[:, :, None]
-        return mask.view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 1, 4 * height, 4 * width)
+        masks = weights @ finest.flatten(1, -2).transpose(1, 2)
+        masks = masks.view(*weights.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return masks.reshape(*weights.shape[:2], 4 * height, 4 * width)
 
 
 def four_pixels(convolution: nn.ConvTranspose2d, features: Tensor) -> Tensor:
@@ -57,11 +71,22 @@ def four_pixels(convolution: nn.ConvTranspose2d, features: Tensor) -> Tensor:
     return F.linear(features, weight, convolution.bias.repeat(4)).unflatten(-1, (4, convolution.out_channels))
 
 
+class ClassQueries(nn.Module):
+    """What asks SAM for each of K classes without a prompt: a token (K, C) on the single-mask token, and a head per class,
+    at first a copy of the single mask's. Equal tokens would ask the same at first and part slowly: they start apart."""
+
+    def __init__(self, num_classes: int, embed_dim: int, head: nn.Module):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(num_classes - 1, embed_dim) * QUERY_DEVIATION)
+        self.heads = nn.ModuleList(copy.deepcopy(head) for _ in range(num_classes - 1))
+
+
 class SamModel(nn.Module):
-    """image_encoder, prompt_encoder and mask_decoder, and an optional learned vector a class.
+    """image_encoder, prompt_encoder and mask_decoder, and two optional ways to say which class is meant.
 
     The class token resolves what a box cannot say: that the ring is meant and not the cavity. It is
-    added to the sparse prompt embeddings and starts at zero, so that an untuned model is the original.
+    added to the sparse prompt embeddings and starts at zero, so that an untuned model is the original. The class queries
+    ask without any prompt.
     """
 
     def __init__(self, image_encoder: nn.Module, *, image_size: int, num_classes: int, class_token: bool = True,
@@ -75,6 +100,8 @@ class SamModel(nn.Module):
         transformer = TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp)
         self.mask_decoder = BatchedMaskDecoder(transformer_dim=embed_dim, transformer=transformer)
         self.class_tokens = nn.Parameter(torch.zeros(num_classes - 1, embed_dim)) if class_token else None
+        head = self.mask_decoder.output_hypernetworks_mlps[0]
+        self.class_queries = ClassQueries(num_classes, embed_dim, head) if class_token else None
 
     @property
     def mask_size(self) -> int:
@@ -102,11 +129,25 @@ class SamModel(nn.Module):
         at_once = CPU_PROMPTS if present.device.type == "cpu" else len(image_index)
         answers = [self.mask_decoder(image_embeddings=image_embeddings[index], image_pe=self.prompt_encoder.get_dense_pe(),
                                      sparse_prompt_embeddings=some_sparse, dense_prompt_embeddings=some_dense, multimask_output=False)
-                   for index, some_sparse, some_dense in zip(image_index.split(at_once), sparse.split(at_once), dense.split(at_once))]
-        masks, quality = (torch.cat(parts) for parts in zip(*answers))
+                   for index, some_sparse, some_dense in zip(image_index.split(at_once), sparse.split(at_once), dense.split(at_once), strict=True)]
+        masks, quality = (torch.cat(parts) for parts in zip(*answers, strict=True))
         where = (image_index, class_index)
         mask_logits, iou_pred = mask_logits.index_put(where, masks[:, 0].float()), iou_pred.index_put(where, quality[:, 0].float())
         return mask_logits.masked_fill(~present[..., None, None], ABSENT_LOGIT), iou_pred.masked_fill(~present, 0)
+
+    def decode_classes(self, image_embeddings: Tensor) -> Tensor:
+        """image_embeddings (B, C, h, w), no prompt -> mask_logits (B, K, S, S): every class, asked by its query alone.
+
+        Raises InputError where the model has no class queries.
+        """
+        if self.class_queries is None:
+            raise InputError("SAM cannot be asked without a prompt", expected="a learned query per class", got="none",
+                             do="set sam.class_token=true, or a prompt such as refine.prompt=box")
+        at_once = CPU_PROMPTS if image_embeddings.device.type == "cpu" else len(image_embeddings)
+        dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        answers = [self.mask_decoder.predict_classes(some, self.prompt_encoder.get_dense_pe(), dense, self.class_queries)
+                   for some in image_embeddings.split(at_once)]
+        return torch.cat(answers).float()
 
     def forward(self, image: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """One encoder pass an image, whatever K is. See `encode` and `decode`."""
@@ -121,8 +162,9 @@ class SamModel(nn.Module):
             mask_prompt = mask_prompt[where][:, None]
         points = None if prompt.points is None else (prompt.points[where], prompt.point_labels[where])
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_prompt)
-        if sparse.shape[0] != len(class_index):  # a mask alone: the package returns no token for it
+        if sparse.shape[0] != len(class_index):  # a mask alone, or nothing: the package returns no token for it
             sparse = sparse.new_zeros(len(class_index), 1, dense.shape[1])
+        dense = dense.expand(len(class_index), -1, -1, -1)  # nothing asked: the package returns one for all
         if self.class_tokens is not None:
             sparse = sparse + self.class_tokens[class_index][:, None]
         return sparse, dense
@@ -166,6 +208,19 @@ def reference_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor, num_c
     return sam_loss(resize(mask_logits, label.shape[-1]), iou_pred, masks, present)
 
 
+def class_logits(mask_logits: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B, C, H, W): background has logit 0, so that a class wins where its own logit is above it."""
+    return torch.cat([torch.zeros_like(mask_logits[:, :1]), mask_logits], dim=1)
+
+
+def classes_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor) -> Tensor:
+    """SAM's supervised loss without a prompt: its class map against the reference's, (CE + Dice) / 2.
+
+    image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
+    """
+    return segmentation_loss(class_logits(resize(sam.decode_classes(image_embeddings), label.shape[-1])), label)
+
+
 def resize(maps: Tensor, size: int) -> Tensor:
     """(B, K, H, W) -> (B, K, size, size), bilinear; untouched where the size is right."""
     return maps if maps.shape[-1] == size else F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
@@ -191,6 +246,9 @@ def build_sam(name: str, *, image_size: int = 0, num_classes: int, class_token: 
     model = module.build(image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token)
     if pretrained and hasattr(module, "adapt"):
         load_weights(model, weights_file(name), module.adapt)
+        if class_token:
+            for head in model.class_queries.heads:
+                head.load_state_dict(model.mask_decoder.output_hypernetworks_mlps[0].state_dict())
     model.image_encoder.to(memory_format=torch.channels_last)  # quicker convolutions on CPUs and GPUs
     return model
 
