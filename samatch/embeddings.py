@@ -1,7 +1,8 @@
 """SAM's image embeddings of unaugmented slices, computed once and kept on disk.
 
 With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the decoder
-and joint training need no encoder pass at all. One file a case, float16; memory-mapped on a CPU, all on the device
+and joint training need no encoder pass at all. One file a volume, named after the image's content, so that a
+changed image never meets the embeddings of the old one; float16; memory-mapped on a CPU, all on the device
 on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2 MiB).
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samatch import paths
+from samatch import paths, repro
 from samatch.sam import SamModel
 
 
@@ -41,7 +42,7 @@ class EmbeddingCache:
         total = sum(volume.image.shape[0] for volume in volumes)
         done, self._arrays = 0, {}
         for volume in volumes:
-            path = folder / f"{volume.case.case_id}.npy"
+            path = folder / f"{repro.array_sha256(volume.image)[:24]}.npy"
             if not path.exists():
                 _write(path, _encode(sam, volume.image, bf16, device))
             self._arrays[volume.case.case_id] = np.load(path, mmap_mode="r")

@@ -12,7 +12,8 @@ from samatch.data import SlicePool, draw_batch
 from samatch.errors import InputError
 from samatch.methods import PseudoLabel, method_class, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
-from samatch.methods.samatch import SamMatch, class_logits, class_probs, combine, fall_back, gate, replace_as_published
+from samatch.methods.samatch import (SamMatch, class_probs, combine, expected_iou, gate, merge, published_logits, reliability,
+                                     replace_as_published, trusted_pixels)
 from samatch.networks import UNet
 from samatch.profiles import VARIANTS
 from samatch.sam import SamModel, build_sam
@@ -152,7 +153,8 @@ def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
     batch = method_batch(theta)
     refinement = method.refine(batch, PseudoLabel.from_probs(probs, 0.0))
     assert torch.equal(refinement.sam_label, label)
-    assert torch.equal(refinement.target, label.rot90(1, (1, 2))) or torch.equal(refinement.target, label.rot90(3, (1, 2)))
+    target = refinement.target.label
+    assert torch.equal(target, label.rot90(1, (1, 2))) or torch.equal(target, label.rot90(3, (1, 2)))
 
 
 def method_batch(theta):
@@ -165,7 +167,7 @@ def method_batch(theta):
 def test_class_logits_corrected_and_as_published():
     mask_logits = torch.tensor([6.0, -10.0, -10.0]).view(1, 3, 1, 1)
     assert class_probs(mask_logits).argmax() == 1
-    assert class_logits(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
+    assert published_logits(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
     # PAPER: with the other two logits at -10 a class wins only above 5.75.
     for logit, wins in ((5.7, False), (5.8, True)):
         mask_logits = torch.tensor([logit, -10.0, -10.0]).view(1, 3, 1, 1)
@@ -217,9 +219,129 @@ def test_gate_and_fall_back(config):
     loose = settings(loose, gate_area_ratio=0.4)
     assert gate(loose.refine, present, iou_pred, masks, student).tolist()[0] == [True, True, False]
     sam_probs, student_probs = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), probs_of([0.8, 0.2, 0.0], [0.8, 0.2, 0.0])
-    mixed = fall_back(sam_probs, student_probs, torch.tensor([[True, False]]))
-    assert torch.equal(mixed[..., 0], sam_probs[..., 0])
-    assert torch.equal(mixed[..., 1], student_probs[..., 1])
+    assert trusted_pixels(sam_probs, student_probs, torch.tensor([[True, False]])).flatten().tolist() == [True, False]
+
+
+def test_what_is_not_trusted_keeps_the_students_map_or_teaches_nothing(config):
+    """Two pixels; SAM names class 1 at the first and class 2 at the second, whose promised IoU is too low."""
+    student = PseudoLabel.from_probs(probs_of([0.8, 0.2, 0.0], [0.7, 0.3, 0.0]), 0.5)
+    sam_probs, quality = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), torch.tensor([[0.9, 0.2]])
+    present = torch.ones(1, 2, dtype=torch.bool)
+    chosen = settings(config, combine="replace", gate="iou_pred", sam_conf_thresh=0.5)
+    found, accepted = merge(chosen.refine, student, sam_probs, quality, present, 1.0)
+    assert accepted.tolist() == [[True, False]]
+    assert found.label.flatten().tolist() == [1, 0] and found.keep.all()
+    found, _ = merge(settings(chosen, rejected="ignore").refine, student, sam_probs, quality, present, 1.0)
+    assert found.label.flatten().tolist() == [1, 0] and found.keep.flatten().tolist() == [True, False]
+
+
+def test_sams_say_grows_over_the_ramp_up(config):
+    student, present = PseudoLabel.from_probs(probs_of([0.9, 0.1]), 0.5), torch.ones(1, 1, dtype=torch.bool)
+    chosen = settings(config, combine="consensus", sam_weight=0.6, sam_rampup=0.5, sam_conf_thresh=0.5).refine
+    at = {t: merge(chosen, student, probs_of([0.1, 0.9]), torch.ones(1, 1), present, t)[0].probs[0, 1].item() for t in (0.0, 0.5, 1.0)}
+    weight = 0.6 * np.exp(-5)
+    assert at[0.0] == pytest.approx(weight * 0.9 + (1 - weight) * 0.1)
+    assert at[0.5] == at[1.0] == pytest.approx(0.6 * 0.9 + 0.4 * 0.1)
+
+
+def test_reliability_is_promised_iou_times_agreement_by_hand():
+    sam, student = torch.zeros(2, 1, 2, 2, 4, dtype=torch.bool)
+    sam[0, 0, 0, :3], student[0, 0, 0, 1:] = True, True       # class 1: 3 and 3 pixels, 2 in common: (4 + 1) / (6 + 1)
+    found = reliability(sam, student, torch.tensor([[0.7, 1.0]]))  # class 2: neither sees it: agreement 1
+    assert found.flatten().tolist() == pytest.approx([(0.7 * 5 / 7 + 1) / 2, 0.7 * 5 / 7, 1.0])
+
+
+def test_expected_iou_by_hand():
+    """Probabilities .9 and .6 inside, .2 and .1 outside: (1.5 + 1) / (2 + .3 + 1)."""
+    probs = torch.tensor([0.9, 0.6, 0.2, 0.1]).view(1, 1, 2, 2)
+    assert expected_iou(probs.logit()).item() == pytest.approx(2.5 / 3.3)
+    assert expected_iou(torch.full((1, 1, 2, 2), -30.0)).item() == pytest.approx(1.0)
+
+
+class AloneSam(torch.nn.Module):
+    """Answers every slice with its embedding, whatever is asked, and counts the slices."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def decode_classes(self, image_embeddings):
+        self.asked.append(len(image_embeddings))
+        return image_embeddings
+
+
+def remembering(config, renew, slices=20):
+    """SAM-Match with a fixed encoder that asks about a share of a batch; slice i's mask logits are all i."""
+    config = settings(config, prompt="none", renew=renew)
+    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
+    embeddings = torch.arange(slices).float().view(-1, 1, 1, 1).expand(-1, CLASSES - 1, 32, 32)
+    return SamMatch(FixMatch(UNet(CLASSES), config), AloneSam(), config, embeddings, n_labeled=8, n_slices=slices)
+
+
+def test_answers_are_remembered_slice_by_slice(config, batch):
+    """At a share of 0 every slice is asked about once, but for the one that each step asks; the answers stay its own."""
+    torch.manual_seed(0)
+    method, batch = remembering(config, 0.0), dataclasses.replace(batch, theta_u=torch.eye(2, 3).expand(len(batch.index_u), 2, 3))
+    for _ in range(3):
+        predictions = method.predict(batch)
+        refinement = method.refine(batch, method.propose(predictions))
+        expected = torch.softmax(torch.cat([torch.zeros(len(batch.index_u), 1), batch.index_u[:, None].expand(-1, 3).float()], 1), 1)
+        assert refinement.sam_label.flatten(1).float().mean(1).tolist() == expected.argmax(1).tolist()
+    assert method.sam.asked == [len(batch.index_u), 1, 1]
+    every = remembering(config, 1.0)
+    for _ in range(2):
+        every.refine(batch, every.propose(every.predict(batch)))
+    assert every.sam.asked == 2 * [len(batch.index_u)] and every.memory() == {}
+
+
+def test_what_is_remembered_survives_a_cut_off_run(config, batch):
+    first, second = remembering(config, 0.5), remembering(config, 0.5)
+    first.refine(batch, first.propose(first.predict(batch)))
+    second.recall({name: value.clone() for name, value in first.memory().items()})
+    assert first.memory()["known"].sum() == len(set(batch.index_u.tolist()))
+    assert all(torch.equal(value, second.memory()[name]) for name, value in first.memory().items())
+
+
+def test_sam_asked_with_nothing_does_not_depend_on_the_student(config, batch):
+    sam = build_sam("tiny", image_size=32, num_classes=CLASSES)
+    torch.nn.init.normal_(sam.class_tokens)
+    for prompt, same in (("none", True), ("box", False)):
+        chosen = settings(config, prompt=prompt)
+        torch.manual_seed(0)
+        maps = [SamMatch(FixMatch(sure_student(), chosen), sam, chosen) for _ in range(2)]
+        maps = [method.refine(batch, method.propose(method.predict(batch))).answer.mask_logits for method in maps]
+        assert torch.equal(*maps) is same
+
+
+def test_the_moving_average_follows_the_student_and_is_what_is_evaluated(config, batch):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, ema_decay=0.5))
+    method = FixMatch(UNet(CLASSES), config)
+    weight, slow = method.student.encoder[0][0].weight, method.ema.encoder[0][0].weight
+    assert method.evaluated is method.ema and method.proposer is method.student
+    with torch.no_grad():
+        weight += 1
+        method.follow(0)
+        assert torch.equal(slow, weight)
+        before = weight.clone()
+        weight += 1
+        method.follow(1)
+    assert torch.allclose(slow, (before + weight) / 2)
+    method.step(batch)
+    method.follow(2)
+    assert not torch.equal(method.ema.encoder[0][1].running_mean, torch.zeros(16))  # batch-norm's statistics follow too
+    plain = FixMatch(UNet(CLASSES), dataclasses.replace(config, train=dataclasses.replace(config.train, ema_decay=0.0)))
+    assert plain.evaluated is plain.student
+
+
+def test_the_moving_average_as_proposer(config, batch):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, proposer="ema"))
+    method = SamMatch(FixMatch(UNet(CLASSES), config), build_sam("tiny", image_size=32, num_classes=CLASSES), config)
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            parameter.add_(0.3)
+    predictions = method.predict(batch)
+    assert torch.equal(predictions["logits_w"], predict_weak(method.ema, batch.image_w))
+    assert not torch.equal(predictions["logits_w"], predict_weak(method.student, batch.image_w))
 
 
 def test_running_statistics_are_those_of_clean_images_without_dropout(config, batch):

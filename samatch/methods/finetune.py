@@ -1,22 +1,26 @@
-"""Stage 2: fine-tuning of SAM on the labeled slices, prompted with the reference's boxes.
+"""Stage 2: fine-tuning of SAM on the labeled slices, prompted with the reference's boxes or with nothing.
 
-    loss = 2 (Dice + BCE) + MSE(predicted IoU, IoU), one object a class
+    with boxes:        loss = 2 (Dice + BCE) + MSE(predicted IoU, IoU), one object per class (published)
+    without a prompt:  loss = (CE + Dice) / 2 of the class map that the class tokens alone ask for
 
-With a fixed image encoder the slices are not augmented and their embeddings come from the cache.
+Each step draws one of the two, the second with probability `sam.prompt_drop`. With a fixed image encoder the
+embeddings of the slices and of some augmented views of each (`sam.views`) come from the cache.
 """
+
+import torch
 
 from torch import nn
 
 from samatch.config import RunConfig
 from samatch.methods import Method, StepOutput
-from samatch.sam import SamModel, reference_loss
+from samatch.sam import SamModel, classes_loss, reference_loss
 
 
 class FineTune(Method):
     needs_unlabeled = False
 
     def __init__(self, sam: SamModel, config: RunConfig, num_classes: int, embeddings=None, labels=None):
-        """embeddings[index] and labels[index] (N, S, S): of unaugmented labeled slices; None to encode views."""
+        """embeddings[index] and labels[index] (N, S, S): of labeled slices and their views; None to encode."""
         super().__init__(nn.Identity(), config)
         self.sam, self.num_classes = sam, num_classes
         self.embeddings, self.labels = embeddings, labels
@@ -26,8 +30,17 @@ class FineTune(Method):
             embeddings, label = self.embeddings[batch.index_l], self.labels[batch.index_l]
         else:
             embeddings, label = self.sam.encode(batch.image_l), batch.label_l
-        loss = reference_loss(self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter)
-        return StepOutput({"sam": loss}, {"loss_sam_sup": loss.detach()})
+        if self.answers_alone and torch.rand(()) < self.config.sam.prompt_drop:
+            loss, name = classes_loss(self.sam, embeddings, label), "loss_sam_alone"
+        else:
+            loss = reference_loss(self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter)
+            name = "loss_sam_boxes"
+        return StepOutput({"sam": loss}, {name: loss.detach()})
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether this SAM learns to answer without a prompt."""
+        return self.sam.class_queries is not None and self.config.sam.prompt_drop > 0
 
     def networks(self):
         return {"sam": self.sam}
