@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from samatch import metrics
 from samatch.data import resize_image
 from samatch.datasets import Volume
 from samatch.prompts import Prompt, boxes_of, class_masks, widen
-from samatch.sam import SamModel, resize
+from samatch.sam import SamModel, class_logits, resize
 
 AT_ONCE = 64  # slices in one forward pass
 
@@ -20,11 +20,8 @@ Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 
 
 
 @torch.no_grad()
-def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> np.ndarray:
-    """(D, H, W) in [0, 1] -> class map (D, H, W) uint8, by the student alone, slice by slice.
-
-    Slices are resized to `size`, the probabilities back to the native size.
-    """
+def student_probs(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> Tensor:
+    """(D, H, W) in [0, 1] -> class probabilities (D, C, size, size) by the student alone, slice by slice."""
     device = next(student.parameters()).device
     slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
     was_training = student.training
@@ -32,8 +29,27 @@ def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16:
         student.eval()
         logits = torch.cat([student(part).float() for part in slices.split(AT_ONCE)])
     student.train(was_training)
-    probs = F.interpolate(logits.softmax(1), image.shape[-2:], mode="bilinear", align_corners=False)
-    return probs.argmax(1).to(torch.uint8).cpu().numpy()
+    return logits.softmax(1)
+
+
+def class_map(probs: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Class probabilities (D, C, S, S) -> class map (D, H, W) uint8 at native size."""
+    native = F.interpolate(probs, shape, mode="bilinear", align_corners=False)
+    return native.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> np.ndarray:
+    """(D, H, W) in [0, 1] -> class map (D, H, W) uint8, by the student alone.
+
+    Slices are resized to `size`, the probabilities back to the native size.
+    """
+    return class_map(student_probs(student, image, size, bf16), image.shape[-2:])
+
+
+@torch.no_grad()
+def segment_with_sam_alone(sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """SAM's class map (D, H, W) uint8 of a volume without any prompt; image_embeddings (D, C, h, w)."""
+    return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
 
 
 @torch.no_grad()
@@ -65,9 +81,20 @@ def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], 
 
 
 def dice_by_class(segment: Segment, volumes: list[Volume], classes: tuple[str, ...]) -> dict[str, float]:
-    """Mean Dice over volumes for each class, for validation; distances are left out."""
+    """Mean Dice over volumes for each class, for validation; distances are left out.
+
+    A volume where the class is rightly absent does not count, one where it is invented counts 0. A class that no volume
+    has or shows is NaN.
+    """
     scores = []
     for volume in volumes:
         pred = segment(volume)
         scores.append([metrics.dice(pred == value, volume.label == value) for value in range(1, len(classes) + 1)])
-    return dict(zip(classes, np.nanmean(np.array(scores), axis=0).tolist()))
+    return {name: mean_of_defined(column) for name, column in zip(classes, np.array(scores).T, strict=True)}
+
+
+def mean_of_defined(values) -> float:
+    """Mean of the numbers that are not NaN; NaN where there is none."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

@@ -29,16 +29,32 @@ TEXT_COLUMNS = ("run_id", "patient_id", "case_id", "class", "split", "method", "
 
 
 class Run:
-    """One run's folder. Raises InputError where a complete run of another config has the same identity."""
+    """One run's folder. Its identity are the settings and the data: manifest (with each image's hash) and splits.
+    Raises InputError where a complete run of other settings or data has the same name."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self.folder = paths.runs_dir(config.profile) / config.run_id
+    def __init__(self, config: RunConfig, trial: str = ""):
+        self.config, self.trial = config, trial
+        self.folder = run_folder(config)
         self.commit = repro.commit()  # of the code that starts the run, not of what stands there when it ends
         self.partial = self.folder.with_name(f".{config.run_id}.partial")
-        if self.complete and (found := self.read()["config_sha256"]) != config.sha256():
-            raise InputError("a run of this name exists with other settings", where=paths.shown(self.folder),
-                             expected=f"config {config.sha256()[:12]}", got=f"config {found[:12]}", do="delete that folder, or name the variant")
+        manifest = load_manifest(config.dataset)
+        self.identity = {"config_sha256": config.sha256(), "manifest_sha256": manifest.sha256, "splits_sha256": manifest.splits_sha256}
+        if self.complete:
+            self._refuse_other(self.read())
+
+    @property
+    def status(self) -> str:
+        return "trial" if self.trial else "complete"
+
+    def _refuse_other(self, record: dict) -> None:
+        if record["status"] != self.status:
+            raise InputError("trials and results do not share a folder", where=paths.shown(self.folder), expected=self.status,
+                             got=record["status"], do="give trials a folder of their own with SAMATCH_RUNS")
+        other = {key.removesuffix("_sha256"): record.get(key, "") for key, value in self.identity.items() if record.get(key) != value}
+        if other:
+            raise InputError(f"a run of this name exists with other {'settings' if 'config' in other else 'data'}", where=paths.shown(self.folder),
+                             expected=", ".join(f"{key} {self.identity[key + '_sha256'][:12]}" for key in other),
+                             got=", ".join(f"{key} {value[:12]}" for key, value in other.items()), do="delete that folder, or name the variant")
 
     @property
     def complete(self) -> bool:
@@ -67,16 +83,20 @@ class Run:
         log.to_csv(self.partial / "train_log.csv", index=False, float_format="%.6g")
         per_case.insert(0, "run_id", self.config.run_id)
         per_case.to_csv(self.partial / "per_case.csv", index=False, float_format="%.6g")
-        record = {"run_id": self.config.run_id, "status": "complete", "config": self.config.to_dict(),
-                  "config_sha256": self.config.sha256(), "commit": self.commit, "versions": repro.versions(),
+        record = {"run_id": self.config.run_id, "status": self.status, "trial": self.trial, "config": self.config.to_dict(),
+                  **self.identity, "commit": self.commit, "versions": repro.versions(),
                   "machine": repro.machine(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
         write_text(self.partial / "run.json", json.dumps(record, indent=1, sort_keys=True))
-        for leftover in ("state.pt", "lock"):
-            (self.partial / leftover).unlink(missing_ok=True)
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.partial.replace(self.folder)
+        for leftover in ("state.pt", "lock"):
+            (self.folder / leftover).unlink(missing_ok=True)
         self._lock.close()
+
+
+def run_folder(config: RunConfig) -> Path:
+    return paths.runs_dir(config.profile) / config.run_id
 
 
 def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
@@ -153,6 +173,45 @@ def _row(record: dict) -> dict:
     config = record["config"]
     return {**{key: record.get(key, "") for key in RUN_COLUMNS}, **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
             "sam": config["sam_name"], "iterations": config["train"]["iterations"], "parents": " ".join(config["parents"])}
+
+
+def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
+    """One row per trial of a profile and set on this machine: what it asked, the settings in which the trials of its
+    method differ, validation Dice (%) of what was trained and, where a SAM took part, of SAM and of the refined map."""
+    rows = []
+    for path in sorted(paths.runs_dir(profile).glob("*/run.json")):
+        record = json.loads(path.read_text())
+        if record["status"] != "trial" or record["config"]["dataset"] != dataset:
+            continue
+        cases = read_table(path.with_name("per_case.csv"))
+        dice = 100 * cases.groupby("split").dice.mean()
+        by_class = 100 * cases[cases.split == "val"].groupby("class", sort=False).dice.mean()
+        rows.append({"run_id": record["run_id"], "asks": record["trial"], "method": record["config"]["method"],
+                     "settings": _flat(record["config"]), "val_dice": dice.get("val"), **by_class.add_prefix("val_dice_"),
+                     "val_dice_sam": dice.get("val_sam"), "val_dice_refined": dice.get("val_refined"),
+                     "minutes": record["seconds"] / 60, "commit": record["commit"], "finished": record["finished"]})
+    if not rows:
+        raise InputError(f"no trial of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)),
+                         do="train one with --trial QUESTION")
+    table = pd.DataFrame(rows).sort_values("finished", ignore_index=True)
+    return table.assign(settings=_differing(table))
+
+
+def _flat(config: dict) -> dict[str, object]:
+    """Dotted name -> value of every setting of a run's groups."""
+    groups = {"method" if name == "method_settings" else name: group for name, group in config.items() if isinstance(group, dict)}
+    return {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
+
+
+def _differing(trials: pd.DataFrame) -> list[str]:
+    """Of each trial, the settings in which the trials of its method are not all the same."""
+    found = {}
+    for _, group in trials.groupby("method"):
+        names = sorted(set().union(*group.settings))
+        differ = [name for name in names if len({str(settings.get(name)) for settings in group.settings}) > 1]
+        found |= {run: " ".join(f"{name}={settings[name]}" for name in differ if name in settings)
+                  for run, settings in zip(group.run_id, group.settings, strict=True)}
+    return [found[run] for run in trials.run_id]
 
 
 def read_results(profile: str, dataset: str, folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

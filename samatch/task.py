@@ -1,7 +1,7 @@
 """What one run trains on: data on the device, the method with its networks, the parents' weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,16 @@ from torch import nn
 
 from samatch import evaluate, repro
 from samatch.config import FINETUNE, GUIDED, RunConfig, parent_configs
-from samatch.data import SlicePool
+from samatch.data import SlicePool, augmented_views, soft_label
 from samatch.datasets import Volume, load_cases
 from samatch.devices import bf16_is_fast, find_device
 from samatch.embeddings import EmbeddingCache, cache_folder
-from samatch.errors import known
+from samatch.errors import InputError, known
 from samatch.manifest import Manifest, load_manifest
 from samatch.methods import Method, method_class, method_names
 from samatch.networks import UNet
 from samatch.progress import Progress
-from samatch.records import Run
+from samatch.records import run_folder
 from samatch.sam import SamModel, build_sam, input_size, sam_names
 
 
@@ -51,12 +51,17 @@ class Data:
 
 @dataclass
 class Task:
-    """What the training loop works on: data, method, and how a volume is segmented for validation and test."""
+    """What the training loop works on: data, method, and how a volume is segmented for validation and test.
+
+    `others` are more ways to segment, evaluated once when the training has ended, by the split that their rows are
+    recorded under: test_sam, val_reference_boxes, ...
+    """
 
     config: RunConfig
     data: Data
     method: Method
     segment: evaluate.Segment
+    others: dict[str, evaluate.Segment] = field(default_factory=dict)
 
 
 def prepare(config: RunConfig) -> Task:
@@ -66,49 +71,89 @@ def prepare(config: RunConfig) -> Task:
         torch.set_num_threads(config.train.threads)
     data = read_data(config, find_device())
     build = build_finetuning if config.method == FINETUNE else build_student
-    method, segment = build(config, data)
-    load_parents(method, config)
-    return Task(config, data, method, segment)
+    task = build(config, data)
+    load_parents(task.method, config)
+    return task
 
 
 def read_data(config: RunConfig, device: torch.device) -> Data:
-    """Fine-tuning reads the labeled slices at SAM's size, a student all it needs at its own."""
+    """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
     manifest = load_manifest(config.dataset)
     finetuning = config.method == FINETUNE
     wants_unlabeled = not finetuning and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
     patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled else ()
     labeled, unlabeled, val = (load_cases(manifest, manifest.cases_of(group))
                                for group in (manifest.labeled_patients(config.n_labeled), patients, manifest.patients("val")))
-    pool = SlicePool.from_volumes(labeled + unlabeled, sam_size(config) if finetuning else config.train.image_size, device)
+    if wants_unlabeled and not unlabeled:
+        raise InputError(f"{config.method} learns from unlabeled images", where=config.dataset, expected="fewer labeled patients",
+                         got=f"all {config.n_labeled} training patients labeled", do="choose a smaller n_labeled, or method supervised")
+    size, soft = sam_size(config) if finetuning else config.train.image_size, None
+    if finetuning:
+        labeled += sam_views(config, labeled)
+    elif config.augment.soft_labels:
+        soft = torch.cat([soft_label(volume, size, manifest.num_classes) for volume in labeled])
+    pool = SlicePool.from_volumes(labeled + unlabeled, size, device, soft)
     return Data(manifest, labeled, unlabeled, val, pool, device, config.train.bf16 and bf16_is_fast(device))
 
 
-def build_student(config: RunConfig, data: Data) -> tuple[Method, evaluate.Segment]:
+def build_student(config: RunConfig, data: Data) -> Task:
     """A match method around a new student; guided by SAM where the config names one."""
     student = UNet(data.manifest.num_classes).to(data.device, memory_format=torch.channels_last)
     method = method_class(config.method.removeprefix(GUIDED))(student, config)
+    others, size = {}, config.train.image_size
     if config.sam_name:
-        sam = new_sam(config, data)
-        method = method_class("samatch")(method, sam, config, *cached(sam, config, data, data.unlabeled))
+        method = guided(method, config, data)
+        others = segment_with_sam(method, config, data)
 
     def segment(volume: Volume) -> np.ndarray:
-        return evaluate.segment_with_student(student, volume.image, config.train.image_size, data.bf16)
+        return evaluate.segment_with_student(method.evaluated, volume.image, size, data.bf16)
 
-    return method, segment
+    return Task(config, data, method, segment, others)
 
 
-def build_finetuning(config: RunConfig, data: Data) -> tuple[Method, evaluate.Segment]:
-    """SAM's fine-tuning; volumes are segmented with the reference's boxes, an upper bound."""
-    sam, num_classes = new_sam(config, data), data.manifest.num_classes
-    embeddings, labels = cached(sam, config, data, data.val)
+def guided(match: Method, config: RunConfig, data: Data) -> Method:
+    sam, views, labels, embeddings = new_sam(config, data), sam_views(config, data.labeled), None, None
+    if fixed_encoder(config):
+        embeddings = cached(sam, config, data, data.labeled + data.unlabeled + views)
+        labels = SlicePool.from_volumes(data.labeled + views, sam_size(config), data.device).label
+    return method_class("samatch")(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
+
+
+def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
+    """SAM at test time: its own map as it is asked here (`sam`), and the student's map refined once (`refined`)."""
+    embed = embedder(method.sam, config, data)
 
     @torch.no_grad()
-    def segment(volume: Volume) -> np.ndarray:
-        encoded = embeddings.of_case(volume.case.case_id) if embeddings is not None else \
-            sam.encode(torch.from_numpy(volume.image)[:, None].to(data.device))
-        return evaluate.segment_with_reference_boxes(sam, volume, encoded, num_classes)
+    def refined(volume: Volume, which: int) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            probs = evaluate.student_probs(method.evaluated, volume.image, config.train.image_size, data.bf16)
+            return evaluate.class_map(method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:])
 
-    return method_class(FINETUNE)(sam, config, num_classes, embeddings, labels), segment
+    ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
+    return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
+
+
+def build_finetuning(config: RunConfig, data: Data) -> Task:
+    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a prompt, and, as an upper
+    bound on validation, with the reference's boxes."""
+    sam, num_classes = new_sam(config, data), data.manifest.num_classes
+    embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
+    method = method_class(FINETUNE)(sam, config, num_classes, embeddings, data.pool.label)
+    embed = embedder(sam, config, data)
+
+    @torch.no_grad()
+    def alone(volume: Volume) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            return evaluate.segment_with_sam_alone(sam, embed(volume), volume.image.shape[-2:])
+
+    @torch.no_grad()
+    def with_boxes(volume: Volume) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            return evaluate.segment_with_reference_boxes(sam, volume, embed(volume), num_classes)
+
+    if not method.answers_alone:
+        return Task(config, data, method, with_boxes)
+    return Task(config, data, method, alone, {"val_reference_boxes": with_boxes})
 
 
 def new_sam(config: RunConfig, data: Data) -> SamModel:
@@ -123,28 +168,44 @@ def sam_size(config: RunConfig) -> int:
     return input_size(config.sam_name, config.sam.image_size)
 
 
-def cached(sam: SamModel, config: RunConfig, data: Data, others: list[Volume]) -> tuple[EmbeddingCache | None, torch.Tensor | None]:
-    """Embeddings of the labeled slices and of `others`, and SAM-sized labels of the former; None where the encoder learns."""
-    if config.sam.tune in ("lora", "all"):
-        return None, None
-    embeddings = EmbeddingCache(sam, data.labeled + others, cache_folder(config.dataset, config.sam_name), bf16=data.bf16,
-                                device=data.device, progress=counted(f"embeddings of {config.dataset}"))
-    return embeddings, SlicePool.from_volumes(data.labeled, sam_size(config), data.device).label
+def fixed_encoder(config: RunConfig) -> bool:
+    return config.sam.tune in ("frozen", "decoder")
+
+
+def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
+    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They are the same for all
+    seeds of a training, which share the cache."""
+    return augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0) if fixed_encoder(config) else []
+
+
+def cached(sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False) -> EmbeddingCache:
+    """Embeddings of the volumes' slices, by their number."""
+    progress = {} if quiet else {"progress": counted(f"embeddings of {config.dataset}")}
+    return EmbeddingCache(sam, volumes, cache_folder(config.dataset, config.sam_name), bf16=data.bf16, device=data.device, **progress)
+
+
+def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume], torch.Tensor]:
+    """Volume -> embeddings (D, C, h, w): from the cache where the encoder is fixed, else encoded now, a few slices at once."""
+    if fixed_encoder(config):
+        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(volume.case.case_id)
+    return lambda volume: torch.cat([sam.encode(part.to(data.device)) for part in torch.from_numpy(volume.image)[:, None].split(8)])
 
 
 def load_parents(method: Method, config: RunConfig) -> None:
     for parent in parent_configs(config):
-        path = Run(parent).folder / "checkpoint.pt"
+        path = run_folder(parent) / "checkpoint.pt"
         weights = torch.load(path, map_location="cpu", weights_only=True)
         networks = method.networks()
         for name, state in weights.items():
             if name in networks:
                 networks[name].load_state_dict(state)
+    if method.ema is not None:
+        method.ema.load_state_dict(method.student.state_dict())
 
 
 def load_student(config: RunConfig, num_classes: int) -> UNet:
     """The student of a complete run, ready to predict."""
-    return student_in(Run(config).folder, num_classes)
+    return student_in(run_folder(config), num_classes)
 
 
 def student_in(folder: Path, num_classes: int) -> UNet:

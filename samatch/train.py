@@ -8,7 +8,6 @@ the same weights as an uninterrupted one.
 
 import argparse
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 
@@ -31,17 +30,18 @@ from samatch.task import Task, check_names, prepare
 from samatch.weights import weights_sha256
 
 
-def train(config: RunConfig, wait: bool = False) -> dict:
+def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
     """Trains one run, its missing parents first, and returns its record (run.json).
 
     A run that another process trains is refused, or waited for: parents are, so that their children can start side by side.
+    A trial, of which `trial` says what it asks, and its parents never read the test split.
     """
     check_names(config)
-    run = Run(config)
+    run = Run(config, trial)
     if run.complete:
         return run.read()
     for parent in parent_configs(config):
-        train(parent, wait=True)
+        train(parent, wait=True, trial=trial)
     run.open(wait)
     if run.complete:
         run.close()
@@ -52,14 +52,19 @@ def train(config: RunConfig, wait: bool = False) -> dict:
         train_one(task, state)
         if state.iteration % config.train.checkpoint_every == 0:
             state.save(run)
-    per_case = final_evaluation(task, run)
-    facts = {"val_dice": state.best_dice, "selected_iteration": state.best_iteration, "seconds": round(state.seconds, 1),
-             "selection_rule": "highest mean validation Dice over volumes and classes", "device": device_name(task.data.device),
-             "manifest_sha256": task.data.manifest.sha256, "splits_sha256": task.data.manifest.splits_sha256,
+    state.refuse_broken()
+    save_whole(kept_weights(task.method), run.partial / "checkpoint.pt")
+    per_case = final_evaluation(task, run, test=not trial)
+    facts = {"val_dice": state.log[-1]["val_dice"], "selected_iteration": state.iteration, "seconds": round(state.seconds, 1),
+             "selection_rule": SELECTION_RULE, "device": device_name(task.data.device),
              "weights_sha256": weights_sha256(config.sam_name) if config.sam_name and config.sam.pretrained else "",
              "trainable_parameters": trainable(task.method), "method_settings": dataclasses.asdict(task.method.settings)}
     run.finish(facts, pd.DataFrame(state.log), per_case)
     return run.read()
+
+
+SELECTION_RULE = "the last weights, of the student their moving average; validation chooses settings, never an iteration"
+RISING = 30  # first steps, in which SAM's learning rate rises
 
 
 def trainable(method: Method) -> dict[str, int]:
@@ -68,7 +73,7 @@ def trainable(method: Method) -> dict[str, int]:
 
 
 def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for SAM (published joint training: SGD 5e-4), Adam 1e-4 for a discriminator (SSL4MIS), SGD for the rest."""
+    """AdamW for SAM (published joint training: SGD 5e-4), Adam 1e-4 for a discriminator (SSL4MIS), the setting's for the rest."""
     found, fused = {}, torch.cuda.is_available()
     for name, network in method.networks().items():
         parameters = [p for p in network.parameters() if p.requires_grad]
@@ -78,6 +83,8 @@ def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.
             found[name] = torch.optim.AdamW(parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay, fused=fused)
         elif name == "discriminator":
             found[name] = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99))
+        elif config.train.optimizer == "adamw":
+            found[name] = torch.optim.AdamW(parameters, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=fused)
         else:
             found[name] = torch.optim.SGD(parameters, lr=config.train.lr, momentum=config.train.momentum,
                                           weight_decay=config.train.weight_decay, fused=fused)
@@ -86,7 +93,11 @@ def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.
 
 @dataclass
 class TrainingState:
-    """Everything that changes during training, and what a cut-off run resumes from."""
+    """Everything that changes during training, and what a cut-off run resumes from.
+
+    `recent` holds loss and slices of the steps since the losses were last looked at: looking at every step would make
+    the host wait for the device.
+    """
 
     method: Method
     optimizers: dict[str, torch.optim.Optimizer]
@@ -94,13 +105,13 @@ class TrainingState:
     progress: Progress
     run: Run
     iteration: int = 0
-    best_dice: float = -1.0
-    best_iteration: int = 0
     seconds: float = 0.0
+    val_dice: float = float("nan")
     log: list[dict] = dataclasses.field(default_factory=list)
     sums: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    recent: list[tuple[int, Tensor, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
 
-    PLAIN = ("iteration", "best_dice", "best_iteration", "seconds", "log", "sums")
+    PLAIN = ("iteration", "seconds", "val_dice", "log", "sums")
 
     @classmethod
     def start(cls, task: Task, run: Run) -> "TrainingState":
@@ -110,27 +121,56 @@ class TrainingState:
                     Progress(config.run_id, config.train.iterations), run)
         path = run.partial / "state.pt"
         if path.exists():
-            saved = torch.load(path, map_location=task.data.device, weights_only=True)
-            if saved.pop("config_sha256") == config.sha256():
-                state.load(saved)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            if saved.pop("identity", None) == run.identity:
+                state.load(saved, task.data.device)
                 return state
-        state.log.append({"iteration": 0} | validate(task, state))
+            print(f"{config.run_id}: the state of an interrupted run is of other settings or data; training starts anew")
+        state.log.append({"iteration": 0} | validate(task))
         return state
 
     def save(self, run: Run) -> None:
-        save_whole({"config_sha256": run.config.sha256(), **{key: getattr(self, key) for key in self.PLAIN},
+        """Refuses to save weights that are not finite over the last good ones."""
+        self.refuse_broken()
+        save_whole({"identity": run.identity, **{key: getattr(self, key) for key in self.PLAIN},
                     "networks": network_state(self.method), "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-                    "generator": self.generator.get_state(), "torch_rng": torch.get_rng_state()}, run.partial / "state.pt")
+                    "memory": self.method.memory(), "generator": self.generator.get_state(), "random": random_states()},
+                   run.partial / "state.pt")
 
-    def load(self, saved: dict) -> None:
+    def load(self, saved: dict, device: torch.device) -> None:
         for key in self.PLAIN:
             setattr(self, key, saved[key])
-        for name, network in self.method.networks().items():
-            network.load_state_dict(saved["networks"][name])
+        self.sums = {name: value.to(device) for name, value in self.sums.items()}
+        load_networks(self.method, saved["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
-        self.generator.set_state(saved["generator"].cpu())
-        torch.set_rng_state(saved["torch_rng"].cpu())
+        self.method.recall({name: value.to(device) for name, value in saved["memory"].items()})
+        self.generator.set_state(saved["generator"])
+        set_random_states(saved["random"])
+
+    def refuse_broken(self) -> None:
+        """Raises InputError where a loss since the last look was not finite, with the first such step and its slices."""
+        if not self.recent:
+            return
+        finite = torch.stack([loss for _, loss, _ in self.recent]).isfinite().cpu()
+        if not finite.all():
+            iteration, loss, slices = self.recent[int((~finite).nonzero()[0])]
+            numbers = ", ".join(f"{name} slices {index.tolist()}" for name, index in slices.items())
+            raise InputError("the loss is not finite", where=f"{self.run.config.run_id}, iteration {iteration + 1}",
+                             got=f"{float(loss)} on {numbers}", do="lower the learning rate, or set train.bf16=false; "
+                             "the state before it is kept")
+        self.recent.clear()
+
+
+def random_states() -> dict[str, Tensor | list[Tensor]]:
+    """Of every generator that a step may draw from."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_states(states: dict) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def train_one(task: Task, state: TrainingState) -> None:
@@ -139,25 +179,35 @@ def train_one(task: Task, state: TrainingState) -> None:
     data = task.data
     batch = draw_batch(data.pool, data.n_labeled_slices, config, state.generator, state.iteration, unlabeled=bool(data.unlabeled),
                        strong_views=task.method.strong_views)
-    for optimizer in state.optimizers.values():
-        if isinstance(optimizer, torch.optim.SGD):
-            optimizer.param_groups[0]["lr"] = config.train.lr * (1 - batch.progress) ** config.train.poly_power
+    for name, optimizer in state.optimizers.items():
+        if name != "discriminator":
+            optimizer.param_groups[0]["lr"] = learning_rate(config, name, state.iteration)
     for name, network in task.method.networks().items():
         network.train(name != "sam")
     with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
         output = task.method.step(batch)
     descend(output, state.optimizers)
+    task.method.follow(state.iteration)
     accumulate(output, state)
+    slices = {name: index for name, index in (("labeled", batch.index_l), ("unlabeled", batch.index_u)) if index is not None}
+    state.recent.append((state.iteration, sum(loss.detach() for loss in output.losses.values()), slices))
     state.iteration += 1
     row = {}
     if state.iteration % config.train.log_every == 0:
         row = read_log(state, data.manifest.classes)
     if state.iteration % config.train.val_every == 0 or state.iteration == config.train.iterations:
-        row |= validate(task, state)
+        row |= validate(task)
     state.seconds += time.monotonic() - start
     if row:
         state.log.append({"iteration": state.iteration} | row)
-    state.progress(state.iteration, f"val Dice {100 * state.best_dice:.1f} %")
+        state.val_dice = row.get("val_dice", state.val_dice)
+    state.progress(state.iteration, f"val Dice {100 * state.val_dice:.1f} %")
+
+
+def learning_rate(config: RunConfig, name: str, iteration: int) -> float:
+    """Of one optimiser at an iteration: poly decay, for SAM after a short rise."""
+    decay = (1 - iteration / config.train.iterations) ** config.train.poly_power
+    return config.sam.lr * min(1, (iteration + 1) / RISING) * decay if name == "sam" else config.train.lr * decay
 
 
 def descend(output: StepOutput, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -190,43 +240,59 @@ def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]
             row |= {f"{name.removeprefix('ratio_')}_{c}": float(q) for c, q in zip(classes, quotients)}
         else:
             row[name] = float(value[0] / value[1])
-    if broken := {name: value for name, value in row.items() if name.startswith("loss") and not math.isfinite(value)}:
-        raise InputError("the loss is not finite", where=f"{state.run.config.run_id}, up to iteration {state.iteration}", got=broken,
-                         do="lower the learning rate, or set train.bf16=false")
+    state.refuse_broken()
     row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
     state.sums = {}
     return row
 
 
-def validate(task: Task, state: TrainingState) -> dict[str, float]:
-    """Mean Dice on the validation volumes; the best weights so far are kept."""
+def validate(task: Task) -> dict[str, float]:
+    """Mean Dice on the validation volumes, over the classes that have one."""
     by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
-    mean = float(np.mean(list(by_class.values())))
-    if mean > state.best_dice:
-        state.best_dice, state.best_iteration = mean, state.iteration
-        save_whole(network_state(task.method), state.run.partial / "checkpoint.pt")
+    mean = evaluate.mean_of_defined(list(by_class.values()))
     return {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
 
 
-def final_evaluation(task: Task, run: Run) -> pd.DataFrame:
-    """The selected weights on the test volumes, read here for the first time; SAM's upper bound on validation."""
-    manifest = task.data.manifest
-    weights = torch.load(run.partial / "checkpoint.pt", map_location=task.data.device, weights_only=True)
-    for name, network in task.method.networks().items():
-        network.load_state_dict(weights[name])
-    if task.config.method == FINETUNE:
-        return evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val", manifest.distances)
-    test = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
-    predictions = {volume.case.case_id: task.segment(volume) for volume in test}
-    np.savez_compressed(run.partial / "predictions.npz", **predictions)
-    tables = [evaluate.evaluate(task.segment, task.data.val, manifest.classes, "val", manifest.distances),
-              evaluate.evaluate(lambda volume: predictions[volume.case.case_id], test, manifest.classes,
-                                "test", manifest.distances)]
+def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
+    """The last weights on validation and, read here for the first time, the test volumes. A SAM that needs the
+    reference's boxes is an upper bound, on validation alone."""
+    manifest, volumes = task.data.manifest, {"val": task.data.val}
+
+    def rows(segment: evaluate.Segment, split: str) -> pd.DataFrame:
+        return evaluate.evaluate(segment, volumes[split.split("_")[0]], manifest.classes, split, manifest.distances)
+
+    tables = [rows(task.segment, "val")]
+    if test and not needs_reference(task):
+        volumes["test"] = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
+        predictions = {volume.case.case_id: task.segment(volume) for volume in volumes["test"]}
+        np.savez_compressed(run.partial / "predictions.npz", **predictions)
+        tables.append(rows(lambda volume: predictions[volume.case.case_id], "test"))
+    tables += [rows(segment, split) for split, segment in task.others.items() if split.split("_")[0] in volumes]
     return pd.concat(tables, ignore_index=True)
 
 
+def needs_reference(task: Task) -> bool:
+    """Whether the run's way to segment is asked with the reference's boxes: no prediction."""
+    return task.config.method == FINETUNE and not task.method.answers_alone
+
+
 def network_state(method: Method) -> dict[str, dict[str, Tensor]]:
-    return {name: network.state_dict() for name, network in method.networks().items()}
+    """Weights of everything that learns or follows."""
+    found = {name: network.state_dict() for name, network in method.networks().items()}
+    return found if method.ema is None else found | {"ema": method.ema.state_dict()}
+
+
+def load_networks(method: Method, saved: dict[str, dict[str, Tensor]]) -> None:
+    for name, network in method.networks().items():
+        network.load_state_dict(saved[name])
+    if method.ema is not None:
+        method.ema.load_state_dict(saved["ema"])
+
+
+def kept_weights(method: Method) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds: the student is the network that is validated and tested."""
+    found = {name: network.state_dict() for name, network in method.networks().items()}
+    return found | ({"student": method.evaluated.state_dict()} if "student" in found else {})
 
 
 def save_whole(content: dict, path) -> None:
@@ -250,11 +316,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sam", default="lite_medsam")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="", help="name of a variant; needed with --set")
+    parser.add_argument("--trial", default="", metavar="QUESTION", help="validation only: what this trial asks; it is no result")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, e.g. train.iterations=100")
     args = parser.parse_args(words)
     try:
         overrides = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)}
-        record = train(make_config(args.profile, args.dataset, args.n_labeled, args.method, args.sam, args.seed, args.variant, overrides))
+        record = train(make_config(args.profile, args.dataset, args.n_labeled, args.method, args.sam, args.seed, args.variant, overrides),
+                       trial=args.trial)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print("trainable parameters:", ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()))
