@@ -18,7 +18,8 @@ from samatch.clinical import bias_and_limits
 DPI = 100
 CLASS_COLORS = sns.color_palette("colorblind", 8).as_hex()[:1] + sns.color_palette("colorblind", 8).as_hex()[1:3]
 MORE_COLORS = sns.color_palette("husl", 12).as_hex()
-SOURCE_STYLES = {"student": ("#4c72b0", "-", "student"), "sam": ("#dd8452", "-", "SAM"), "refined": ("#333333", "--", "used (kept pixels)")}
+SOURCE_STYLES = {"student": ("#4c72b0", "-", "student"), "sam": ("#dd8452", "-", "SAM"), "refined": ("#333333", "-", "both together"),
+                 "student_kept": ("#4c72b0", ":", "student, its kept pixels"), "refined_kept": ("#333333", ":", "used: kept pixels of both")}
 
 
 def class_color(index: int) -> str:
@@ -64,6 +65,8 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
     figure, axes = plt.subplots(1, len(classes), figsize=(3.2 * len(classes), 3.3), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
     for axis, cls in zip(axes[0], classes):
         for source, (color, style, name) in SOURCE_STYLES.items():
+            if f"pseudo_dice_{source}_{cls}" not in log:
+                continue
             rows = log.dropna(subset=[f"pseudo_dice_{source}_{cls}"])
             axis.plot(rows.iteration, 100 * rows[f"pseudo_dice_{source}_{cls}"], color=color, linestyle=style, label=name)
         axis.set(title=cls, xlabel="iteration")
@@ -158,8 +161,8 @@ def bland_altman(panels: dict[str, pd.DataFrame], measure: str = "Ejection fract
 
 
 def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
-    """Test Dice of every level of every factor (tables.ablation_grid); the default in blue, hollow where the start stayed best on
-    validation, cells without a run named as such."""
+    """Test Dice of every level of every factor (tables.ablation_grid); the default in blue, cells without a run named as
+    such."""
     factors = list(dict.fromkeys(table.factor))
     starts = {factor: sum(0.5 + (table.factor == earlier).sum() for earlier in factors[:number]) for number, factor in enumerate(factors)}
     place = [starts[row.factor] + number for factor in factors for number, row in enumerate(table[table.factor == factor].itertuples())]
@@ -171,9 +174,7 @@ def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
     if len(default):
         axis.axvline(default.iloc[0], color="#4c72b0", linewidth=0.8, linestyle=":")
     color = np.where(run.default, "#4c72b0", "#dd8452")
-    axis.scatter(run.dice, run.place, facecolor=np.where(run.selected_iteration == 0, "white", color), edgecolor=color, s=26, zorder=3)
-    if (run.selected_iteration == 0).any():
-        title += "\nhollow: joint training never passed its start on validation"
+    axis.scatter(run.dice, run.place, color=color, s=26, zorder=3)
     for row in run.itertuples():
         axis.annotate(f"{row.dice:.1f}", (row.dice, row.place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7.5)
     for row in table[table.status != "run"].itertuples():

@@ -13,21 +13,20 @@ from samatch.config import FINETUNE, GUIDED, stage_of
 from samatch.errors import InputError
 from samatch.manifest import load_manifest, manifest_folders
 from samatch.profiles import ABLATIONS
-from samatch.records import collect, read_results, write_text
+from samatch.records import collect, collect_trials, read_results, write_text
 
 METHOD_LABELS = {
-    "supervised": "Supervised", "finetune": "SAM, reference boxes", "fixmatch": "FixMatch", "unimatch": "UniMatch", "bcp": "BCP",
+    "supervised": "Supervised", "finetune": "SAM alone", "fixmatch": "FixMatch", "unimatch": "UniMatch", "bcp": "BCP",
     "entropy_minimization": "Entropy minimization", "mean_teacher": "Mean teacher", "uamt": "UA-MT", "ict": "ICT", "cps": "CPS", "cct": "CCT",
     "deep_co_training": "Deep co-training", "r_drop": "R-Drop", "urpc": "URPC", "adversarial": "DAN", "cross_teaching": "CNN-transformer cross teaching"}
 NO_SAM = "no_sam"
 CHOSEN = "chosen"  # of cross-validation: the way to combine that each fold's validation patients chose
-VARIANT_LABELS = {"": "SAM replaces", "consensus": "consensus", "agree": "agreement", "as_published": "as published",
-                  **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS if level.variant not in ("", "consensus", "agree", "as_published")},
-                  "joint_x5": "five times as long", "no_sam_x5": "five times as long",
-                  CHOSEN: "chosen in each fold"}
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", "consensus", "agree", "as_published", "no_sam_x5", "joint_x5")
-CONTROLS = {"joint_x5": "no_sam_x5"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
-COMBINE_VARIANTS = ("", "consensus", "agree")  # the candidates for SAM-Match, chosen on validation
+VARIANT_LABELS = {"box": "the paper's box", "as_published": "as published", CHOSEN: "chosen in each fold",
+                  **{level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS
+                     if level.variant not in ("", NO_SAM, "box", "as_published")}}
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", "box", "as_published")
+CONTROLS = {"half_joint": "no_sam_half"}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
+COMBINE_VARIANTS = ("",)  # the candidates for SAM-Match; where there are several, validation chooses
 NOT_RUN = "not run"
 IN_MM = {"hd95_mm": "HD95 mm", "asd_mm": "ASD mm"}
 
@@ -51,7 +50,7 @@ def label(method: str, variant: str = "") -> str:
         return f"{match}, continued"
     if variant.startswith(NO_SAM):
         return f"{match}, continued, {VARIANT_LABELS[variant]}"
-    return f"SAM-Match ({match}), {VARIANT_LABELS.get(variant, variant)}"
+    return f"SAM-Match ({match})" + (f", {VARIANT_LABELS.get(variant, variant)}" if variant else "")
 
 
 def names_of(runs: pd.DataFrame) -> dict[str, str]:
@@ -226,8 +225,7 @@ def wilcoxon_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str 
 def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0) -> pd.DataFrame:
     """A row a cell of the grid: factor, level, status ("run" or "not run"), validation and test Dice (%), difference from the default.
 
-    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference;
-    `selected_iteration` 0: joint training never passed its start on validation, and the warm-up's weights were kept.
+    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference.
     """
     mine = runs[(runs.method == GUIDED + match) & (runs.n_labeled == n_labeled) & (runs.seed == seed)].drop_duplicates("variant").set_index("variant")
     scores = 100 * stats.unit_scores(per_case)
@@ -236,12 +234,11 @@ def ablation_grid(runs: pd.DataFrame, per_case: pd.DataFrame, match: str = "fixm
         row = {"factor": cell.factor, "level": cell.level, "default": cell.variant == "", "run_id": "", "status": NOT_RUN}
         if cell.variant in mine.index:
             run = mine.loc[cell.variant]
-            row |= {"run_id": run.run_id, "status": "run", "val_dice": 100 * run.val_dice, "dice": scores[run.run_id].mean(),
-                    "selected_iteration": run.selected_iteration}
+            row |= {"run_id": run.run_id, "status": "run", "val_dice": 100 * run.val_dice, "dice": scores[run.run_id].mean()}
             if "" in mine.index:
                 row["difference"] = (scores[run.run_id] - scores[mine.loc[""].run_id]).mean()
         rows.append(row)
-    return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference", "selected_iteration"]).astype({"selected_iteration": "Int64"})
+    return pd.DataFrame(rows, columns=["factor", "level", "default", "run_id", "status", "val_dice", "dice", "difference"])
 
 
 def patient_tables(dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -282,8 +279,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--dataset", default="phantom")
     parser.add_argument("--into", type=Path, help="folder for the CSV files (results/<profile>/<set> renews the tracked ones)")
     parser.add_argument("--print", action="store_true", help="print the final table as well")
+    parser.add_argument("--trials", action="store_true", help="write trials.csv from this machine's trials instead")
     args = parser.parse_args(words)
     try:
+        if args.trials:
+            folder = args.into or paths.output_dir(args.profile, args.dataset) / "results"
+            folder.mkdir(parents=True, exist_ok=True)
+            return write_text(folder / "trials.csv", collect_trials(args.profile, args.dataset).to_csv(index=False, float_format="%.4g"))
         folder = collect(args.profile, args.dataset, args.into and args.into.absolute())
         files = write_tables(args.profile, args.dataset, folder)
         if args.print:
