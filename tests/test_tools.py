@@ -82,6 +82,9 @@ def test_profile_is_chosen_by_what_is_here():
     assert choose_profile.choose("", "", False, True)[:2] == ("demo", "phantom")
     assert choose_profile.choose("", "", True, False)[:2] == ("demo", "phantom")
     assert choose_profile.choose("", "acdc", False, True)[:2] == ("laptop", "acdc")
+    assert choose_profile.choose("", "phantom", True, True)[:2] == ("demo", "phantom")
+    assert choose_profile.choose("", "busi", True, True)[:2] == ("paper", "busi")
+    assert choose_profile.choose("", "busi", True, False)[:2] == ("laptop", "busi")
     assert choose_profile.choose("laptop", "", False, True)[:2] == ("laptop", "acdc")
 
 

@@ -1,4 +1,4 @@
-"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why.
+"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it will take.
 
 usage: choose_profile.py PROFILE DATASET    (either may be empty)
 """
@@ -7,36 +7,72 @@ import sys
 
 import torch
 
+from samatch import paths
 from samatch.config import PROFILES
-from samatch.datasets import data_folder
+from samatch.datasets import data_folder, load_case
 from samatch.errors import InputError, known
-from samatch.manifest import manifest_folders
+from samatch.manifest import load_manifest, manifest_folders
+from samatch.prepared import prepared_file
+from samatch.records import read_table
+
+PHANTOM, FIRST = "phantom", "acdc"
 
 
 def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[str, str, str]:
-    """(profile, data set, why)."""
+    """(profile, data set, why). has_data: whether the set that is asked for, ACDC where none is, lies on this machine."""
+    name = dataset or FIRST
     if profile:
         known(profile, PROFILES, "profile")
         why = "asked for"
+    elif dataset == PHANTOM:
+        profile, why = "demo", f"{PHANTOM} asked for"
     elif has_gpu and has_data:
-        profile, why = "paper", "a GPU and ACDC are here"
-    elif dataset and dataset != "phantom":
-        profile, why = "laptop", f"{dataset} asked for, no GPU here" if not has_gpu else f"{dataset} asked for"
+        profile, why = "paper", f"a GPU and {name} are here"
+    elif dataset:
+        profile, why = "laptop", f"{dataset} asked for, " + ("its data is not here yet" if has_gpu else "no GPU here")
     else:
-        profile, why = "demo", "no ACDC here" if has_gpu else "no GPU here"
-    dataset = dataset or ("phantom" if profile == "demo" else "acdc")
+        profile, why = "demo", f"no {FIRST} here" if has_gpu else "no GPU here"
+    dataset = dataset or (PHANTOM if profile == "demo" else FIRST)
     return profile, known(dataset, manifest_folders(), "data set"), why
 
 
-def main() -> None:
-    folder = data_folder("acdc")
-    has_data = any(folder.glob("patient001*"))
+def is_here(dataset: str) -> bool:
+    """Whether the set was prepared, or its first case can be read from its files."""
+    manifest = load_manifest(dataset)
+    if prepared_file(manifest).exists():
+        return True
     try:
-        profile, dataset, why = choose(sys.argv[1], sys.argv[2], torch.cuda.is_available(), has_data)
+        load_case(manifest, manifest.cases[0], data_folder(manifest.folder))
+    except InputError:
+        return False
+    return True
+
+
+def recorded_minutes(profile: str, dataset: str) -> float | None:
+    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other; None without records."""
+    path = paths.TRACKED_RESULTS / profile / dataset / "runs.csv"
+    if not path.exists():
+        return None
+    runs = read_table(path)
+    first = runs[(runs.seed == runs.seed.min()) & runs.variant.isin(["", "no_sam", "box"])
+                 & runs.method.isin(["supervised", "fixmatch", "finetune", "samatch-fixmatch"])]
+    return first.seconds.sum() / 60
+
+
+def main() -> None:
+    profile, dataset = sys.argv[1:3]
+    try:
+        if dataset:
+            known(dataset, manifest_folders(), "data set")
+        profile, dataset, why = choose(profile, dataset, torch.cuda.is_available(), is_here(dataset or FIRST))
+        minutes = recorded_minutes(profile, dataset)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} DATASET={'|'.join(manifest_folders())} DATA=DIR",
-          file=sys.stderr)
+    print(f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} "
+          f"DATASET={'|'.join(manifest_folders())} DATA=DIR", file=sys.stderr)
+    print(f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on a core; a SAM with a fixed encoder "
+          "first encodes every slice once, half a second each on a core" if minutes else
+          f"no record says how long {dataset} takes in profile {profile}", file=sys.stderr)
     print(profile, dataset)
 
 
