@@ -29,7 +29,7 @@ EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
 RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
 # Trainings of variants that run side by side; the demo uses one thread each.
 SIDE_BY_SIDE ?= 2
-VARIANTS := consensus agree as_published no_sam
+VARIANTS := no_sam box
 
 .PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks lock clean
 help:  ## list the targets
