@@ -93,6 +93,22 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> 
     return pd.DataFrame(table)
 
 
+def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """One row per SAM-guided run: test Dice (%), mean over patients, of the student alone, which is the result, of SAM as it
+    is asked there, and of the student's map refined once by SAM; the last two with their mean difference from the first."""
+    rows, names = [], names_of(runs)
+    for run in in_reading_order(runs).itertuples():
+        cases = per_case[(per_case.run_id == run.run_id) & per_case.split.isin(["test", "test_sam", "test_refined"])]
+        dice = 100 * cases.groupby(["patient_id", "split"]).dice.mean().unstack()
+        if "test_sam" not in dice:
+            continue
+        mean = dice.mean()
+        rows.append({"run_id": run.run_id, "method": names[run.run_id], "student": mean.test, "sam": mean.test_sam,
+                     "refined": mean.test_refined, "sam_difference": (dice.test_sam - dice.test).mean(),
+                     "refined_difference": (dice.test_refined - dice.test).mean(), "n": len(dice)})
+    return pd.DataFrame(rows)
+
+
 def headline(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of the main table: every method, and SAM-Match in its ways to combine; the rest of the grid is left to `ablation_grid`."""
     return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
@@ -266,8 +282,9 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
         found["wilcoxon"] = wilcoxon_tables(runs, per_case, references)
     found |= patient_tables(dataset, runs, per_case)
-    over_seeds = {"seeds": seed_table(runs, per_case), "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case)}
-    found |= {name: table for name, table in over_seeds.items() if len(table)}
+    where_there_are = {"seeds": seed_table(runs, per_case), "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case),
+                       "sam_at_test_time": sam_at_test_time(runs, per_case)}
+    found |= {name: table for name, table in where_there_are.items() if len(table)}
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found]

@@ -81,6 +81,17 @@ def test_summary_by_hand():
     assert row.n == 6 and row["dice_RV"] == pytest.approx(100 * mine[mine["class"] == "RV"].dice.mean())
 
 
+def test_sam_at_test_time_by_hand():
+    runs, cases = records()
+    guided = "acdc-n3-samatch-fixmatch-lite_medsam-s0"
+    mine = cases[cases.run_id == guided]
+    more = [mine.assign(split=f"test_{way}", dice=mine.dice + gain) for way, gain in (("sam", -0.1), ("refined", 0.02))]
+    assert not len(tables.sam_at_test_time(runs, cases))
+    row, = tables.sam_at_test_time(runs, pd.concat([cases, *more])).itertuples()
+    assert row.run_id == guided and row.n == 6 and row.student == pytest.approx(100 * mine.dice.mean())
+    assert (row.sam_difference, row.refined_difference) == pytest.approx((-10, 2)) and row.sam == pytest.approx(row.student - 10)
+
+
 def test_undefined_distances_are_counted_not_averaged():
     runs, cases = records()
     cases.loc[cases.run_id == "acdc-n3-fixmatch-s0", "hd95"] = [np.nan, *[2.0] * 23]
