@@ -20,7 +20,7 @@ from samatch.config import RunConfig
 from samatch.errors import InputError, known, raise_all
 from samatch.manifest import load_manifest, manifest_folders
 
-KEY = ["run_id", "case_id", "class"]
+KEY = ["run_id", "split", "case_id", "class"]
 RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
                "device", "commit", "manifest_sha256", "splits_sha256", "weights_sha256", "parents", "config_sha256"]
 # Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
