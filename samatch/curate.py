@@ -262,7 +262,8 @@ def main(words: list[str] | None = None) -> None:
                                  join_near=not args.keep_near_duplicates)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    print("\n".join([f"manifest of {manifest.name}: 0 faults", *lines, f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
+    warnings = sum(line.startswith("warning") for line in lines)
+    print("\n".join([f"manifest of {manifest.name}: 0 faults, {warnings} warnings", *lines, f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ Place = tuple[tuple[float, float, float], np.ndarray, tuple[str, ...]]
 def nifti_place(volume: nibabel.Nifti1Image, name: str) -> Place:
     """Spacing (z, y, x) in mm, affine voxel (x, y, z) -> mm (RAS), doubts.
 
-    Raises InputError on sizes that are not positive, on pixdim and sform that differ, and where the slices lie along another axis
-    than the last.
+    Raises InputError on sizes that are not positive, on pixdim and sform that differ, and where few and thick slices lie along another
+    axis than the last.
     """
     sizes = _stored_sizes(volume)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
@@ -33,12 +33,16 @@ def nifti_place(volume: nibabel.Nifti1Image, name: str) -> Place:
                          got=f"pixdim {_words(sizes)}, sform {_words(of_affine)} (x y z)", do="correct the one that is wrong")
     unit = _unit(volume.header)
     spacing = sizes * MM[unit]
-    if volume.shape[2] > 1 and max(spacing[:2]) >= THICK * np.sort(spacing)[1]:
+    thick = int(spacing.argmax())
+    misplaced = bool(thick != 2 and volume.shape[2] > 1 and spacing[thick] >= THICK * np.sort(spacing)[1])
+    if misplaced and volume.shape[thick] < volume.shape[2]:
         raise InputError("the slices do not lie along the last axis", where=name, expected="axes x, y, slice, the last with the longest voxels",
                          got=f"shape {' x '.join(map(str, volume.shape))}, spacing {_words(spacing)} mm",
                          do="exchange the axes of image and label alike (SimpleITK.PermuteAxes, for example)")
     affine = np.diag([*[MM[unit]] * 3, 1.0]) @ volume.affine
-    return tuple(spacing[::-1].tolist()), affine, tuple(_doubts(volume.header, spacing, unit))
+    doubts = _doubts(volume.header, spacing, unit)
+    doubts += ["the longest voxels do not lie along the last axis: is the slice axis in its place?"] * misplaced
+    return tuple(spacing[::-1].tolist()), affine, tuple(doubts)
 
 
 def _stored_sizes(volume: nibabel.Nifti1Image) -> np.ndarray:

@@ -6,6 +6,7 @@ going its folder is called .<run_id>.partial. This module does not import torch.
 """
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -136,7 +137,8 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     set a run is of stands in its own record: names of sets may begin alike.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
-    found = [path for path in sorted(paths.runs_dir(profile).glob("*/run.json")) if _dataset_of(path) == dataset]
+    named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
+    found = [path for path in sorted(named) if _dataset_of(path) == dataset]
     if not found:
         raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
     records = [json.loads(path.read_text()) for path in found]
