@@ -252,7 +252,7 @@ def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
     """Duplicate keys, runs without cases, cases without a run, different case sets, mixed manifests."""
     faults = [f"run {run} is listed twice" for run in runs.loc[runs.run_id.duplicated(), "run_id"]]
     doubles = per_case[per_case.duplicated(KEY)]
-    faults += [f"{row.run_id}: case {row.case_id}, class {row['class']} is listed twice" for _, row in doubles.iterrows()]
+    faults += [f"{row.run_id}: case {row.case_id}, class {row['class']} is listed twice in split {row.split}" for _, row in doubles.iterrows()]
     faults += [f"run {run} has no cases: it is incomplete" for run in sorted(set(runs.run_id) - set(per_case.run_id))]
     faults += [f"cases of {run}, but no such run" for run in sorted(set(per_case.run_id) - set(runs.run_id))]
     for column in ("manifest_sha256", "splits_sha256"):

@@ -56,6 +56,15 @@ def test_all_faults_at_once():
         assert expected in faults
 
 
+def test_one_case_may_stand_in_several_splits_of_a_run():
+    """SAM at test time and the student alone segment the same cases."""
+    runs, cases = records()
+    also_sam = cases[cases.split == "test"].assign(split="test_sam")
+    assert result_faults(runs, pd.concat([cases, also_sam])) == []
+    doubled = "\n".join(result_faults(runs, pd.concat([cases, also_sam, also_sam.iloc[[0]]])))
+    assert "listed twice in split test_sam" in doubled
+
+
 def test_faulty_results_are_refused(folder):
     table = pd.read_csv(folder / "per_case.csv")
     pd.concat([table, table.iloc[[0]]]).to_csv(folder / "per_case.csv", index=False)
@@ -174,7 +183,8 @@ def test_over_seeds_a_patient_counts_once_with_the_mean():
 
 def test_only_the_papers_method_gets_the_papers_number():
     assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
-    for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam"):
+    for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam",
+                "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"):
         assert tables.paper_value("acdc", run) == ""
     assert tables.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
 
