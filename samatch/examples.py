@@ -3,7 +3,7 @@
 import numpy as np
 from IPython.display import Image, display
 
-from samatch import paths
+from samatch import paths, plots
 from samatch.datasets import load_cases
 from samatch.errors import InputError
 from samatch.manifest import load_manifest
@@ -24,18 +24,11 @@ def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, 
     found = []
     for volume in volumes:
         middle = len(volume.image) // 2
-        window = _around(volume.label.any(0), margin=20)
+        window = plots.around(volume.label.any(0), margin=20)
         for name, run in compared.items():
             label = volume.label if run is None else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
             found.append((f"{volume.case.patient_id}: {name}", volume.image[middle][window], label[middle][window]))
     return found
-
-
-def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box, widened: what is worth looking at. Of an empty mask everything."""
-    if not mask.any():
-        return slice(None), slice(None)
-    return tuple(slice(max(0, where.min() - margin), where.max() + margin + 1) for where in np.nonzero(mask))
 
 
 def show_tracked(profile: str, dataset: str, name: str) -> None:

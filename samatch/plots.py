@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from samatch.clinical import bias_and_limits
 
@@ -42,6 +43,53 @@ def slices_with_contours(panels: list[tuple[str, np.ndarray, np.ndarray]], class
     handles = [Line2D([], [], color=class_color(index), label=name) for index, name in enumerate(classes)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(classes), frameon=False)
     return figure
+
+
+def slices_with_boxes(panels: list[tuple[str, np.ndarray, np.ndarray, dict[int, np.ndarray]]], classes: tuple[str, ...],
+                      columns: int = 4) -> Figure:
+    """Panels (title, image, class map, boxes) as `slices_with_contours`; boxes: foreground class (0 first) -> (x_min, y_min,
+    x_max, y_max) of the pixels that the box encloses, dashed in the class's colour."""
+    figure = slices_with_contours([panel[:3] for panel in panels], classes, columns)
+    for axis, (_, _, _, boxes) in zip(figure.axes, panels):
+        for index, (x_min, y_min, x_max, y_max) in boxes.items():
+            axis.add_patch(Rectangle((x_min - 0.5, y_min - 0.5), x_max - x_min + 1, y_max - y_min + 1, fill=False,
+                                     edgecolor=class_color(index), linestyle="--", linewidth=1.4))
+    return figure
+
+
+DOUBT = "#ffb000"
+
+
+def refined_slices(rows: list[dict], classes: tuple[str, ...]) -> Figure:
+    """What refine makes of at most two slices, a row of four panels each: the hidden label, the student's map, SAM's, and both together.
+
+    A row holds name, image, hidden, student, sam and both (H, W), confidence (H, W) of the student, keep (H, W) bool, and dice:
+    name of a map -> its Dice in percent. Yellow: where the student is not sure, and what both together do not teach.
+    """
+    panels, doubts = [], []
+    for row in rows:
+        window = around(np.any([row[name] > 0 for name in ("hidden", "student", "sam", "both")], axis=0), margin=6)
+        titles = {"hidden": f"{row['name']}: hidden label", **{name: f"{words}, Dice {row['dice'][name]:.0f} %" for name, words in
+                  (("student", "student"), ("sam", "SAM"), ("both", "both together"))}}
+        panels += [(title, row["image"][window], row[name][window]) for name, title in titles.items()]
+        nothing, unsure = np.zeros(row["image"].shape), 1 - row["confidence"]
+        doubts += [doubt[window] for doubt in (nothing, unsure / max(unsure.max(), 1e-6), nothing, ~row["keep"] * 1.0)]
+    figure = slices_with_contours(panels, classes)
+    for axis, doubt in zip(figure.axes, doubts):
+        shade = np.broadcast_to(to_rgb(DOUBT), (*doubt.shape, 3))
+        axis.imshow(np.concatenate([shade, 0.7 * doubt[..., None]], axis=2), interpolation="nearest")
+    handles = [Line2D([], [], color=class_color(index), label=name) for index, name in enumerate(classes)]
+    figure.legends[0].remove()
+    figure.legend(handles=[*handles, Patch(color=DOUBT, alpha=0.7, label="student: not sure; both together: not kept")],
+                  loc="outside lower center", ncols=len(handles) + 1, frameon=False)
+    return figure
+
+
+def around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box, widened: what is worth looking at. Of an empty mask everything."""
+    if not mask.any():
+        return slice(None), slice(None)
+    return tuple(slice(max(0, where.min() - margin), where.max() + margin + 1) for where in np.nonzero(mask))
 
 
 def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> Figure:
@@ -234,24 +282,26 @@ def split_bars(counts: pd.DataFrame) -> Figure:
 
 
 def method_figure() -> Figure:
-    """predict -> propose -> refine -> loss, as boxes and arrows."""
-    figure, axis = plt.subplots(figsize=(10, 3.9), dpi=DPI, layout="constrained")
-    axis.set(xlim=(0, 10), ylim=(0, 3.9))
+    """predict -> propose -> refine -> loss, and SAM beside the student, as boxes and arrows."""
+    figure, axis = plt.subplots(figsize=(10, 5), dpi=DPI, layout="constrained")
+    axis.set(xlim=(0, 10), ylim=(0, 5))
     axis.axis("off")
-    boxes = {"weak": (0.1, 2.5, 1.5, 0.8, "unlabeled\nweak view $w$"), "strong": (0.1, 0.3, 1.5, 0.8, "strong view\n$S(w)$, CutMix"),
-             "predict": (2.2, 2.5, 1.5, 0.8, "predict\nstudent $f(w)$"), "propose": (4.3, 2.5, 1.6, 0.8, "propose\nlabel, confidence,\nkeep"),
-             "refine": (6.5, 2.5, 1.6, 0.8, "refine\nprompt $\\rightarrow$ SAM\n$\\rightarrow$ class map"),
-             "student": (2.2, 0.3, 1.5, 0.8, "predict\nstudent $f(S(w))$"), "loss": (8.5, 0.3, 1.4, 0.8, "loss\nCE + Dice on\nkept pixels"),
-             "samloss": (6.5, 0.3, 1.6, 0.8, "SAM's own loss\nlabeled boxes,\nstudent's labels")}
-    for name, (x, y, width, height, text) in boxes.items():
-        color = {"refine": "#f6d5b8", "samloss": "#f6d5b8", "loss": "#d5e5d0"}.get(name, "#dce6f2")
-        axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.05", facecolor=color, edgecolor="#444444"))
-        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
-    straight = [((1.7, 2.9), (2.1, 2.9)), ((3.8, 2.9), (4.2, 2.9)), ((6.0, 2.9), (6.4, 2.9)), ((1.7, 0.7), (2.1, 0.7)), ((7.3, 2.4), (7.3, 1.2))]
-    for start, end in straight:
-        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="#444444"))
-    axis.add_patch(FancyArrowPatch((8.2, 2.9), (9.2, 1.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=-0.35"))
-    axis.add_patch(FancyArrowPatch((2.95, 0.2), (9.2, 0.2), arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle="arc3,rad=0.06"))
-    axis.text(8.35, 1.75, "refined\npseudo-label", fontsize=8, ha="center")
-    axis.text(5.0, 1.75, "no gradient passes through propose and refine;\nlabeled images train the student as usual (not drawn)", fontsize=8, ha="center", color="#555555")
+    boxes = {"weak": (0.1, 2.2, "unlabeled\nweak view $w$"), "strong": (0.1, 0.4, "strong view\n$S(w)$, CutMix"),
+             "predict": (2.2, 2.2, "predict\nstudent $f(w)$"), "propose": (4.3, 2.2, "propose\nmap and\nconfidence"),
+             "sam": (4.3, 3.9, "SAM, no prompt:\nthe slice alone\n$\\rightarrow$ its own map"),
+             "refine": (6.4, 2.2, "refine\nmean of both maps,\nsure pixels kept"),
+             "student": (2.2, 0.4, "predict\nstudent $f(S(w))$"), "loss": (8.4, 0.4, "loss\nCE + Dice on\nkept pixels"),
+             "samloss": (8.4, 3.9, "SAM's own loss:\nlabeled slices,\nstudent's map")}
+    for name, (x, y, text) in boxes.items():
+        color = {"sam": "#f6d5b8", "samloss": "#f6d5b8", "refine": "#eee3c4", "loss": "#d5e5d0"}.get(name, "#dce6f2")
+        axis.add_patch(FancyBboxPatch((x, y), 1.5, 0.8, boxstyle="round,pad=0.05", facecolor=color, edgecolor="#444444"))
+        axis.text(x + 0.75, y + 0.4, text, ha="center", va="center", fontsize=9)
+    arrows = [((1.7, 2.6), (2.1, 2.6), 0), ((3.8, 2.6), (4.2, 2.6), 0), ((5.9, 2.6), (6.3, 2.6), 0), ((1.7, 0.8), (2.1, 0.8), 0),
+              ((0.85, 3.1), (4.2, 4.3), -0.25), ((5.9, 4.1), (7.15, 3.1), -0.3), ((5.9, 4.5), (8.3, 4.5), 0),
+              ((5.5, 3.05), (8.3, 4.1), 0.12), ((8.0, 2.6), (9.15, 1.3), -0.35), ((3.8, 0.8), (8.3, 0.8), 0)]
+    for start, end, bend in arrows:
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="#444444", connectionstyle=f"arc3,rad={bend}"))
+    axis.text(9.3, 2.1, "refined\npseudo-label", fontsize=8, ha="center")
+    axis.text(4.9, 1.5, "no gradient passes through propose and refine;\nlabeled images train the student as usual (not drawn)",
+              fontsize=8, ha="center", color="#555555")
     return figure

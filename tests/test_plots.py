@@ -58,3 +58,23 @@ def test_one_panel_a_class_and_no_class_without_pixels():
     figure = plots.slices_with_contours([("slice", np.zeros((8, 8)), label)], ("RV", "LV"), columns=1)
     contours = [c for c in figure.axes[0].collections if len(c.get_paths())]
     assert len(contours) == 1 and to_hex(contours[0].get_edgecolor()[0]) == plots.class_color(1)
+
+
+def test_a_box_encloses_its_pixels():
+    label = np.zeros((8, 8), int)
+    label[2:5, 1:3] = 1
+    figure = plots.slices_with_boxes([("slice", np.zeros((8, 8)), label, {0: (1, 2, 2, 4)})], ("RV", "LV"), columns=1)
+    box, = figure.axes[0].patches
+    assert box.get_bbox().extents.tolist() == [0.5, 1.5, 2.5, 4.5] and to_hex(box.get_edgecolor()) == plots.class_color(0)
+
+
+def test_refined_slices_shade_doubt_and_what_is_not_kept():
+    label, confidence, keep = np.zeros((40, 40), int), np.ones((40, 40)), np.ones((40, 40), bool)
+    label[10:20, 12:20], confidence[15, 15], keep[11, 13] = 1, 0.6, False
+    row = {"name": "slice 1", "image": np.zeros((40, 40)), **dict.fromkeys(("hidden", "student", "sam", "both"), label),
+           "confidence": confidence, "keep": keep, "dice": {"student": 81.2, "sam": 90.0, "both": 91.4}}
+    figure = plots.refined_slices([row, row], ("RV",))
+    assert len(figure.axes) == 8 and words(figure).count("student, Dice 81 %") == 2
+    shades = [axis.images[1].get_array()[..., 3] for axis in figure.axes[:4]]
+    assert shades[0].shape == (22, 20)  # the objects' box and 6 pixels around it
+    assert [tuple(np.argwhere(shade)[0]) if shade.any() else None for shade in shades] == [None, (11, 9), None, (7, 7)]
