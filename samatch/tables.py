@@ -50,7 +50,7 @@ def label(method: str, variant: str = "") -> str:
     if variant == NO_SAM:
         return f"{match}, continued"
     if variant.startswith(NO_SAM):
-        return f"{match}, continued, {VARIANT_LABELS[variant]}"
+        return f"{match}, continued, {VARIANT_LABELS.get(variant, variant)}"
     return f"SAM-Match ({match})" + (f", {VARIANT_LABELS.get(variant, variant)}" if variant else "")
 
 
