@@ -310,7 +310,7 @@ def main(words: list[str] | None = None) -> None:
             print(final_table(args.profile, args.dataset).to_string(index=False))
             if args.profile == "demo":
                 print("\nDemo numbers: generated phantoms, minutes of training. They show that everything runs, nothing about the method.")
-            print("* chosen among the ways to combine on validation Dice; ± is the standard deviation over patients")
+            print("* SAM-Match as it is by default; ± is the standard deviation over patients")
             print("written: " + ", ".join(paths.shown(f) for f in files))
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
