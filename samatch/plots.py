@@ -48,23 +48,25 @@ def slices_with_contours(panels: list[tuple[str, np.ndarray, np.ndarray]], class
 def slices_with_boxes(panels: list[tuple[str, np.ndarray, np.ndarray, dict[int, np.ndarray]]], classes: tuple[str, ...],
                       columns: int = 4) -> Figure:
     """Panels (title, image, class map, boxes) as `slices_with_contours`; boxes: foreground class (0 first) -> (x_min, y_min,
-    x_max, y_max) of the pixels that the box encloses, dashed in the class's colour."""
+    x_max, y_max) of the pixels that the box encloses, dashed in the class's colour. Shown is what lies around the objects."""
     figure = slices_with_contours([panel[:3] for panel in panels], classes, columns)
-    for axis, (_, _, _, boxes) in zip(figure.axes, panels):
+    for axis, (_, image, label, boxes) in zip(figure.axes, panels):
+        rows, columns = (range(side)[part] for side, part in zip(image.shape, around(label > 0, max(image.shape) // 8)))
+        axis.set(xlim=(columns[0] - 0.5, columns[-1] + 0.5), ylim=(rows[-1] + 0.5, rows[0] - 0.5))
         for index, (x_min, y_min, x_max, y_max) in boxes.items():
             axis.add_patch(Rectangle((x_min - 0.5, y_min - 0.5), x_max - x_min + 1, y_max - y_min + 1, fill=False,
                                      edgecolor=class_color(index), linestyle="--", linewidth=1.4))
     return figure
 
 
-DOUBT = "#ffb000"
+DOUBT = "#ff4fd8"  # no class has it
 
 
 def refined_slices(rows: list[dict], classes: tuple[str, ...]) -> Figure:
     """What refine makes of at most two slices, a row of four panels each: the hidden label, the student's map, SAM's, and both together.
 
     A row holds name, image, hidden, student, sam and both (H, W), confidence (H, W) of the student, keep (H, W) bool, and dice:
-    name of a map -> its Dice in percent. Yellow: where the student is not sure, and what both together do not teach.
+    name of a map -> its Dice in percent. Pink: where the student is not sure, and what both together do not teach.
     """
     panels, doubts = [], []
     for row in rows:

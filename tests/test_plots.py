@@ -65,6 +65,7 @@ def test_a_box_encloses_its_pixels():
     label[2:5, 1:3] = 1
     figure = plots.slices_with_boxes([("slice", np.zeros((8, 8)), label, {0: (1, 2, 2, 4)})], ("RV", "LV"), columns=1)
     box, = figure.axes[0].patches
+    assert figure.axes[0].get_xlim() == (-0.5, 3.5) and figure.axes[0].get_ylim() == (5.5, 0.5)  # a pixel around the object
     assert box.get_bbox().extents.tolist() == [0.5, 1.5, 2.5, 4.5] and to_hex(box.get_edgecolor()) == plots.class_color(0)
 
 
