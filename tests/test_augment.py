@@ -1,9 +1,11 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from samatch.augment import cutmix_boxes, inverse, paste_donor, random_affine, strong_view, warp, warp_label
+from samatch.augment import (cutmix_boxes, elastic_field, inverse, paste_donor, random_affine, strong_view, warp, warp_label,
+                             warp_probs)
 from samatch.config import Augment
 
 SETTINGS = Augment(scale=0.15, gamma=0.4)
@@ -34,6 +36,56 @@ def test_image_and_label_move_together():
     theta = random_affine(8, SETTINGS, generator())
     image = warp((label == 2)[:, None].float(), theta, 32)[:, 0] > 0.5
     assert ((warp_label(label, theta, 32) == 2) != image).float().mean() < 0.02
+
+
+def angles_and_determinants(turn_prob):
+    settings = Augment(turn_prob=turn_prob, rotation_deg=20.0)
+    linear = random_affine(400, settings, generator())[:, :, :2]
+    return torch.atan2(linear[:, 1, 0], linear[:, 0, 0]) * 180 / math.pi, torch.linalg.det(linear)
+
+
+def test_without_turns_nothing_is_flipped_or_turned_far():
+    angle, determinant = angles_and_determinants(0.0)
+    assert torch.allclose(determinant, torch.ones(400), atol=1e-5) and 19 < angle.abs().max() <= 20
+    angle, determinant = angles_and_determinants(1.0)
+    assert 0.4 < (determinant < 0).float().mean() < 0.6
+    assert ((angle / 90).round() * 90 - angle).abs().max() < 1e-3  # whole quarters alone
+
+
+def test_elastic_displacements_have_the_stated_deviation_and_are_smooth():
+    """On the lattice itself the draws: .02 of the image are .04 in coordinates from -1 to 1."""
+    lattice = elastic_field(500, 8, 0.02, generator())
+    assert lattice.shape == (500, 8, 8, 2) and lattice.std().item() == pytest.approx(0.04, rel=0.02)
+    assert lattice.mean().abs() < 1e-3
+    field = elastic_field(20, 64, 0.02, generator(3))
+    assert field.shape == (20, 64, 64, 2) and torch.equal(field, elastic_field(20, 64, 0.02, generator(3)))
+    assert not torch.equal(field, elastic_field(20, 64, 0.02, generator(4)))
+    assert field.diff(dim=1).abs().mean() < 0.3 * field.std()  # neighbouring pixels move together
+    assert torch.allclose(field[:, ::9, ::9], elastic_field(20, 8, 0.02, generator(3)), atol=1e-5)  # 63 = 7 * 9
+
+
+def test_a_displacement_of_one_pixel_by_hand():
+    """Eight pixels are 2 wide: a quarter in x fetches what stands one pixel to the right."""
+    image, still = torch.arange(64.0).view(1, 1, 8, 8), torch.eye(2, 3)[None]
+    moved = torch.zeros(1, 8, 8, 2)
+    moved[..., 0] = 0.25
+    found = warp(image, still, 8, displacement=moved)
+    assert torch.allclose(found[..., :-1], image[..., 1:], atol=1e-4) and (found[..., -1] == 0).all()
+    label = image[:, 0].long() % 3
+    assert torch.equal(warp_label(label, still, 8, moved)[..., :-1], label[..., 1:])
+
+
+def test_warped_probabilities_sum_to_one_and_are_background_outside():
+    probs = torch.rand(6, 4, 16, 16, generator=generator()).softmax(1)
+    probs[:, 3] += probs[:, 0]  # no background anywhere
+    probs[:, 0] = 0
+    theta = random_affine(6, Augment(scale=0.25, shift=0.1), generator())
+    warped = warp_probs(probs, theta, 16, elastic_field(6, 16, 0.02, generator()))
+    assert torch.allclose(warped.sum(1), torch.ones(6, 16, 16), atol=1e-5) and warped.min() > -1e-5
+    far = torch.tensor([[[1.0, 0, 4], [0, 1, 0]]])  # two images to the right
+    assert torch.equal(warp_probs(probs[:1], far, 16)[0, :, 0, 0], torch.tensor([1.0, 0, 0, 0]))
+    still = warp_probs(probs, torch.eye(2, 3).expand(6, 2, 3), 16)
+    assert torch.allclose(still, probs, atol=1e-5)
 
 
 def test_views_follow_the_generator_alone():

@@ -20,6 +20,23 @@ def test_dice_loss_by_hand():
     assert dice_loss(probs, label).item() == pytest.approx(1 - (first + second) / 2, abs=1e-4)
 
 
+def test_soft_targets_by_hand():
+    """One pixel, half of it class 0: -(log .8 + log .2) / 2; Dice with squares of .5 below."""
+    probs = torch.tensor([0.8, 0.2]).view(1, 2, 1, 1)
+    half = torch.full((1, 2, 1, 1), 0.5)
+    assert cross_entropy(probs.log(), half).item() == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
+    first, second = (2 * p * 0.5 / (p**2 + 0.5**2) for p in (0.8, 0.2))
+    assert dice_loss(probs, half).item() == pytest.approx(1 - (first + second) / 2, abs=1e-4)
+
+
+def test_soft_targets_of_one_and_zero_cost_what_the_class_map_costs():
+    logits, label = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    one_hot = torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
+    for keep in (None, torch.rand(2, 6, 6) < 0.5):
+        for loss in (cross_entropy, segmentation_loss, lambda a, b, k: dice_loss(a.softmax(1), b, k)):
+            assert torch.allclose(loss(logits, one_hot, keep), loss(logits, label, keep), atol=1e-6)
+
+
 def test_everything_is_zero_where_nothing_is_kept():
     logits, label = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     assert segmentation_loss(logits, label, torch.zeros(2, 4, 4, dtype=torch.bool)) == 0
