@@ -34,11 +34,13 @@ def test_the_closest_comparisons_are_drawn_with_every_patient():
 
 def test_a_cell_that_was_not_run_has_a_word_and_no_point():
     grid = pd.DataFrame({"factor": ["gate", "gate", "gate"], "level": ["none", "both", "one"], "default": [True, False, False],
-                         "status": ["run", "not run", "run"], "dice": [80.0, np.nan, 81.5], "selected_iteration": [100, pd.NA, 0]}).astype({"selected_iteration": "Int64"})
+                         "status": ["run", "not run", "run"], "dice": [80.0, np.nan, 81.5]})
     figure = plots.ablation_grid(grid, "title")
     points = figure.axes[0].collections[0]
-    assert sorted(points.get_offsets()[:, 0]) == [80, 81.5] and words(figure).count("not run") == 1 and "80.0" in words(figure)
-    assert to_hex(points.get_facecolor()[1]) == "#ffffff" != to_hex(points.get_facecolor()[0])  # hollow: the start stayed best
+    assert points.get_offsets()[:, 0].tolist() == [80, 81.5] and words(figure).count("not run") == 1 and "80.0" in words(figure)
+    default, other = (to_hex(color) for color in points.get_facecolor())
+    assert default == "#4c72b0" != other  # the default stands out, and a line leads down from it
+    assert figure.axes[0].lines[0].get_xdata() == [80, 80]
 
 
 def test_speed_says_the_ratio_and_scaling_the_exponent():
