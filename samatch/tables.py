@@ -181,12 +181,11 @@ def wilcoxon_table(runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "di
     """One SAM-Match against every comparison method of its budget and seed, and against the same training without SAM; other guided
     runs are not in the family."""
     reference = reference or all_chosen(runs)[0]
-    mine = runs.set_index("run_id").loc[reference]
-    runs = headline(runs)
-    family = runs[_is_comparison(runs, CONTROLS.get(mine.variant, NO_SAM)) & (runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
-    others = list(in_reading_order(family).run_id)
+    mine, names = runs.set_index("run_id").loc[reference], names_of(runs)
+    control = CONTROLS.get(mine.variant, NO_SAM)
+    same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed) & runs.variant.isin((*VARIANT_ORDER, control))]
+    others = list(in_reading_order(same[_is_comparison(same, control)]).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
-    names = names_of(runs)
     return table.assign(reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit)
 
 

@@ -14,7 +14,7 @@ NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
 # (method, sam, variant), Dice of every test patient, validation Dice in each fold
 SPECS = [(("supervised", "", ""), 0.4, [0.4] * 4),
          (("samatch-fixmatch", "lite_medsam", ""), 0.9, [0.8, 0.8, 0.6, 0.6]),
-         (("samatch-fixmatch", "lite_medsam", "agree"), 0.5, [0.7] * 4),
+         (("samatch-fixmatch", "lite_medsam", "box"), 0.5, [0.7] * 4),
          (("finetune", "lite_medsam", ""), 0.95, [0.9] * 4)]
 
 
@@ -98,8 +98,11 @@ def test_twenty_patients_are_pooled(tracked):
     assert tests.smallest_p.astype(float).tolist() == [pytest.approx(2 / 2**20, rel=1e-4)]
 
 
-def test_the_way_to_combine_is_chosen_in_each_fold(tracked):
-    """Replacing wins on validation in folds 1 and 2, agreement in 3 and 4: ten of .9 and ten of .5 make .7."""
+def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
+    """Of two candidates the first wins on validation in folds 1 and 2, the other in 3 and 4: ten of .9 and ten of .5
+    make .7."""
+    assert folds.references(folds.pooled("laptop", "chaos")[0]) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"]
+    monkeypatch.setattr(folds, "COMBINE_VARIANTS", ("", "box"))
     runs, cases, _ = folds.pooled("laptop", "chaos")
     mine = cases[cases.run_id == "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
     assert mine.dice.mean() == pytest.approx(0.7 + 0.002)
@@ -126,7 +129,7 @@ def test_a_run_that_a_fold_lacks_is_left_out_by_name(tracked):
     write_fold("chaos_fold3", SPECS[:2])
     runs, _, left_out = folds.pooled("laptop", "chaos")
     assert set(runs.method) == {"supervised", "samatch-fixmatch"} and set(runs.variant) == {""}
-    assert "n3-samatch-fixmatch-lite_medsam-s0-agree: not in chaos_fold3" in left_out
+    assert "n3-samatch-fixmatch-lite_medsam-s0-box: not in chaos_fold3" in left_out
     for name in NAMES[1:]:
         write_fold(name, [(("fixmatch", "", ""), 0.5, [0.5] * 4)])
     with pytest.raises(InputError, match="no run is in every fold"):
