@@ -1,5 +1,7 @@
 """The cache of image embeddings: what the encoder says, by slice number, computed once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -35,3 +37,41 @@ def test_other_weights_or_sizes_have_a_folder_of_their_own(volumes, tmp_path):
         EmbeddingCache(build_sam("tiny", image_size=size, num_classes=4), volumes[:1], tmp_path, bf16=False)
     EmbeddingCache(build_sam("tiny", image_size=64, num_classes=4), volumes[:1], tmp_path, bf16=False)  # new random weights
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def renamed(volume, case_id, image=None):
+    image = volume.image if image is None else image
+    return dataclasses.replace(volume, image=image, case=dataclasses.replace(volume.case, case_id=case_id))
+
+
+def test_a_changed_image_never_meets_the_embeddings_of_the_old_one(volumes, tmp_path):
+    sam, first = build_sam("tiny", image_size=64, num_classes=4).eval(), volumes[0]
+    case_id, index = first.case.case_id, torch.arange(len(first.image))
+    old = EmbeddingCache(sam, [first], tmp_path, bf16=False)[index]
+    image = first.image.copy()
+    image[2] = 1 - image[2]
+    changed = EmbeddingCache(sam, [renamed(first, case_id, image)], tmp_path, bf16=False)[index]
+    with torch.no_grad():
+        assert torch.allclose(changed, sam.encode(torch.from_numpy(image)[:, None]), atol=2e-3)
+    same = (changed == old).flatten(1).all(1).tolist()
+    assert same == [number != 2 for number in range(len(index))] and len(files(tmp_path)) == 2
+
+
+def test_an_image_under_two_names_is_encoded_once(volumes, tmp_path, monkeypatch):
+    sam, first = build_sam("tiny", image_size=64, num_classes=4).eval(), volumes[0]
+    EmbeddingCache(sam, [first], tmp_path, bf16=False)
+    monkeypatch.setattr(sam, "encode", lambda image: pytest.fail("encoded again"))
+    both = EmbeddingCache(sam, [first, renamed(first, "twin")], tmp_path, bf16=False)
+    assert len(both) == 2 * len(first.image) and torch.equal(both.of_case("twin"), both.of_case(first.case.case_id))
+    assert len(files(tmp_path)) == 1
+
+
+def test_an_id_that_is_a_path_writes_nothing_outside(volumes, tmp_path):
+    sam, home = build_sam("tiny", image_size=64, num_classes=4).eval(), tmp_path / "a" / "b"
+    cache = EmbeddingCache(sam, [renamed(volumes[0], "../../x")], home, bf16=False)
+    assert cache.of_case("../../x").shape[0] == len(volumes[0].image)
+    assert len(files(tmp_path)) == 1 and files(tmp_path)[0].startswith("a/b/64-")
