@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks lock clean
+.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks pages lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -102,6 +102,9 @@ nbval: $(READY)
 
 notebooks: $(READY)  ## execute the tracked notebooks in place, with their own parameters
 	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
+
+pages: $(READY)  ## fill the tables of README.md and docs from the tracked results
+	@$(PY) tools/write_pages.py
 
 lock:  ## pin the newest packages that pyproject.toml allows, write requirements.lock and environment.yml
 	$(PYTHON) tools/write_lock.py

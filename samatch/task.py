@@ -62,6 +62,7 @@ class Task:
     method: Method
     segment: evaluate.Segment
     others: dict[str, evaluate.Segment] = field(default_factory=dict)
+    raw: evaluate.Segment | None = None      # by the student itself, where its moving average is what is evaluated
 
 
 def prepare(config: RunConfig) -> Task:
@@ -105,10 +106,12 @@ def build_student(config: RunConfig, data: Data) -> Task:
         method = guided(method, config, data)
         others = segment_with_sam(method, config, data)
 
-    def segment(volume: Volume) -> np.ndarray:
-        return evaluate.segment_with_student(method.evaluated, volume.image, size, data.bf16)
+    def with_network(network: torch.nn.Module) -> evaluate.Segment:
+        return lambda volume: evaluate.segment_with_student(network, volume.image, size, data.bf16)
 
-    return Task(config, data, method, segment, others)
+    # A student whose moving average proposes has no batch-norm statistics of its own.
+    raw = with_network(method.student) if method.ema is not None and method.proposer is not method.ema else None
+    return Task(config, data, method, with_network(method.evaluated), others, raw)
 
 
 def guided(match: Method, config: RunConfig, data: Data) -> Method:

@@ -247,10 +247,14 @@ def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]
 
 
 def validate(task: Task) -> dict[str, float]:
-    """Mean Dice on the validation volumes, over the classes that have one."""
+    """Mean Dice on the validation volumes, over the classes that have one; `raw` is the student's beside its moving average's."""
     by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
     mean = evaluate.mean_of_defined(list(by_class.values()))
-    return {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+    row = {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+    if task.raw is not None:
+        raw = evaluate.dice_by_class(task.raw, task.data.val, task.data.manifest.classes)
+        row["val_dice_raw"] = evaluate.mean_of_defined(list(raw.values()))
+    return row
 
 
 def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:

@@ -1,0 +1,108 @@
+"""Fills the tables of README.md and docs/*.md from the tracked results: what stands between two markers is made here.
+
+    <!-- table summary laptop/acdc -->  ...  <!-- end of table -->
+
+usage: write_pages.py [--check]    (--check writes nothing and fails where a page is stale)
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from samatch import paths, tables
+from samatch.errors import InputError, known
+from samatch.records import read_results, read_table
+
+MARKED = re.compile(r"(<!-- table (\w+) (\w+)/(\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    return [paths.ROOT / "README.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """The page with every marked table made anew. Raises InputError on an unknown kind of table."""
+    def make(found: re.Match) -> str:
+        start, kind, profile, dataset, end = found.groups()
+        return f"{start}{TABLES[known(kind, TABLES, 'kind of table')](profile, dataset)}\n{end}"
+
+    return MARKED.sub(make, text)
+
+
+def summary(profile: str, dataset: str) -> str:
+    """Each run of the main table: Dice on validation and test, by class where there are several, and distances."""
+    runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+    table = tables.summary(tables.headline(runs), per_case)
+    classes = [name for name in table if name.startswith("dice_") and name != "dice_sd"]
+    columns = {"method": table.method, "validation Dice %": one(table.val_dice),
+               "test Dice %": [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)]}
+    if len(classes) > 1:
+        columns |= {name.removeprefix("dice_"): one(table[name]) for name in classes}
+    columns[f"HD95 ({table.unit.iloc[0]})"] = [with_undefined(*row) for row in zip(table.hd95, table.undefined, strict=True)]
+    if "hd95_mm" in table:
+        columns["HD95 (mm)"] = one(table.hd95_mm)
+    return markdown(columns)
+
+
+def wilcoxon(profile: str, dataset: str) -> str:
+    """SAM-Match against each comparison method, per patient: median difference with its interval, and p."""
+    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
+    table = table[(table.metric == "dice") & (table.unit == "patient")]
+    points = 100 * table[["median_difference", "ci_low", "ci_high"]]
+    return markdown({"SAM-Match": table.reference, "against": table.comparison, "n": table.n,
+                     "median difference (points)": [f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in points.to_numpy()],
+                     "p": probability(table.p), "Bonferroni": probability(table.p_bonferroni)})
+
+
+def test_time(profile: str, dataset: str) -> str:
+    """SAM at test time beside the student alone."""
+    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "sam_at_test_time.csv")
+    return markdown({"run": table.method, "student alone": one(table.student), "SAM": one(table.sam),
+                     "both together": one(table.refined), "gain over the student": [f"{d:+.1f}" for d in table.refined_difference]})
+
+
+def trials(profile: str, dataset: str) -> str:
+    """What short trainings asked, on validation alone."""
+    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "trials.csv")
+    return markdown({"method": [tables.label(name) for name in table.method], "asks": table.asks, "validation Dice %": one(table.val_dice),
+                     "minutes": table.minutes.map("{:.0f}".format)})
+
+
+TABLES = {"summary": summary, "wilcoxon": wilcoxon, "test_time": test_time, "trials": trials}
+
+
+def one(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
+
+
+def probability(values: pd.Series) -> list[str]:
+    return ["< 0.0001" if value < 0.0001 else f"{value:.4f}" for value in values]
+
+
+def with_undefined(distance: float, undefined: int) -> str:
+    return f"{distance:.1f}" + (f" ({undefined} undefined)" if undefined else "")
+
+
+def markdown(columns: dict) -> str:
+    names = list(columns)
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return "\n".join([f"| {' | '.join(names)} |", "|---" * len(names) + "|", *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def main(words: list[str]) -> None:
+    try:
+        made = {page: filled(page.read_text()) for page in pages()}
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    stale = [page for page, text in made.items() if text != page.read_text()]
+    if "--check" in words and stale:
+        raise SystemExit(f"stale: {', '.join(map(paths.shown, stale))}; run `make pages`")
+    for page in stale if "--check" not in words else ():
+        page.write_text(made[page])
+    print(f"{len(made)} pages, {len(stale)} changed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
