@@ -1,7 +1,7 @@
 """Makes a manifest: reads and checks every file of a set, keeps near-duplicates together, splits the patients with a seed.
 
-Splits that a table gives are taken as they are. A manifest that is there is made anew from today's files, with the classes that
-it has and whatever its owner has written into its dataset.yaml.
+Splits that a table gives are taken as they are. A manifest that is there is made anew from today's files,
+with the classes that it has and whatever its owner has written into its dataset.yaml.
 
     python -m samatch.curate --name hearts --csv hearts.csv --classes RV,MYO,LV
     python -m samatch.curate --name hearts --classes RV,MYO,LV          # what lies in <data>/hearts
@@ -37,33 +37,37 @@ class Reading:
     cases: list[Case] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
-    shown: dict[str, set[int]] = field(default_factory=dict)      # case -> numbers of the classes that it shows
+    shown: dict[str, set[int]] = field(default_factory=dict)      # case -> numbers of the classes in it
     doubts: dict[str, list[str]] = field(default_factory=dict)    # kind of doubt -> cases
 
 
 def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, into: Path, *, fractions=FRACTIONS, seed: int = 0,
                   unused=(), allow_empty: bool = False, join_near: bool = True) -> tuple[Manifest, list[str]]:
-    """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report. Raises InputError with every fault of the set.
+    """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report.
 
-    Where splits are drawn, patients with the same image become one patient, and with `join_near` those of near-duplicate pictures
-    too. Splits that the entries give are never changed.
+    Where splits are drawn, patients with the same image become one patient, and with `join_near` those of
+    near-duplicate pictures too. Splits that the entries give are never changed. Raises InputError with every
+    fault of the set.
     """
     found = read_all(entries, folder, about, allow_empty)
     faults = entry_faults(entries) + found.faults
     raise_all(f"data set {name}", faults, "correct these files; nothing was written")
     given, digests = given_splits(entries), {case.case_id: case.image_sha256 for case in found.cases}
-    entries, twins = put_together(entries, [] if given else groups_of(digests, found.hashes if join_near else {}))
+    alike = [] if given else groups_of(digests, found.hashes if join_near else {})
+    entries, twins = put_together(entries, alike)
     of = {entry.case_id: entry for entry in entries}
     cases = [dataclasses.replace(case, patient_id=of[case.case_id].patient_id) for case in found.cases]
-    joined = ["near-duplicates, taken as one patient: " + ", ".join(c.case_id for c in cases if c.patient_id == p) for p in twins]
+    members = [", ".join(c.case_id for c in cases if c.patient_id == p) for p in twins]
+    joined = [f"near-duplicates, taken as one patient: {these}" for these in members]
     drawn = given or _drawn(entries, fractions, seed, unused, joined)
     about = {**about, "budgets": _budgets(about, drawn, bare_patients(entries))}
     rows = [{"patient_id": p, "split": s, "labeled_rank": n if s == "train" else ""} for s, group in drawn.items() for n, p in enumerate(group, 1)]
-    raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]),
-              "correct the column split" if given else "give the splits in a table, or other files or fractions")
+    remedy = "correct the column split" if given else "give the splits in a table, or other files or fractions"
+    raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]), remedy)
     write_manifest(into, about, cases, drawn)
     apart = groups_of(digests, found.hashes) if given or not join_near else []
-    return load_manifest(name, into), report(cases, drawn, about["classes"], found) + shortened(joined) + shortened(left_apart(apart, cases, drawn))
+    lines = report(cases, drawn, about["classes"], found) + shortened(joined)
+    return load_manifest(name, into), lines + shortened(left_apart(apart, cases, drawn))
 
 
 def _drawn(entries: list[Entry], fractions, seed: int, unused, joined: list[str]) -> dict[str, list[str]]:
@@ -73,13 +77,15 @@ def _drawn(entries: list[Entry], fractions, seed: int, unused, joined: list[str]
     except InputError as error:
         facts = dict(error.facts)
         switch = ", or keep near-duplicates apart (CURATE_ARGS=--keep-near-duplicates)" if joined else ""
-        raise InputError("\n".join([error.what, *("  " + line for line in shortened(joined))]), expected=facts["expected"], got=facts["got"],
-                         do=facts["what to do"] + switch) from None
+        what = "\n".join([error.what, *("  " + line for line in shortened(joined))])
+        raise InputError(what, expected=facts["expected"], got=facts["got"], do=facts["what to do"] + switch) from None
 
 
 def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
     """Those of a set that declares how it is drawn, else the usual ones for today's patients."""
-    return about["budgets"] if "drawn" in about else splits.budgets(sum(1 for p in drawn.get("train", ()) if p not in bare))
+    if "drawn" in about:
+        return about["budgets"]
+    return splits.budgets(sum(1 for patient in drawn.get("train", ()) if patient not in bare))
 
 
 def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
@@ -104,9 +110,10 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
     levels = len(np.unique(image))
     like_a_label = levels <= max(num_classes, LABEL_LEVELS)
     if like_a_label and raw.label is None:
-        found.faults.append(f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; name it as the label of its image")
-    doubts = list(raw.doubts) + ["an image of hardly more values than a label has: are image and label swapped?"] * like_a_label
-    for doubt in dict.fromkeys(doubts):
+        found.faults.append(f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; "
+                            "name it as the label of its image")
+    swapped = "an image of hardly more values than a label has: are image and label swapped?"
+    for doubt in dict.fromkeys([*raw.doubts, *([swapped] if like_a_label else [])]):
         found.doubts.setdefault(doubt, []).append(case.case_id)
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
@@ -119,14 +126,15 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
 
 
 def entry_faults(entries: list[Entry]) -> list[str]:
-    """Case ids and files that are listed twice, an image that is a label too, a label of two patients, patients in two splits."""
+    """Cases and files listed twice, images that are labels too, labels of two patients, patients in two splits."""
     faults = [f"case {name} is listed {n} times" for name, n in Counter(e.case_id for e in entries).items() if n > 1]
     faults += [f"image {name} belongs to {n} cases" for name, n in Counter(e.image for e in entries if e.image).items() if n > 1]
     images, owners = {e.image for e in entries if e.image}, {}
     for entry in entries:
         owners.setdefault(entry.label, set()).add(entry.patient_id)
     faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
-    faults += [f"label {name} belongs to several patients: {', '.join(sorted(found))}" for name, found in owners.items() if name and len(found) > 1]
+    faults += [f"label {name} belongs to several patients: {', '.join(sorted(found))}"
+               for name, found in owners.items() if name and len(found) > 1]
     of = {}
     for entry in entries:
         of.setdefault(entry.patient_id, set()).add(entry.split)
@@ -159,14 +167,15 @@ def shortened(lines: list[str], most: int = 10) -> list[str]:
 
 
 def left_apart(groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]) -> list[str]:
-    """A line a group of near-duplicates that belong to several patients; a warning where these are in several splits."""
+    """A line a group of near-duplicates of several patients; a warning where these are in several splits."""
     patient = {case.case_id: case.patient_id for case in cases}
     split, lines = {p: name for name, group in drawn.items() for p in group}, []
     for group in groups:
         where = {split[patient[case]] for case in group}
         if len({patient[case] for case in group}) > 1:
             kind = "near-duplicates" if len(where) == 1 else "warning: near-duplicates in different splits"
-            lines.append(f"{kind}, left as they are: " + ", ".join(f"{case} ({split[patient[case]]})" for case in group))
+            named = ", ".join(f"{case} ({split[patient[case]]})" for case in group)
+            lines.append(f"{kind}, left as they are: {named}")
     return sorted(lines, key=lambda line: not line.startswith("warning"))
 
 
@@ -175,14 +184,16 @@ def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], f
     lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
              "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
     lines += class_lines(cases, drawn, classes, found)
-    lines += [f"warning: {doubt} In {len(these)} cases: {', '.join(these[:5])}{', ...' * (len(these) > 5)}" for doubt, these in found.doubts.items()]
+    for doubt, these in found.doubts.items():
+        some = ", ".join([*these[:5], *["..."] * (len(these) > 5)])
+        lines.append(f"warning: {doubt} In {len(these)} cases: {some}")
     if bare := sum(1 for c in cases if c.image and not c.label):
         lines.append(f"unlabeled: {bare} cases, all in train")
     return lines
 
 
-def class_lines(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading) -> list[str]:
-    """How many cases show a class, and a warning where a split has none: it is not learned, or not judged, there."""
+def class_lines(cases: list[Case], drawn: dict, classes: list[str], found: Reading) -> list[str]:
+    """How many cases show a class, and a warning where a split has none: there it is not learned, or not judged."""
     lines, warnings = [], []
     for number, name in enumerate(classes, 1):
         owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
@@ -200,14 +211,14 @@ def about_own(name: str, classes: list[str], kind: str) -> dict:
 
 def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = None, seed: int = 0, allow_empty: bool = False,
            fractions=FRACTIONS, join_near: bool = True) -> tuple[Manifest, list[str]]:
-    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as a set of one's own.
+    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as one's own.
 
-    Raises InputError where that one has other classes, and where the name is that of a set which the project carries.
+    Raises InputError where that one has other classes, and where the project carries a set of this name.
     """
     folder = data_folder(name)
     if not into and (paths.MANIFESTS / name / "dataset.yaml").exists():
-        raise InputError(f"the name {name} is taken: this project carries a set of that name", where=paths.shown(paths.MANIFESTS / name),
-                         do="give your folder another name, and NAME= the same")
+        raise InputError(f"the name {name} is taken: this project carries a set of that name",
+                         where=paths.shown(paths.MANIFESTS / name), do="give your folder another name, and NAME= the same")
     into = into or folder / "manifest"
     kind = name if name in reader_names() and name != "files" else "files"
     if (into / "dataset.yaml").exists():
@@ -223,15 +234,18 @@ def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = 
     if not entries:
         raise InputError(f"no files of {name}", where=paths.shown(folder), expected="the layout of data_manifests/README.md", got="nothing", do="set DATA=DIR")
     drawn = about.get("drawn", {})
-    return make_manifest(name, entries, folder, about, into, fractions=drawn.get("fractions", fractions), seed=drawn.get("seed", seed),
-                         unused=drawn.get("unused", ()), allow_empty=allow_empty or drawn.get("allow_empty", False), join_near=join_near)
+    return make_manifest(name, entries, folder, about, into, fractions=drawn.get("fractions", fractions),
+                         seed=drawn.get("seed", seed), unused=drawn.get("unused", ()),
+                         allow_empty=allow_empty or drawn.get("allow_empty", False), join_near=join_near)
 
 
 def check_classes(asked: list[str], there: list[str], home: Path) -> None:
-    """Raises InputError where other classes are asked for than the manifest in `home` has: trained runs know its order."""
+    """Raises InputError where other classes are asked for than the manifest has, whose order trained runs know."""
     if asked and asked != there:
-        raise InputError("this set has a manifest with other classes", where=f"{home.parent.name}/{home.name}", expected=",".join(there), got=",".join(asked),
-                         do=f"give CLASSES={','.join(there)}, or delete that folder first, and train anew what was trained on it")
+        words = ",".join(there)
+        raise InputError("this set has a manifest with other classes", where=f"{home.parent.name}/{home.name}",
+                         expected=words, got=",".join(asked),
+                         do=f"give CLASSES={words}, or delete that folder and train anew what was trained on it")
 
 
 def three_numbers(text: str) -> list[float]:
@@ -253,17 +267,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the drawn splits")
     parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)), help="of train, val and test")
     parser.add_argument("--allow-empty", action="store_true", help="labels without any foreground are meant")
-    parser.add_argument("--keep-near-duplicates", action="store_true", help="report near-duplicate pictures instead of taking them as one patient")
+    parser.add_argument("--keep-near-duplicates", action="store_true",
+                        help="report near-duplicate pictures instead of taking them as one patient")
     parser.add_argument("--into", type=Path, help="folder of the manifest; default <data>/<name>/manifest")
     args = parser.parse_args(words)
     try:
         classes = [c.strip() for c in args.classes.split(",") if c.strip()]
-        manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty, three_numbers(args.fractions),
-                                 join_near=not args.keep_near_duplicates)
+        manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty,
+                                 three_numbers(args.fractions), join_near=not args.keep_near_duplicates)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     warnings = sum(line.startswith("warning") for line in lines)
-    print("\n".join([f"manifest of {manifest.name}: 0 faults, {warnings} warnings", *lines, f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
+    print("\n".join([f"manifest of {manifest.name}: 0 faults, {warnings} warnings", *lines,
+                     f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Images that occur twice in a set: equal ones, and pictures that are nearly the same.
 
-Two images of one scene in two splits leak from the training into the test. Equal images are found by their content hash,
-whatever their number of slices; near ones among single pictures only, by a perceptual hash.
+Two images of one scene in two splits leak from the training into the test. Equal images are found by their
+content hash, whatever their number of slices; near ones among single pictures only, by a perceptual hash.
 """
 
 import dataclasses
@@ -19,17 +19,18 @@ HASH_SIDE = 16
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """256 bits of an image (H, W) in [0, 1] that a rescaled, cropped or lightly marked copy shares for the most part."""
+    """256 bits of an image (H, W) in [0, 1] most of which a rescaled, cropped or lightly marked copy shares."""
     import imagehash  # 0.3 s, and only for 2-D sets
     from PIL import Image
 
-    return imagehash.phash(Image.fromarray((255 * image).round().astype(np.uint8)), hash_size=HASH_SIDE).hash.ravel()
+    grey = Image.fromarray((255 * image).round().astype(np.uint8))
+    return imagehash.phash(grey, hash_size=HASH_SIDE).hash.ravel()
 
 
 def groups_of(digests: dict[str, str], hashes: dict[str, np.ndarray]) -> list[list[str]]:
     """Groups of two and more cases that equal images or near-duplicates connect.
 
-    digests: case -> content hash of the image, of every case; hashes: case -> perceptual hash, of those to compare by it.
+    digests: case -> content hash of the image, of every case; hashes: case -> perceptual hash, where that counts.
     """
     number = {case: n for n, case in enumerate(digests)}
     first = {digest: case for case, digest in reversed(digests.items())}
@@ -54,7 +55,7 @@ def _near_pairs(hashes: dict[str, np.ndarray]) -> list[tuple[str, str]]:
 
 
 def put_together(entries: list[Entry], groups: list[list[str]]) -> tuple[list[Entry], list[str]]:
-    """Entries in which the patients of a group are one patient, that of the first case; and those patients."""
+    """Entries in which the patients of a group are one, that of the first case; and those patients."""
     patient, twins = {entry.patient_id: entry.patient_id for entry in entries}, []
     of_case = {entry.case_id: entry.patient_id for entry in entries}
     for group in groups:

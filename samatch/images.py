@@ -16,7 +16,8 @@ from samatch import paths
 from samatch.errors import InputError
 from samatch.geometry import nifti_place, shape_doubts
 
-nibabel.imageglobals.logger.setLevel("CRITICAL")  # it tells what it sets right in a header; geometry.py refuses that with a message
+# It tells what it sets right in a header, which geometry.py refuses with a message.
+nibabel.imageglobals.logger.setLevel("CRITICAL")
 
 NIFTI, HDF5, PICTURES = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = NIFTI + HDF5 + PICTURES
@@ -26,8 +27,9 @@ SUFFIXES = NIFTI + HDF5 + PICTURES
 class Picture:
     """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None.
 
-    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label picture of 0 and
-    255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where the image lies for every reader.
+    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label
+    picture of 0 and 255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where
+    the image lies for every reader.
     """
 
     array: np.ndarray
@@ -112,7 +114,7 @@ def _h5(path: Path, key: str) -> Picture:
 
 
 def _picture(path: Path) -> Picture:
-    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as a viewer shows it.
+    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as viewers show it.
 
     Colours become their luminance; 16-bit greys stay what they are, an alpha channel is left out.
     """
@@ -120,26 +122,39 @@ def _picture(path: Path) -> Picture:
     sizes = {page.size for page in pages}
     if len(sizes) > 1:
         raise InputError("pages of several sizes", where=path.name, expected="one size, a page a slice",
-                         got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)), do="save the pages that belong together as a file")
-    array = np.stack([np.asarray(p if p.mode[0] in "1LIF" and p.mode != "LA" else p.convert("RGB").convert("L")) for p in pages])
-    doubts = ("stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?",) if turned else ()
-    return Picture(array.astype(np.uint8) if array.dtype == bool else array, None, None, path.name, doubts)
+                         got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)),
+                         do="save the pages that belong together as a file")
+    array = np.stack([_grey(page) for page in pages])
+    doubt = "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
+    return Picture(array, None, None, path.name, (doubt,) if turned else ())
+
+
+def _grey(page: Image.Image) -> np.ndarray:
+    """(H, W)"""
+    plain = page.mode[0] in "1LIF" and page.mode != "LA"
+    array = np.asarray(page if plain else page.convert("RGB").convert("L"))
+    return array.astype(np.uint8) if array.dtype == bool else array
 
 
 def _pages(path: Path) -> tuple[list[Image.Image], bool]:
-    """Pages as a viewer shows them, and whether one is stored turned. Of an MPO, the JPEG of some cameras, the first is the picture."""
+    """Pages as a viewer shows them, and whether one is stored turned.
+
+    Of an MPO, the JPEG of some cameras, the first is the picture.
+    """
     try:
-        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height and width exchanged where it is turned.
+        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height and width
+        # exchanged where it is turned.
         with open(path, "rb") as handle, Image.open(handle) as opened:
             kind, count = opened.format, getattr(opened, "n_frames", 1)
             pages = ImageSequence.Iterator(opened) if kind == "TIFF" else [opened]
-            found = [(page.getexif().get(ExifTags.Base.Orientation, 1), ImageOps.exif_transpose(page)) for page in pages]
+            tag = ExifTags.Base.Orientation
+            found = [(page.getexif().get(tag, 1), ImageOps.exif_transpose(page)) for page in pages]
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and its own kinds
         raise InputError("unreadable picture", where=path.name, expected="a " + ", ".join(PICTURES), got=f"{type(error).__name__}: {error}"[:160],
                          do="get the file again") from error
     if count > 1 and kind not in ("TIFF", "MPO"):
-        raise InputError("several pictures in one file", where=path.name, expected="one, or the pages of a TIFF", got=f"{count} frames",
-                         do="save each as a file, or all as a TIFF")
+        raise InputError("several pictures in one file", where=path.name, expected="one, or the pages of a TIFF",
+                         got=f"{count} frames", do="save each as a file, or all as a TIFF")
     return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
@@ -151,14 +166,14 @@ def _check_grey(path: Path) -> None:
             channels = np.asarray(page.convert("RGB"))
             coloured += int((channels != channels[..., :1]).any(-1).sum())
     if coloured:
-        raise InputError("a colour mask", where=path.name, expected="grey values (equal channels)", got=f"{coloured} coloured pixels",
-                         do="give each class its number")
+        raise InputError("a colour mask", where=path.name, expected="grey values (equal channels)",
+                         got=f"{coloured} coloured pixels", do="give each class its number")
 
 
 def _dicom(folder: Path) -> Picture:
     """The one DICOM series of a folder, in the order of its positions. Raises InputError where slices are missing.
 
-    Nothing in a series says for sure where it should begin and end: what points to missing slices there is a doubt.
+    Nothing in a series says for sure where it should begin and end: what points to missing ones is a doubt.
     """
     import SimpleITK as sitk  # 0.3 s, and only those who bring DICOM need it
 
@@ -168,10 +183,11 @@ def _dicom(folder: Path) -> Picture:
         if len(found) != 1:
             raise InputError("not one DICOM series", where=folder.name, expected="a folder with one series", got=f"{len(found)} series", do="give each series a folder")
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
-        others = sorted({p.name for p in folder.iterdir() if p.suffix.lower() == ".dcm"} - {Path(file).name for file in files})
-        if others:
-            raise InputError("DICOM files that cannot be read as part of the series", where=folder.name, expected="one series, every file whole",
-                             got=f"{len(others)} others: {', '.join(others[:3])}", do="export the series again, or move these files away")
+        dicom = {path.name for path in folder.iterdir() if path.suffix.lower() == ".dcm"}
+        if others := sorted(dicom - {Path(file).name for file in files}):
+            raise InputError("DICOM files that cannot be read as part of the series", where=folder.name,
+                             expected="one series, every file whole", got=f"{len(others)} others: {', '.join(others[:3])}",
+                             do="export the series again, or move these files away")
         headers = [_header(sitk, file) for file in files]
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
@@ -180,7 +196,8 @@ def _dicom(folder: Path) -> Picture:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Picture(sitk.GetArrayFromImage(image), tuple(float(s) for s in image.GetSpacing()[::-1]), np.diag([-1, -1, 1, 1]) @ affine, folder.name,
+    spacing = tuple(float(s) for s in image.GetSpacing()[::-1])
+    return Picture(sitk.GetArrayFromImage(image), spacing, np.diag([-1, -1, 1, 1]) @ affine, folder.name,
                    tuple(_series_doubts(headers)))
 
 
@@ -200,32 +217,35 @@ PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
 def _header(sitk, file: str) -> dict:
-    """Position in mm along the normal of the slice, and the numbers of DICOM_TAGS, None where they are not there."""
+    """Position in mm along the slice's normal, whether pixels have a size, the numbers of DICOM_TAGS or None."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
     normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
-    found = {name: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else "" for name, tag in DICOM_TAGS.items()}
-    numbers = {name: float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?", text) else None for name, text in found.items()}
-    return {"position": float(normal @ np.array(reader.GetOrigin())), "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)), **numbers}
+    there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
+    found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
+    numbers = {name: float(text) for name, text in found.items() if re.fullmatch(r"[-+]?\d+(\.\d*)?", text)}
+    return dict.fromkeys(DICOM_TAGS) | numbers | {"position": float(normal @ np.array(reader.GetOrigin())),
+                                                  "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS))}
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:
-    """What says that slices of a series may be missing although those that are there lie at even steps, or that its pixels have no size."""
+    """What says that slices may be missing although those that are there lie at even steps; pixels without a size."""
     numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
     if not all(h["sized"] for h in headers):
         doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
     if len(set(numbers)) == len(headers) and (numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)):
-        doubts.append("the numbers of the DICOM slices do not count from 0 or 1 without a gap: are slices missing?")
+        doubts.append("the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some missing?")
     if any(h["expected"] and h["expected"] > len(headers) for h in headers):
         doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
-    if len(headers) > 1 and _skips(abs(headers[1]["position"] - headers[0]["position"]), headers[0]["step"], headers[0]["thickness"]):
+    first, second = headers[0], headers[min(1, len(headers) - 1)]
+    if _skips(abs(second["position"] - first["position"]), first["step"], first["thickness"]):
         doubts.append("the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?")
     return doubts
 
 
 def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
-    """Whether a step is twice, three times, ... the stated one. ITK writes 1 mm whatever the slices, less than they are thick."""
+    """Whether a step is twice, three times, ... the stated one. ITK states 1 mm, less than slices are thick."""
     if not stated or stated < 0.9 * (thickness or 0):
         return False
     return round(step / stated) > 1 and abs(step / stated - round(step / stated)) < 0.02

@@ -12,10 +12,12 @@ from samatch.errors import InputError, raise_all
 from samatch.manifest import SPLITS
 
 REQUIRED, OPTIONAL = ("case_id", "patient_id", "image"), ("label", "split")
-# Ends of a label's name, capitals or not, with a number where an image has several. What they miss, curate finds by its few values.
-LABEL_STEM = re.compile(r"[-_. ](gt|ground[-_ ]?truth|labels?|labelmap|lbl|d?seg|segmentations?|masks?|msk|annotations?)[-_. ]?\d*$", re.IGNORECASE)
-LABEL_FOLDERS = {"gt", "groundtruth", "ground_truth", "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation",
-                 "segmentations", "annotation", "annotations", "derivatives"}
+# Ends of a label's name, capitals or not, with a number where an image has several. What they miss, curate finds by
+# its few values.
+LABEL_WORDS = r"gt|ground[-_ ]?truth|labels?|labelmap|lbl|d?seg|segmentations?|masks?|msk|annotations?"
+LABEL_STEM = re.compile(rf"[-_. ]({LABEL_WORDS})[-_. ]?\d*$", re.IGNORECASE)
+LABEL_FOLDERS = {"gt", "groundtruth", "ground_truth", "label", "labels", "labelstr", "labelsts", "mask", "masks",
+                 "seg", "segmentation", "segmentations", "annotation", "annotations", "derivatives"}
 BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
@@ -43,8 +45,9 @@ def from_csv(path: Path) -> list[Entry]:
 
 
 def from_folder(folder: Path) -> list[Entry]:
-    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of LABEL_STEM), `images/` beside `labels/`
-    or `masks/` (or another name of LABEL_FOLDERS), BIDS with labels beside the image or in derivatives/. A folder of DICOM files is one series.
+    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of LABEL_STEM), `images/`
+    beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS with labels beside the image or in
+    derivatives/. A folder of DICOM files is one series.
 
     In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Raises InputError where an image has several
     labels or an id several images.
@@ -59,7 +62,8 @@ def from_folder(folder: Path) -> list[Entry]:
     faults += [f"{found[0]}: a label without an image" for case, found in labels.items() if case not in images]
     if not images:
         faults.append("no image was found")
-    raise_all(f"folder {paths.shown(folder)}", faults, "unite the labels of an image, move the odd files away, or name the cases in a CSV")
+    raise_all(f"folder {paths.shown(folder)}", faults,
+              "unite the labels of an image, move the odd files away, or name the cases in a CSV")
     return [Entry(case, _patient_of(case), found[0], labels.get(case, [""])[0]) for case, found in images.items()]
 
 

@@ -129,7 +129,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
 
 
 def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int]) -> list[str]:
-    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, patients without a case, ranks."""
+    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost patients, ranks."""
     faults = [f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)]
     split_of = {row["patient_id"]: row["split"] for row in rows}
     for digest in _doubles(case.image_sha256 for case in cases if case.image_sha256):
@@ -153,19 +153,21 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     faults += [f"patient {row['patient_id']} has no label and must come after the labeled ones" for row in rows
                if row["split"] == "train" and row["patient_id"] in bare and int(row["labeled_rank"] or 0) < last]
     in_use = {row["split"] for row in rows if row["split"] != "train" or row["patient_id"] not in bare}
-    faults += [f"{split} is empty: no {'labeled ' * (split == 'train')}patient is in it" for split in SPLITS if split not in in_use]
+    faults += [f"{split} is empty: no {'labeled ' if split == 'train' else ''}patient is in it"
+               for split in SPLITS if split not in in_use]
     faults += [f"budget {n} exceeds {len(ranks)} training patients" for n in budgets if n > len(ranks)]
     return faults
 
 
 def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]) -> None:
-    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that shares another's files has no
-    cases.csv. `splits` maps a split to patients, train in labeled order."""
+    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that shares
+    another's files has no cases.csv. `splits` maps a split to patients, train in labeled order."""
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "dataset.yaml"
     kept = yaml.safe_load(home.read_text()) if home.exists() else about
     if not home.exists() or kept["budgets"] != about["budgets"]:
-        home.write_text(yaml.safe_dump(kept | {"budgets": about["budgets"]}, sort_keys=False, allow_unicode=True, width=100))
+        kept = kept | {"budgets": about["budgets"]}
+        home.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100))
     if "files_of" not in about:
         write_cases(folder / "cases.csv", cases)
     with open(folder / "splits.csv", "w", newline="") as handle:

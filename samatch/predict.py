@@ -2,8 +2,9 @@
 
     python -m samatch.predict --profile laptop --run hearts-n3-samatch-fixmatch-lite_medsam-s0 --images DIR --into DIR
 
-NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG of its size (0 and 255 for one
-class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
+NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG of its size
+(0 and 255 for one class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a
+TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_
     """Writes a class map (D, H, W) as `<stem>_mask`, in the kind that suits the image."""
     if suffix_of(path) in PICTURES:
         target = into / f"{stem_of(path)}_mask{'.png' if len(label) == 1 else '.tif'}"
-        first, *others = (Image.fromarray(page) for page in label * np.uint8(255 if num_foreground == 1 else 1))
+        grey = label * np.uint8(255 if num_foreground == 1 else 1)
+        first, *others = (Image.fromarray(page) for page in grey)
         first.save(target, **({"save_all": True, "append_images": others} if others else {}))
     elif suffix_of(path) in HDF5:
         target = into / f"{stem_of(path)}_mask.h5"
@@ -74,8 +76,8 @@ def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_
 
 
 def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
-    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it, so that every reader puts both to
-    one place. Of a DICOM series under a new one."""
+    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it, so that every
+    reader puts both to one place. Of a DICOM series under a new one."""
     if picture.header is None:
         volume = nibabel.Nifti1Image(label, picture.affine)
         volume.header.set_zooms(picture.spacing[::-1])

@@ -25,8 +25,9 @@ KEY = ["run_id", "split", "case_id", "class"]
 RUN_COLUMNS = ["run_id", "method", "sam", "variant", "n_labeled", "seed", "val_dice", "selected_iteration", "iterations", "seconds",
                "device", "commit", "manifest_sha256", "splits_sha256", "weights_sha256", "parents", "config_sha256"]
 # Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
-TEXT_COLUMNS = ("run_id", "patient_id", "case_id", "class", "split", "method", "sam", "variant", "device", "commit", "manifest_sha256",
-                "splits_sha256", "weights_sha256", "parents", "config_sha256", "distance_unit", "unit", "status", "comparison", "reference")
+TEXT_COLUMNS = ("run_id", "patient_id", "case_id", "class", "split", "method", "sam", "variant", "device", "commit",
+                "manifest_sha256", "splits_sha256", "weights_sha256", "parents", "config_sha256", "distance_unit",
+                "unit", "status", "comparison", "reference")
 
 
 class Run:
@@ -119,7 +120,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A results CSV with ids, names and hashes as the text that stands there, and numbers in the other columns.
+    """A results CSV: ids, names and hashes as the text that stands there, the other columns as numbers.
 
     Raises InputError where there is no such file.
     """
@@ -133,8 +134,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
-    A run that the folder holds already stays there, unless this machine has a run of the same name: that one replaces it. Which
-    set a run is of stands in its own record: names of sets may begin alike.
+    A run that the folder holds already stays there, unless this machine has a run of the same name: that one
+    replaces it. Which set a run is of stands in its own record: names of sets may begin alike.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
@@ -145,9 +146,11 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     (folder / "run_json").mkdir(parents=True, exist_ok=True)
     for path, record in zip(found, records):
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
+    logs = [read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"])
+            for path, record in zip(found, records)]
     fresh = {"runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
              "per_case": pd.concat([read_table(path.with_name("per_case.csv")) for path in found]),
-             "train_log": pd.concat([read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"]) for path, record in zip(found, records)])}
+             "train_log": pd.concat(logs)}
     left_out = {*fresh["runs"].run_id, *_foreign(folder, dataset)}
     for name, table in fresh.items():
         path = folder / f"{name}.csv"

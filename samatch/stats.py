@@ -18,8 +18,8 @@ DISTANCES = ["hd95", "asd"]
 def unit_scores(per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None) -> pd.DataFrame:
     """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
 
-    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are not compared:
-    all of them are NaN.
+    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are
+    not compared: all of them are NaN.
     """
     column = UNITS[known(unit, UNITS, "unit")]
     rows = per_case[(per_case.split == "test") & ((per_case["class"] == cls) if cls else True)]
@@ -32,7 +32,7 @@ def unit_of(cases: pd.DataFrame) -> str:
 
 
 def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
-    """The cases as they are where their distances have one unit, else with distances of NaN: millimetres and pixels have no mean."""
+    """The cases where their distances have one unit, else with NaN for distances: mm and pixels have no mean."""
     distances = cases.columns.intersection(DISTANCES)
     if distances.empty or cases.distance_unit.nunique() < 2:
         return cases
@@ -61,7 +61,8 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
     rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap interval;
-    smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any defined difference p is NaN: nothing was tested.
+    smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any defined difference p is
+    NaN: nothing was tested.
     """
     dropped = int(np.isnan(difference).sum())
     difference = difference[~np.isnan(difference)]

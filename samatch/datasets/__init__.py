@@ -36,7 +36,7 @@ class Entry:
 class Raw:
     """One case as read: image and label (D, H, W), spacing (z, y, x) in mm or None, the file it came from, affine or None.
 
-    The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white` as in images.Picture.
+    The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white`: see images.Picture.
     """
 
     image: np.ndarray
@@ -102,7 +102,8 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
     elif raw.image.min() == raw.image.max():
         faults.append(f"{raw.source}: image is constant ({raw.image.min()})")
     if raw.white and num_classes > 2:
-        faults.append(f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} classes is 255? Expected class numbers")
+        faults.append(f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} classes is 255? "
+                      "Expected class numbers")
     values = [] if raw.label is None else np.unique(raw.label).tolist()
     if strange := [v for v in values if v not in range(num_classes)]:
         grey = " (grey values: was a mask resized or saved with loss?)" if len(strange) > 5 and max(strange) <= 255 else ""

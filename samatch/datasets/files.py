@@ -19,7 +19,8 @@ def load(case: Case, folder: Path) -> Raw:
         return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)
     label = read_label(inside(folder, case.label))
     check_geometry(image, label)
-    return Raw(image.array, label.array, image.spacing, case.image, image.affine, image.doubts + label.doubts, label.white)
+    doubts = image.doubts + label.doubts
+    return Raw(image.array, label.array, image.spacing, case.image, image.affine, doubts, label.white)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -16,7 +16,8 @@ def load(case: Case, folder: Path) -> Raw:
         return Raw(read(h5).array, read(h5, "label").array, None, h5.name)
     image, label = (read(folder / f"{case.case_id}{ending}.nii.gz") for ending in ("", "_gt"))
     check_geometry(image, label)
-    return Raw(image.array, label.array, image.spacing, image.source, image.affine, image.doubts + label.doubts)
+    doubts = image.doubts + label.doubts
+    return Raw(image.array, label.array, image.spacing, image.source, image.affine, doubts)
 
 
 def entries(folder: Path) -> list[Entry]:
