@@ -194,7 +194,7 @@ def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
         rows.append({"run_id": record["run_id"], "asks": record["trial"], "method": record["config"]["method"],
                      "settings": _flat(record["config"]), "val_dice": dice.get("val"), **by_class.add_prefix("val_dice_"),
                      "val_dice_sam": dice.get("val_sam"), "val_dice_refined": dice.get("val_refined"),
-                     "minutes": record["seconds"] / 60, "commit": record["commit"], "finished": record["finished"]})
+                     "minutes": record["seconds"] / 60, "finished": record["finished"]})
     if not rows:
         raise InputError(f"no trial of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)),
                          do="train one with --trial QUESTION")
