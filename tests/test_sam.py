@@ -38,9 +38,11 @@ def test_lite_medsam_equals_the_wheels_own_model(lite):
 def test_masks_are_drawn_as_the_official_upscaling_draws_them():
     decoder = build_sam("tiny", image_size=64, num_classes=4).mask_decoder.double()
     channels = decoder.transformer_dim
-    keys, XX
+    keys = torch.randn(2, 5 * 3, channels, dtype=torch.float64)
+    weights = torch.randn(2, 3, channels // 8, dtype=torch.float64)
     features = decoder.output_upscaling(keys.transpose(1, 2).reshape(2, channels, 5, 3))
     expected = torch.einsum("nkc,nchw->nkhw", weights, features)
+    assert expected.shape == (2, 3, 20, 12)
     assert torch.allclose(decoder._draw_masks(keys, weights, 5, 3), expected)
 
 
@@ -56,6 +58,44 @@ def test_many_prompts_in_one_call_equal_single_calls():
             single, single_quality = sam(image[b:b + 1], Prompt(boxes[b:b + 1], present, 64))
             assert torch.allclose(single[0, k], together[b, k], atol=1e-5)
             assert torch.allclose(single_quality[0, k], quality[b, k], atol=1e-5)
+
+
+def test_many_objects_asked_with_nothing_equal_single_calls():
+    """Neither box, points nor mask, nine objects: more than a CPU decodes at once."""
+    sam = build_sam("tiny", image_size=64, num_classes=4).eval()
+    torch.nn.init.normal_(sam.class_tokens)
+    image = torch.rand(3, 1, 64, 64)
+    present = torch.ones(3, 3, dtype=torch.bool)
+    assert present.sum() > sam_module.CPU_PROMPTS
+    with torch.no_grad():
+        together, quality = sam(image, Prompt(None, present, 64))
+        for b in range(3):
+            for k in range(3):
+                alone = torch.zeros(1, 3, dtype=torch.bool)
+                alone[0, k] = True
+                single, single_quality = sam(image[b:b + 1], Prompt(None, alone, 64))
+                assert torch.allclose(single[0, k], together[b, k], atol=1e-5)
+                assert torch.allclose(single_quality[0, k], quality[b, k], atol=1e-5)
+    assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-2)  # the class token is heard
+
+
+def test_classes_without_a_prompt_equal_a_loop_over_images():
+    sam = build_sam("tiny", image_size=64, num_classes=4).eval()
+    count = 2 * sam_module.CPU_PROMPTS + 1
+    with torch.no_grad():
+        embeddings = sam.encode(torch.rand(count, 1, 64, 64))
+        together = sam.decode_classes(embeddings)
+        loop = torch.cat([sam.decode_classes(one) for one in embeddings.split(1)])
+    assert together.shape == (count, 3, sam.mask_size, sam.mask_size) and together.dtype == torch.float32
+    assert torch.allclose(together, loop, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-4)
+    assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-4)  # every class has its own answer
+
+
+def test_classes_without_a_query_cannot_be_asked():
+    sam = build_sam("tiny", image_size=64, num_classes=4, class_token=False)
+    with pytest.raises(InputError, match="cannot be asked without a prompt"):
+        sam.decode_classes(torch.zeros(1, 32, 16, 16))
 
 
 def test_absent_classes_are_not_asked():
@@ -231,7 +271,7 @@ def test_vit_shapes_batching_and_gradient(small_vit):
 def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
     """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings are interpolated."""
     path = tmp_path / "vit.pth"
-    published = {key.replace("image_encoder.vit.", "image_encoder."): value for key, value in small_vit.state_dict().items() if key != "class_tokens"}
+    published = {key.replace("image_encoder.vit.", "image_encoder."): value for key, value in small_vit.state_dict().items() if not key.startswith("class_")}
     torch.save(published, path)
     build = dict(num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,))
     same, larger = (_vit.build_vit(image_size=size, **build).eval() for size in (64, 128))
@@ -249,7 +289,8 @@ def test_published_sizes_of_the_vit_sams(name, millions):
     with torch.device("meta"):
         sam = build_sam(name, num_classes=4, pretrained=False)
     assert sam.image_size == 1024 and sam.mask_size == 256
-    assert sum(p.numel() for p in sam.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    theirs = [p.numel() for part, p in sam.named_parameters() if not part.startswith("class_")]  # ours ask for classes
+    assert sum(theirs) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_points_boxes_and_masks_are_each_heard():
@@ -263,6 +304,24 @@ def test_points_boxes_and_masks_are_each_heard():
     with torch.no_grad():
         answers = [sam(image, prompt)[0] for prompt in prompts]
     assert all(not torch.allclose(a, b) for i, a in enumerate(answers) for b in answers[:i])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("asked", ["box", "points", "mask", "nothing"])
+def test_the_class_token_is_heard_whatever_is_asked(asked, count):
+    """Of one object and of several: a mask alone and nothing at all have no token of their own that it could be added to."""
+    sam = build_sam("tiny", image_size=64, num_classes=count + 1).eval()
+    image, present = torch.rand(1, 1, 64, 64), torch.ones(1, count, dtype=torch.bool)
+    parts = {"box": {"boxes": torch.tensor([10.0, 10, 40, 40]).expand(1, count, 4)}, "nothing": {},
+             "points": {"points": torch.full((1, count, 1, 2), 20.0), "point_labels": torch.ones(1, count, 1, dtype=torch.long)},
+             "mask": {"mask_prompt": torch.randn(1, 1, 64, 64).expand(1, count, 64, 64)}}
+    prompt = Prompt(**{"boxes": None, "present": present, "image_size": 64} | parts[asked])
+    with torch.no_grad():
+        before = sam(image, prompt)[0]
+        torch.nn.init.normal_(sam.class_tokens)
+        after = sam(image, prompt)[0]
+    assert (after - before).abs().flatten(2).amax(2).min() > 1e-3
+    assert count == 1 or torch.allclose(before[:, 0], before[:, 1], atol=1e-5) and not torch.allclose(after[:, 0], after[:, 1], atol=1e-3)
 
 
 def test_unknown_sam_lists_what_exists():

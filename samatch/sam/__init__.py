@@ -162,10 +162,10 @@ class SamModel(nn.Module):
             mask_prompt = mask_prompt[where][:, None]
         points = None if prompt.points is None else (prompt.points[where], prompt.point_labels[where])
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_prompt)
-        if sparse.shape[0] != len(class_index):  # a mask alone, or nothing: the package returns no token for it
-            sparse = sparse.new_zeros(len(class_index), 1, dense.shape[1])
-        dense = dense.expand(len(class_index), -1, -1, -1)  # nothing asked: the package returns one for all
+        # Nothing asked: the package returns one embedding for all. No token where there is neither box nor point.
+        sparse, dense = sparse.expand(len(class_index), -1, -1), dense.expand(len(class_index), -1, -1, -1)
         if self.class_tokens is not None:
+            sparse = sparse if sparse.shape[1] else sparse.new_zeros(len(class_index), 1, dense.shape[1])
             sparse = sparse + self.class_tokens[class_index][:, None]
         return sparse, dense
 
