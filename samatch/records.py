@@ -135,11 +135,12 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
     A run that the folder holds already stays there, unless this machine has a run of the same name: that one
-    replaces it. Which set a run is of stands in its own record: names of sets may begin alike.
+    replaces it. Which set a run is of stands in its own record: names of sets may begin alike. Trials are no
+    results and stay out.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
-    found = [path for path in sorted(named) if _dataset_of(path) == dataset]
+    found = [path for path in sorted(named) if _is_result_of(path, dataset)]
     if not found:
         raise InputError(f"no complete run of {dataset} in profile {profile}", where=paths.shown(paths.runs_dir(profile)), do="run `make reproduce`")
     records = [json.loads(path.read_text()) for path in found]
@@ -158,6 +159,11 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
         table = pd.concat([part for part in (*kept, table) if len(part)]).sort_values("run_id", kind="stable")
         write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return folder
+
+
+def _is_result_of(path: Path, dataset: str) -> bool:
+    """Whether a run.json is of a result of this set, and not of a trial."""
+    return _dataset_of(path) == dataset and json.loads(path.read_text())["status"] == "complete"
 
 
 def _dataset_of(path: Path) -> str:

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from samatch import examples, paths, repro, stats, tables
-from samatch.config import run_id
+from samatch.config import make_config, run_id
 from samatch.curate import curate
 from samatch.errors import InputError
-from samatch.records import RUN_COLUMNS, collect, read_results, read_table, result_faults, write_text
+from samatch.records import RUN_COLUMNS, Run, collect, collect_trials, read_results, read_table, result_faults, write_text
 from tests.made import ellipse, png
 
-SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "agree"),
+SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "box"),
          ("samatch-fixmatch", "", "no_sam"), ("finetune", "lite_medsam", "")]
 VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
 
@@ -26,7 +26,7 @@ def records(dataset="acdc"):
     for (method, sam, variant), val in zip(SPECS, VAL):
         name = run_id(dataset, 3, method, sam, 0, variant)
         runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": name, "method": method, "sam": sam, "variant": variant, "n_labeled": 3,
-                     "seed": 0, "val_dice": val, "selected_iteration": 0 if variant == "agree" else 100, "manifest_sha256": "m", "splits_sha256": "s"})
+                     "seed": 0, "val_dice": val, "selected_iteration": 100, "manifest_sha256": "m", "splits_sha256": "s"})
         for patient in (f"p{i}" for i in range(6)):
             cases += [{"run_id": name, "split": "val" if method == "finetune" else "test", "patient_id": patient, "case_id": f"{patient}_{f}", "class": c,
                        "dice": val + rng.normal(0, 0.02), "hd95": rng.uniform(1, 9), "asd": 1.0, "distance_unit": "voxel", "status": "ok"}
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 def test_results_are_read_back(folder):
     runs, cases = read_results("laptop", "acdc", folder)
-    assert len(runs) == 6 and len(cases) == 6 * 24 and set(runs.variant) == {"", "agree", "no_sam"}
+    assert len(runs) == 6 and len(cases) == 6 * 24 and set(runs.variant) == {"", "box", "no_sam"}
 
 
 def test_all_faults_at_once():
@@ -74,9 +74,21 @@ def test_faulty_results_are_refused(folder):
         read_results("laptop", "acdc", folder / "nowhere")
 
 
-def test_sam_match_is_chosen_on_validation_alone():
+@pytest.fixture
+def two_ways(monkeypatch):
+    """Two ways to combine that validation chooses among."""
+    monkeypatch.setattr(tables, "COMBINE_VARIANTS", ("", "box"))
+
+
+def test_sam_match_is_the_default_however_good_the_papers_box_is():
     runs, cases = records()
-    assert tables.chosen_guided(runs) == "acdc-n3-samatch-fixmatch-lite_medsam-s0-agree"
+    assert tables.chosen_guided(runs) == tables.all_chosen(runs)[0] == "acdc-n3-samatch-fixmatch-lite_medsam-s0"
+    assert runs.set_index("variant").val_dice["box"] == runs[runs.method != "finetune"].val_dice.max()
+
+
+def test_among_several_ways_sam_match_is_chosen_on_validation_alone(two_ways):
+    runs, cases = records()
+    assert tables.chosen_guided(runs) == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"
     with pytest.raises(InputError, match="no SAM-guided run"):
         tables.chosen_guided(runs[runs.method == "fixmatch"])
 
@@ -111,32 +123,53 @@ def test_undefined_distances_are_counted_not_averaged():
 def test_the_family_holds_every_comparison_method_and_no_sibling():
     found = tables.wilcoxon_table(*records())
     assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued"}
-    assert set(found.reference) == {"SAM-Match (FixMatch), agreement"}
+    assert set(found.reference) == {"SAM-Match (FixMatch)"}
 
 
-def test_longer_training_is_compared_with_equally_long_training_without_sam():
+def test_half_a_joint_training_is_compared_with_half_a_training_without_sam(tmp_path):
     runs, cases = records()
-    for short, long in (("samatch-fixmatch-lite_medsam-s0", "joint_x5"), ("samatch-fixmatch-s0-no_sam", "no_sam_x5")):
-        run = runs[runs.run_id == f"acdc-n3-{short}"].assign(run_id=long, variant=long)
+    for whole, part in (("samatch-fixmatch-lite_medsam-s0", "half_joint"), ("samatch-fixmatch-s0-no_sam", "no_sam_half")):
+        run = runs[runs.run_id == f"acdc-n3-{whole}"].assign(run_id=part, variant=part)
         runs = pd.concat([runs, run], ignore_index=True)
-        cases = pd.concat([cases, cases[cases.run_id == f"acdc-n3-{short}"].assign(run_id=long)], ignore_index=True)
+        cases = pd.concat([cases, cases[cases.run_id == f"acdc-n3-{whole}"].assign(run_id=part)], ignore_index=True)
     assert set(tables.wilcoxon_table(runs, cases).comparison) == {"Supervised", "FixMatch", "FixMatch, continued"}
-    found = tables.wilcoxon_table(runs, cases, reference="joint_x5")
-    assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued, five times as long"}
-    assert set(found.reference) == {"SAM-Match (FixMatch), five times as long"}
+    found = tables.wilcoxon_table(runs, cases, reference="half_joint")
+    assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued, joint training: half without SAM"}
+    assert set(found.reference) == {"SAM-Match (FixMatch), joint training: half"}
+    for name, table in (("runs", runs), ("per_case", cases)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    tables.write_tables("laptop", "made_up", tmp_path)
+    assert set(pd.read_csv(tmp_path / "wilcoxon.csv").reference) == {"SAM-Match (FixMatch)", *found.reference}
+
+
+def test_a_variant_of_ones_own_has_its_own_name():
+    assert tables.label("samatch-fixmatch", "no_sam_slow") == "FixMatch, continued, no_sam_slow"
+    assert tables.label("samatch-fixmatch", "slow") == "SAM-Match (FixMatch), slow"
+    assert tables.label("finetune") == "SAM alone" and tables.label("fixmatch", "slow") == "FixMatch, slow"
+
+
+def test_sam_alone_stands_in_the_table_where_it_was_tested():
+    runs, cases = records()
+    assert "SAM alone" not in set(tables.summary(runs, cases).method)
+    mine = cases.run_id == "acdc-n3-finetune-lite_medsam-s0"
+    table = tables.summary(runs, cases.assign(split=cases.split.mask(mine, "test"))).set_index("method")
+    assert table.dice["SAM alone"] == pytest.approx(100 * cases[mine].dice.mean())
 
 
 def test_ablation_cells_without_a_run_are_missing_not_zero():
     runs, cases = records()
-    runs = pd.concat([runs, runs[runs.variant == "agree"].assign(run_id="other-seed", variant="mask", seed=1)])
+    runs = pd.concat([runs, runs[runs.variant == "box"].assign(run_id="other-seed", variant="mask", seed=1)])
     grid = tables.ablation_grid(runs, cases)
-    cells = grid.set_index(["factor", "level"])
-    assert set(grid[grid.status == "run"].level) >= {"agree", "replace", "box"} and len(grid) == len(tables.ABLATIONS)
-    assert cells.loc[("prompt", "mask"), "status"] == "not run" and np.isnan(cells.loc[("prompt", "mask"), "dice"])
-    mine = [cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean() for tail in ("-agree", "")]
-    assert cells.loc[("combine", "agree"), "difference"] == pytest.approx(100 * (mine[0] - mine[1]))
-    assert cells.loc[("combine", "replace"), "difference"] == 0
-    assert cells.loc[("combine", "agree"), "selected_iteration"] == 0 and pd.isna(cells.loc[("prompt", "mask"), "selected_iteration"])
+    cells, asked = grid.set_index(["factor", "level"]), "what SAM is asked"
+    assert len(grid) == len(tables.ABLATIONS) and set(grid[grid.default].level) >= {"nothing", "consensus", "quarter"}
+    boxes = grid[grid.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"]
+    assert list(zip(boxes.factor, boxes.level)) == [(asked, "box in its place"), ("margin of the box, px at 256", "2"),
+                                                    ("arithmetic, with boxes", "corrected")]
+    assert cells.loc[(asked, "mask"), "status"] == "not run" and np.isnan(cells.loc[(asked, "mask"), "dice"])
+    mine = [cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean() for tail in ("-box", "")]
+    assert boxes.difference.tolist() == pytest.approx(3 * [100 * (mine[0] - mine[1])])
+    assert cells.loc[("combine", "consensus"), "difference"] == 0
+    assert cells.loc[("combine", "student alone"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
 
 
 def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
@@ -164,21 +197,21 @@ def test_seeds_by_hand():
     runs = runs[(runs.method != "fixmatch") | (runs.seed == 0)]
     table = tables.seed_table(runs, cases[cases.run_id.isin(runs.run_id)]).set_index("method")
     one = 100 * cases[cases.run_id == "acdc-n3-supervised-s0"].dice.mean()
-    assert table.loc["Supervised", "seeds"] == "0 1" and "FixMatch" not in table.index and "SAM, reference boxes" not in table.index
+    assert table.loc["Supervised", "seeds"] == "0 1" and "FixMatch" not in table.index and "SAM alone" not in table.index
     assert table.loc["Supervised"][["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
     assert tables.seed_table(*records()).empty and tables.wilcoxon_over_seeds(*records()).empty
 
 
-def test_over_seeds_a_patient_counts_once_with_the_mean():
-    runs, cases = with_seeds(agree=0.2)
+def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
+    runs, cases = with_seeds(box=0.2)
     runs = runs[(runs.method != "supervised") | (runs.seed == 0)]
     cases = cases[cases.run_id.isin(runs.run_id)]
     found = tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
-    assert set(found.reference) == {"SAM-Match (FixMatch), agreement"} and list(found.index) == ["FixMatch", "FixMatch, continued"] and set(found.n) == {6}
+    assert set(found.reference) == {"SAM-Match (FixMatch), the paper's box"} and list(found.index) == ["FixMatch", "FixMatch, continued"] and set(found.n) == {6}
     by_patient = cases.groupby(["run_id", "patient_id"]).dice.mean()
     mean = {tail: (by_patient[f"acdc-n3-{tail.format(0)}"] + by_patient[f"acdc-n3-{tail.format(1)}"]) / 2
-            for tail in ("samatch-fixmatch-lite_medsam-s{}-agree", "fixmatch-s{}")}
-    assert found.median_difference["FixMatch"] == pytest.approx(np.median(mean["samatch-fixmatch-lite_medsam-s{}-agree"] - mean["fixmatch-s{}"]))
+            for tail in ("samatch-fixmatch-lite_medsam-s{}-box", "fixmatch-s{}")}
+    assert found.median_difference["FixMatch"] == pytest.approx(np.median(mean["samatch-fixmatch-lite_medsam-s{}-box"] - mean["fixmatch-s{}"]))
 
 
 def test_only_the_papers_method_gets_the_papers_number():
@@ -203,13 +236,13 @@ def test_collect_gathers_complete_runs_only(tmp_path):
     assert [p.name for p in (found / "run_json").iterdir()] == ["acdc-n3-fixmatch-s0.json"]
 
 
-def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c"):
-    """A complete run's folder, written as by hand."""
+def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c", status="complete"):
+    """A complete run's folder, or a trial's, written as by hand."""
     folder = paths.runs_dir("laptop") / name
     folder.mkdir(parents=True, exist_ok=True)
     config = {"dataset": dataset, "method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "",
               "train": {"iterations": 5}, "parents": []}
-    (folder / "run.json").write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": dice, "config": config, "commit": commit}))
+    (folder / "run.json").write_text(json.dumps({"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}))
     rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice}" for case in cases]
     (folder / "per_case.csv").write_text("\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n")
     (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
@@ -243,6 +276,105 @@ def test_sets_whose_names_begin_alike_are_not_mixed(tmp_path):
     assert [p.name for p in (found / "run_json").iterdir()] == ["hearts-n3-fixmatch-s0.json"]
     with pytest.raises(InputError, match="no complete run of heart "):
         collect("laptop", "heart")
+
+
+def test_a_trial_is_no_result(tmp_path):
+    trained("acdc-n3-a-s0", 0.5)
+    trained("acdc-n3-b-s0", 0.6, status="trial")
+    found = collect("laptop", "acdc", tmp_path / "out")
+    for name in ("runs", "per_case", "train_log"):
+        assert read_table(found / f"{name}.csv").run_id.tolist() == ["acdc-n3-a-s0"]
+    assert [path.name for path in (found / "run_json").iterdir()] == ["acdc-n3-a-s0.json"]
+    shutil.rmtree(paths.runs_dir("laptop") / "acdc-n3-a-s0")
+    with pytest.raises(InputError, match="no complete run of acdc"):
+        collect("laptop", "acdc", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **groups):
+    """A trial's folder: validation Dice .5 and .7 of two classes, and what `more` adds to per_case.csv."""
+    folder = paths.runs_dir("laptop") / name
+    folder.mkdir(parents=True)
+    config = {"dataset": dataset, "method": method, "variant": "x", "n_labeled": 3, "seed": 0, "sam_name": "", "parents": [], **groups}
+    record = {"run_id": name, "status": "trial", "trial": asks, "config": config, "seconds": 90.0, "commit": "c", "finished": finished}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "per_case.csv").write_text("run_id,split,patient_id,case_id,class,dice\n"
+                                         f"{name},val,p,p_1,RV,0.5\n{name},val,p,p_1,LV,0.7\n" + more)
+
+
+def test_trials_say_in_which_settings_they_differ():
+    """Two trials of FixMatch differ in lr and in a setting that one of them has; the third is of another method."""
+    same = {"iterations": 5, "image_size": 64}
+    trial("late", "a lower lr?", "2025-01-02", train={"lr": 0.1, **same}, method_settings={})
+    trial("early", "the default", "2025-01-01", train={"lr": 0.2, **same}, method_settings={"lambda_u": 0.5})
+    more = "guided,val_sam,p,p_1,RV,0.8\nguided,val_refined,p,p_1,RV,0.9\n"
+    trial("guided", "with SAM?", "2025-01-03", "samatch-fixmatch", more=more, train={"lr": 0.3, **same}, sam={"lr": 1e-4})
+    trial("other", "of another set", "2025-01-01", dataset="busi", train={"lr": 9.0, **same})
+    trained("acdc-n3-result-s0")
+    table = collect_trials("laptop", "acdc").set_index("run_id")
+    assert list(table.index) == ["early", "late", "guided"]
+    assert table.settings.tolist() == ["method.lambda_u=0.5 train.lr=0.2", "train.lr=0.1", ""]
+    assert table.asks.tolist() == ["the default", "a lower lr?", "with SAM?"] and set(table.minutes) == {1.5}
+    assert table.val_dice.tolist() == pytest.approx([60] * 3)
+    assert table.loc["late", ["val_dice_RV", "val_dice_LV"]].tolist() == pytest.approx([50, 70])
+    assert table.loc["guided", ["val_dice_sam", "val_dice_refined"]].tolist() == pytest.approx([80, 90])
+    assert table.loc[["early", "late"], "val_dice_sam"].isna().all()
+
+
+def test_the_table_of_trials_is_written(tmp_path):
+    words = ["--trials", "--profile", "laptop", "--dataset", "acdc", "--into", str(tmp_path / "into")]
+    with pytest.raises(SystemExit, match="no trial of acdc in profile laptop"):
+        tables.main(words)
+    trial("one", "does it?", "2025-01-01", train={"lr": 0.1})
+    tables.main(words)
+    assert pd.read_csv(tmp_path / "into" / "trials.csv").asks.tolist() == ["does it?"]
+    assert [path.name for path in (tmp_path / "into").iterdir()] == ["trials.csv"]
+
+
+def own_set(name="nums", count=6):
+    """Manifest folder of a set of one's own, made of pictures."""
+    folder = paths.data_dir() / name
+    for number in range(count):
+        image, label = ellipse(number)
+        png(folder / "images" / f"{number}.png", image)
+        png(folder / "masks" / f"{number}.png", label * 255)
+    curate(name, None, ["a"])
+    return folder / "manifest"
+
+
+def finished(run):
+    run.open()
+    run.finish({"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["a"]}))
+
+
+@pytest.mark.parametrize("file, word", [("splits.csv", "splits"), ("cases.csv", "manifest")])
+def test_a_complete_run_of_other_data_is_refused(file, word):
+    """Two patients change places in the labeled order; or an image is another one."""
+    path, config = own_set() / file, make_config("demo", "nums", 1, "supervised")
+    finished(Run(config))
+    assert Run(config).complete and Run(config).read()["splits_sha256"] == Run(config).identity["splits_sha256"]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if word == "splits":
+        train = table.split == "train"
+        table.loc[train, "labeled_rank"] = table.labeled_rank[train].to_numpy()[::-1]
+    else:
+        table.loc[0, "image_sha256"] = "0" * 64
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match="exists with other data") as error:
+        Run(config)
+    assert f"got: {word} " in str(error.value) and "config" not in str(error.value)
+    finished(Run(make_config("demo", "nums", 1, "fixmatch")))  # another run is none of its business
+
+
+def test_trials_and_results_do_not_share_a_folder():
+    config, other = (make_config("demo", "phantom", n, "supervised") for n in (1, 3))
+    finished(Run(config, "does it help?"))
+    finished(Run(other))
+    assert Run(config, "another question").read()["status"] == "trial" and Run(other).read()["status"] == "complete"
+    for first, asks, got in ((config, "", "trial"), (other, "does it help?", "complete")):
+        with pytest.raises(InputError, match="trials and results do not share a folder") as error:
+            Run(first, asks)
+        assert f"got: {got}" in str(error.value) and "SAMATCH_RUNS" in str(error.value)
 
 
 def test_ids_stay_the_text_that_they_are(tmp_path):
@@ -283,9 +415,10 @@ def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkey
 
 def test_no_dice_at_all_leaves_the_grid_possible():
     runs, cases = records()
-    cases.loc[cases.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-agree", "dice"] = np.nan
+    cases.loc[cases.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box", "dice"] = np.nan
     grid = tables.ablation_grid(runs, cases).set_index(["factor", "level"])
-    assert np.isnan(grid.dice["combine", "agree"]) and grid.status["combine", "agree"] == "run" and not np.isnan(grid.dice["combine", "replace"])
+    box = "what SAM is asked", "box in its place"
+    assert np.isnan(grid.dice[box]) and grid.status[box] == "run" and not np.isnan(grid.dice["combine", "consensus"])
 
 
 def test_millimetres_and_voxels_have_no_mean(monkeypatch):
