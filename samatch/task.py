@@ -24,12 +24,21 @@ from samatch.sam import SamModel, build_sam, input_size, sam_names
 
 
 def check_names(config: RunConfig) -> None:
-    """Raises InputError on an unknown data set, method or SAM or an impossible budget, before anything is trained."""
-    load_manifest(config.dataset).labeled_patients(config.n_labeled)
+    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that leaves a method that
+    learns from unlabeled images none, before anything is trained."""
+    manifest = load_manifest(config.dataset)
+    manifest.labeled_patients(config.n_labeled)
     known(config.method, method_names(), "method")
     method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
+    if wants_unlabeled(config) and config.n_labeled == len(manifest.patients("train")):
+        raise InputError(f"{config.method} learns from unlabeled images", where=config.dataset, expected="fewer labeled patients",
+                         got=f"all {config.n_labeled} training patients labeled", do="choose a smaller n_labeled, or method supervised")
     if config.sam_name:
         known(config.sam_name, sam_names(), "SAM")
+
+
+def wants_unlabeled(config: RunConfig) -> bool:
+    return config.method != FINETUNE and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
 
 
 @dataclass
@@ -80,14 +89,10 @@ def prepare(config: RunConfig) -> Task:
 def read_data(config: RunConfig, device: torch.device) -> Data:
     """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
     manifest = load_manifest(config.dataset)
-    finetuning = config.method == FINETUNE
-    wants_unlabeled = not finetuning and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
-    patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled else ()
+    patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled(config) else ()
     labeled, unlabeled, val = (load_cases(manifest, manifest.cases_of(group))
                                for group in (manifest.labeled_patients(config.n_labeled), patients, manifest.patients("val")))
-    if wants_unlabeled and not unlabeled:
-        raise InputError(f"{config.method} learns from unlabeled images", where=config.dataset, expected="fewer labeled patients",
-                         got=f"all {config.n_labeled} training patients labeled", do="choose a smaller n_labeled, or method supervised")
+    finetuning = config.method == FINETUNE
     size, soft = sam_size(config) if finetuning else config.train.image_size, None
     if finetuning:
         labeled += sam_views(config, labeled)

@@ -43,9 +43,9 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
     for parent in parent_configs(config):
         train(parent, wait=True, trial=trial)
     run.open(wait)
-    if run.complete:
+    if run.complete:  # by the process that was waited for
         run.close()
-        return run.read()
+        return Run(config, trial).read()
     task = prepare(config)
     state = TrainingState.start(task, run)
     while state.iteration < config.train.iterations:
@@ -64,6 +64,7 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
 
 
 SELECTION_RULE = "the last weights, of the student their moving average; validation chooses settings, never an iteration"
+CALMER = "lower the learning rate, or set train.bf16=false; the last good state is kept"
 RISING = 30  # first steps, in which SAM's learning rate rises
 
 
@@ -130,7 +131,7 @@ class TrainingState:
         return state
 
     def save(self, run: Run) -> None:
-        """Refuses to save weights that are not finite over the last good ones."""
+        """Raises InputError, and leaves the last good state, where a loss or the weights are not finite."""
         self.refuse_broken()
         save_whole({"identity": run.identity, **{key: getattr(self, key) for key in self.PLAIN},
                     "networks": network_state(self.method), "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
@@ -149,7 +150,19 @@ class TrainingState:
         set_random_states(saved["random"])
 
     def refuse_broken(self) -> None:
-        """Raises InputError where a loss since the last look was not finite, with the first such step and its slices."""
+        """Raises InputError where a loss since the last look, or a weight now, is not finite."""
+        self.refuse_broken_losses()
+        named = {f"{network}.{name}": value for network, state in network_state(self.method).items()
+                 for name, value in state.items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in named.values()]).cpu()
+        if not finite.all():
+            first = list(named)[int((~finite).nonzero()[0])]
+            raise InputError("the weights are not finite", where=f"{self.run.config.run_id}, iteration {self.iteration}",
+                             got=f"{int((~finite).sum())} of {len(named)} tensors, first {first}", do=CALMER)
+
+    def refuse_broken_losses(self) -> None:
+        """Raises InputError where a loss since the last look was not finite, with the first such step and its slices.
+        The step that breaks the weights has a finite loss still: see `refuse_broken`."""
         if not self.recent:
             return
         finite = torch.stack([loss for _, loss, _ in self.recent]).isfinite().cpu()
@@ -157,8 +170,7 @@ class TrainingState:
             iteration, loss, slices = self.recent[int((~finite).nonzero()[0])]
             numbers = ", ".join(f"{name} slices {index.tolist()}" for name, index in slices.items())
             raise InputError("the loss is not finite", where=f"{self.run.config.run_id}, iteration {iteration + 1}",
-                             got=f"{float(loss)} on {numbers}", do="lower the learning rate, or set train.bf16=false; "
-                             "the state before it is kept")
+                             got=f"{float(loss)} on {numbers}", do=CALMER)
         self.recent.clear()
 
 
@@ -240,7 +252,7 @@ def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]
             row |= {f"{name.removeprefix('ratio_')}_{c}": float(q) for c, q in zip(classes, quotients)}
         else:
             row[name] = float(value[0] / value[1])
-    state.refuse_broken()
+    state.refuse_broken_losses()
     row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
     state.sums = {}
     return row

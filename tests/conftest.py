@@ -1,9 +1,13 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from samatch.config import PROFILES, make_config
+from samatch.datasets import phantom
+
+GENERATED = functools.cache(phantom.generate)  # a third of the time of a short training is spent on phantoms
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +21,12 @@ def own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_profile(monkeypatch):
-    """The demo profile at a size for tests."""
+    shrink_demo(monkeypatch)
+
+
+def shrink_demo(monkeypatch):
+    """The demo profile at a size for tests, and every phantom generated once."""
+    monkeypatch.setattr(phantom, "generate", GENERATED)
     small = {"train.image_size": 32, "sam.image_size": 64, "train.iterations": 6, "train.val_every": 3, "train.log_every": 3,
              "train.checkpoint_every": 2, "train.batch_labeled": 2, "train.batch_unlabeled": 2, "train.threads": 1}
     demo = {stage: {k: v for k, v in settings.items() if k not in small} for stage, settings in PROFILES["demo"].items()}
