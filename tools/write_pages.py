@@ -56,6 +56,36 @@ def wilcoxon(profile: str, dataset: str) -> str:
                      "p": probability(table.p), "Bonferroni": probability(table.p_bonferroni)})
 
 
+SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
+ANSWER = {"supervised": "Supervised", "fixmatch": "FixMatch", "no_sam": "FixMatch, continued", "finetune": "SAM alone",
+          "guided": "SAM-Match", "refined": "SAM-Match, SAM at test time"}
+
+
+def answer(profile: str, _: str) -> str:
+    """One row per set: test Dice of the default methods, and SAM-Match against the same training without SAM."""
+    rows = [answer_row(profile, name) for name in SETS if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()]
+    return markdown({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def answer_row(profile: str, dataset: str) -> dict[str, str]:
+    runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+    runs = runs[runs.seed == runs.seed.min()]
+    table = tables.summary(runs, per_case).set_index("run_id")
+    at_test = tables.sam_at_test_time(runs, per_case).set_index("run_id")
+    guided = tables.chosen_guided(runs, "fixmatch", int(runs.n_labeled.mode()[0]), int(runs.seed.min()))
+    found = {run.method: run.run_id for run in runs[runs.variant == ""].itertuples()}
+    found |= {"guided": guided, "no_sam": next(iter(runs[runs.variant == tables.NO_SAM].run_id), "")}
+    row = {"set": SETS[dataset], "labeled": str(runs.n_labeled.mode()[0]), "test units": str(table.n.max())}
+    row |= {title: f"{table.dice[found[name]]:.1f}" if found.get(name) in table.index else "" for name, title in ANSWER.items()}
+    row[ANSWER["refined"]] = f"{at_test.refined[guided]:.1f}" if guided in at_test.index else ""
+    if found["no_sam"]:
+        difference = tables.stats.unit_scores(per_case)
+        test = tables.stats.paired_test((difference[guided] - difference[found["no_sam"]]).to_numpy())
+        low, median, high = (100 * test[key] for key in ("ci_low", "median_difference", "ci_high"))
+        row["SAM-Match against continued"] = f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {test['p']:.4f}"
+    return row
+
+
 def test_time(profile: str, dataset: str) -> str:
     """SAM at test time beside the student alone."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "sam_at_test_time.csv")
@@ -70,7 +100,7 @@ def trials(profile: str, dataset: str) -> str:
                      "minutes": table.minutes.map("{:.0f}".format)})
 
 
-TABLES = {"summary": summary, "wilcoxon": wilcoxon, "test_time": test_time, "trials": trials}
+TABLES = {"answer": answer, "summary": summary, "wilcoxon": wilcoxon, "test_time": test_time, "trials": trials}
 
 
 def one(values: pd.Series) -> list[str]:
