@@ -1,5 +1,6 @@
 """Checks the form of the tracked notebooks, which nbval does not: usage: check_notebooks.py FOLDER"""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ def notebook_faults(path: Path) -> list[str]:
             faults.append(f"cell [{cell.execution_count}] has no text before it")
     for cell in code:
         faults += [f"cell [{cell.execution_count}] {fault}" for fault in _cell_faults(cell)]
+    ids = [cell.get("id") for cell in json.loads(path.read_text())["cells"]]  # nbformat would mend them while reading
+    if len(set(ids)) < len(ids):
+        faults.append("has two cells of one id")
     if not any(cell.get("outputs") for cell in code):
         faults.append("has no outputs")
     return faults
