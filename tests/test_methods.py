@@ -122,21 +122,35 @@ def test_sam_learns_only_every_so_many_iterations(config, batch):
 
 
 def gradients_of_one_step(variant, batch):
-    """Of student and SAM, both sure of what they say."""
+    """Of student and SAM, both sure of what they say. They agree on background alone: the default, and what stands
+    beside it, keeps pixels from .5 on, or no object would be taught at all."""
     config = make_config("laptop", "phantom", 3, "samatch-fixmatch", "tiny", variant=variant)
+    config = settings(config, sam_conf_thresh=0.5) if config.refine.prompt == "none" else config
     sam, student = build_sam("tiny", image_size=32, num_classes=CLASSES), sure_student()
     with torch.no_grad():
-        sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight *= 200
+        for head in (sam.mask_decoder.output_hypernetworks_mlps[0], *sam.class_queries.heads):
+            head.layers[-1].weight *= 200
     sam.tune(config.sam.tune)
     method = SamMatch(FixMatch(student, config), sam, config)
+    with torch.no_grad():
+        method.ema.decoder.classifier.weight *= -1  # as far from the student as can be
     sum(method.step(batch).losses.values()).backward()
     return [p.grad for network in (student, sam) for p in network.parameters()]
 
 
-@pytest.mark.parametrize("variant", [name for name, stages in VARIANTS.items() if set(stages) == {"joint"} and set(stages["joint"]) != {"train.iterations"}])
-def test_a_variant_of_joint_training_teaches_something_else(batch, variant):
+def one_step_variants():
+    """(variant, what it stands beside): the paper's box for its own variants, else the default. Without those of a stage
+    before, of the training's length, and of how many answers are asked anew, which has tests of its own."""
+    for variant, stages in VARIANTS.items():
+        joint, parent = stages.get("joint", {}), stages.get("finetune", "")
+        if isinstance(parent, str) and not set(joint) <= {"train.iterations", "refine.renew"}:
+            yield variant, parent
+
+
+@pytest.mark.parametrize("variant, beside", one_step_variants())
+def test_a_variant_of_joint_training_teaches_something_else(batch, variant, beside):
     torch.manual_seed(2)
-    default = gradients_of_one_step("", batch)
+    default = gradients_of_one_step(beside, batch)
     torch.manual_seed(2)
     changed = gradients_of_one_step(variant, batch)
     assert any((a is None) != (b is None) or a is not None and not torch.allclose(a, b) for a, b in zip(default, changed))
@@ -144,7 +158,7 @@ def test_a_variant_of_joint_training_teaches_something_else(batch, variant):
 
 def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
     """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's frame."""
-    config = with_threshold(settings(config, prompt="mask"), 0.0)
+    config = with_threshold(settings(config, prompt="mask", combine="replace", renew=1.0), 0.0)
     method = SamMatch(FixMatch(UNet(CLASSES), config), EchoSam(), config, embeddings=torch.zeros(4, 1, 8, 8))
     label = torch.zeros(1, 32, 32, dtype=torch.long)
     label[0, 4:12, 16:28] = 2
@@ -191,7 +205,7 @@ def probs_of(*rows):
 def test_ways_to_combine_by_hand(config):
     student = PseudoLabel.from_probs(probs_of([0.04, 0.96], [0.6, 0.4], [0.97, 0.03]), 0.95)
     sam = probs_of([0.1, 0.9], [0.2, 0.8], [0.04, 0.96])
-    replaced = combine(settings(config, combine="replace").refine, student, sam)
+    replaced = combine(settings(config, combine="replace", sam_conf_thresh=0.95).refine, student, sam)
     assert replaced.label.flatten().tolist() == [1, 1, 1]
     assert replaced.keep.flatten().tolist() == [False, False, True]
     both = combine(settings(config, combine="consensus", sam_conf_thresh=0.75).refine, student, sam)
