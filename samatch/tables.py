@@ -107,7 +107,8 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
         rows.append({"run_id": run.run_id, "method": names[run.run_id], "student": mean.test, "sam": mean.test_sam,
                      "refined": mean.test_refined, "sam_difference": (dice.test_sam - dice.test).mean(),
                      "refined_difference": (dice.test_refined - dice.test).mean(), "n": len(dice)})
-    return pd.DataFrame(rows)
+    columns = ["run_id", "method", "student", "sam", "refined", "sam_difference", "refined_difference", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def headline(runs: pd.DataFrame) -> pd.DataFrame:

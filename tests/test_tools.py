@@ -1,5 +1,6 @@
 """Tools: parameters are checked, a failing notebook leaves no target, the linter finds faults, the environment agrees."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import choose_profile  # noqa: E402
 import list_runs  # noqa: E402
 import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
+import write_pages  # noqa: E402
 
 from samatch.config import make_config  # noqa: E402
 from samatch.errors import InputError  # noqa: E402
@@ -75,6 +77,10 @@ def test_linter_finds_what_nbval_does_not(tmp_path):
     faults = "\n".join(check_notebooks.notebook_faults(path))
     for expected in ("counts are not 1..n", "16 lines", "absolute path", "stderr", "prints 40 lines", "no text before it", "sead"):
         assert expected in faults
+    raw = json.loads(path.read_text())
+    raw["cells"][1]["id"] = raw["cells"][0]["id"]
+    path.write_text(json.dumps(raw))
+    assert "two cells of one id" in "\n".join(check_notebooks.notebook_faults(path))
 
 
 def test_profile_is_chosen_by_what_is_here():
@@ -110,3 +116,23 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
         make_config("demo", "phantom", 3, words[1], variant=words[3] if len(words) > 2 else "")
     with pytest.raises(InputError, match="list of runs"):
         list_runs.runs("other", "fixmatch")
+
+
+def test_pages_are_what_the_tracked_results_say():
+    stale = [page.name for page in write_pages.pages() if write_pages.filled(page.read_text()) != page.read_text()]
+    assert not stale, "run `make pages`"
+
+
+def test_a_table_of_a_page_is_made_anew_and_an_unknown_one_refused(monkeypatch):
+    monkeypatch.setitem(write_pages.TABLES, "runs", lambda profile, dataset: write_pages.markdown({"of": [profile], "set": [dataset]}))
+    page = "a\n<!-- table runs laptop/acdc -->\nold\n<!-- end of table -->\nb\n"
+    assert write_pages.filled(page) == "a\n<!-- table runs laptop/acdc -->\n| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
+    with pytest.raises(InputError, match="unknown kind of table"):
+        write_pages.filled(page.replace("table runs", "table rums"))
+
+
+def test_answer_names_the_gain_over_the_same_training_without_sam():
+    row = write_pages.answer_row("laptop", "acdc")
+    scores = write_pages.tables.stats.unit_scores(write_pages.read_results("laptop", "acdc", write_pages.paths.TRACKED_RESULTS / "laptop" / "acdc")[1])
+    gain = 100 * (scores["acdc-n3-samatch-fixmatch-lite_medsam-s0"] - scores["acdc-n3-samatch-fixmatch-s0-no_sam"]).median()
+    assert row["SAM-Match against continued"].startswith(f"{gain:+.1f} (") and row["test units"] == "20"
