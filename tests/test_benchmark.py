@@ -41,8 +41,8 @@ def batch(volumes):
 def build(method, volumes, monkeypatch):
     """Our method and the plain trainer around copies of the same networks; batch-norm and dropout as in evaluation, so that
     the grouping of images into passes does not matter."""
-    config = make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny")
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, image_size=S), sam=dataclasses.replace(config.sam, tune="all", image_size=S),
+    config = make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny", variant="box")  # what the plain trainer does
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, image_size=S), sam=dataclasses.replace(config.sam, tune="all", image_size=S, prompt_drop=0.0),
                                  refine=dataclasses.replace(config.refine, box_jitter=0.0, box_margin_px=0.0))
     students, sams = [], []
     for _ in range(2):
