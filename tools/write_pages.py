@@ -88,7 +88,7 @@ def answer_row(profile: str, dataset: str) -> dict[str, str]:
 
 def test_time(profile: str, dataset: str) -> str:
     """SAM at test time beside the student alone."""
-    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "sam_at_test_time.csv")
+    table = tables.sam_at_test_time(*read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset))
     return markdown({"run": table.method, "student alone": one(table.student), "SAM": one(table.sam),
                      "both together": one(table.refined), "gain over the student": [f"{d:+.1f}" for d in table.refined_difference]})
 
