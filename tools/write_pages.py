@@ -82,7 +82,7 @@ def answer_row(profile: str, dataset: str) -> dict[str, str]:
         difference = tables.stats.unit_scores(per_case)
         test = tables.stats.paired_test((difference[guided] - difference[found["no_sam"]]).to_numpy())
         low, median, high = (100 * test[key] for key in ("ci_low", "median_difference", "ci_high"))
-        row["SAM-Match against continued"] = f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {test['p']:.4f}"
+        row["SAM-Match against continued"] = f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {probability(pd.Series([test['p']]))[0].removeprefix('= ')}"
     return row
 
 
