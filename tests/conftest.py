@@ -7,7 +7,12 @@ import torch
 from samatch.config import PROFILES, make_config
 from samatch.datasets import phantom
 
-GENERATED = functools.cache(phantom.generate)  # a third of the time of a short training is spent on phantoms
+_GENERATED = functools.cache(phantom.generate)  # a third of the time of a short training is spent on phantoms
+
+
+def generated(*args, **changes):
+    """A phantom that was generated before, as arrays of the caller's own: a test may spoil them."""
+    return tuple(array.copy() for array in _GENERATED(*args, **changes))
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +31,7 @@ def tiny_profile(monkeypatch):
 
 def shrink_demo(monkeypatch):
     """The demo profile at a size for tests, and every phantom generated once."""
-    monkeypatch.setattr(phantom, "generate", GENERATED)
+    monkeypatch.setattr(phantom, "generate", generated)
     small = {"train.image_size": 32, "sam.image_size": 64, "train.iterations": 6, "train.val_every": 3, "train.log_every": 3,
              "train.checkpoint_every": 2, "train.batch_labeled": 2, "train.batch_unlabeled": 2, "train.threads": 1}
     demo = {stage: {k: v for k, v in settings.items() if k not in small} for stage, settings in PROFILES["demo"].items()}

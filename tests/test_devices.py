@@ -36,9 +36,11 @@ def method_on(device, name, config):
     return method, config
 
 
+@pytest.mark.parametrize("prompt", ["none", "box"])
 @pytest.mark.parametrize("name", method_names())
-def test_a_step_never_waits_for_the_device(name, config, monkeypatch):
-    """Batch, views, step and gradients. One wait is left: whether connected components have settled."""
+def test_a_step_never_waits_for_the_device(name, prompt, config, monkeypatch):
+    """Batch, views, step and gradients. One wait is left, where boxes or BCP ask: whether connected components have settled."""
+    config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, prompt=prompt))
     asked = []
     monkeypatch.setattr(prompts, "largest_by_propagation", lambda masks: asked.append(len(masks)) or masks)
     method, config = method_on(META, name, config)
@@ -46,7 +48,7 @@ def test_a_step_never_waits_for_the_device(name, config, monkeypatch):
     with NoWaiting():
         batch = draw_batch(pool, 8, config, torch.Generator().manual_seed(0), iteration=0, unlabeled=True, strong_views=method.strong_views)
         sum(method.step(batch).losses.values()).backward()
-    assert len(asked) == (name == "bcp" or name.startswith("samatch-")) + (name == "samatch-bcp")
+    assert len(asked) == (name.removeprefix("samatch-") == "bcp") + (name.startswith("samatch-") and prompt == "box")
     assert any(p.grad is not None for network in method.networks().values() for p in network.parameters())
 
 
