@@ -112,7 +112,8 @@ def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> 
 
 def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
     """Dice of the pseudo-labels against the hidden labels of unlabeled training slices, one panel a class."""
-    figure, axes = plt.subplots(1, len(classes), figsize=(3.2 * len(classes), 3.3), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    width = max(5.5, 3.2 * len(classes))
+    figure, axes = plt.subplots(1, len(classes), figsize=(width, 3.8), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
     for axis, cls in zip(axes[0], classes):
         for source, (color, style, name) in SOURCE_STYLES.items():
             if f"pseudo_dice_{source}_{cls}" not in log:
@@ -122,7 +123,7 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
         axis.set(title=cls, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Dice against hidden label (%)")
-    axes[0, -1].legend(fontsize=8, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
