@@ -20,7 +20,7 @@ export SAMATCH_DATA := $(abspath $(DATA))
 endif
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-LIBRARY := $(wildcard samatch/*.py samatch/*/*.py)
+LIBRARY := $(shell find samatch -name "*.py")
 OUT := executed/$(PROFILE)/$(DATASET)
 # One stamp a choice of method, SAM, seed and budget: another choice is another set of files.
 TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
@@ -47,7 +47,7 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
-	 $(PY) -m samatch.tables --profile $$1 --dataset $$2 --print && \
+	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
 	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"
 
 run: $(EXECUTED)
@@ -63,29 +63,29 @@ $(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
-	@printf '%s\n' $(VARIANTS) | xargs -P $(SIDE_BY_SIDE) -I % $(PY) -W ignore -m samatch.train $(RUN_ARGS) --method samatch-$(METHOD) --variant %
-	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET)
+	@printf '%s\n' $(VARIANTS) | xargs -P $(SIDE_BY_SIDE) -I % $(PY) -W ignore -m samatch train $(RUN_ARGS) --method samatch-$(METHOD) --variant %
+	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
-	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch.train $(RUN_ARGS)
-	@$(PY) -m samatch.tables --profile $(PROFILE) --dataset $(DATASET) --print
+	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch train $(RUN_ARGS)
+	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
 
 folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DATASET=chaos
-	@$(PY) -m samatch.folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
+	@$(PY) -m samatch folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
 
 data: $(READY)  ## get and prepare a data set: DATASET=acdc, busi or chaos; DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
-	@$(PY) -m samatch.provide data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
+	@$(PY) -m samatch data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
 verify: $(READY)  ## check every file and array of a set against its manifest
-	@$(PY) -m samatch.provide verify --dataset $(or $(DATASET),acdc)
+	@$(PY) -m samatch verify --dataset $(or $(DATASET),acdc)
 manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
-	@$(PY) -m samatch.curate --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
+	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
-	@$(PY) -m samatch.predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
+	@$(PY) -m samatch predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
 
 benchmark: $(READY)  ## time every step against a plain reference with the published structure, and how the cost grows; writes results/benchmarks and two figures
 	$(PY) -W ignore -m benchmarks.run

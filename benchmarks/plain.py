@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from samatch.losses import sam_loss, segmentation_loss
-from samatch.metrics import dice
-from samatch.prompts import Prompt
-from samatch.sam import SamModel, resize
+from samatch.networks.losses import sam_loss, segmentation_loss
+from samatch.training.metrics import dice
+from samatch.sam.prompts import Prompt
+from samatch.sam.model import SamModel, resize
 
 MARGIN = 10  # pixels at 256
 JITTER = ColorJitter(0.8, 0.8, 0.8)

@@ -26,14 +26,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainTrainer
-from samatch import evaluate, paths, plots, repro, task
-from samatch.config import FINETUNE, make_config
-from samatch.datasets import load_cases
-from samatch.devices import device_name, find_device
-from samatch.manifest import load_manifest
-from samatch.methods import method_names
-from samatch.records import Run, write_text
-from samatch.train import TrainingState, train_one
+from samatch.training import evaluate, task
+from samatch.system import paths, repro
+from samatch.results import plots
+from samatch.config.settings import FINETUNE, make_config
+from samatch.data.volumes import load_cases
+from samatch.system.devices import device_name, find_device
+from samatch.data.manifest import load_manifest
+from samatch.methods.base import method_names
+from samatch.results.records import Run, write_text
+from samatch.training.train import TrainingState, train_one
 
 SIZE, BATCH = 256, 2
 DEVICE = find_device()

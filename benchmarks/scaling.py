@@ -19,16 +19,18 @@ import pandas as pd
 import torch
 
 from benchmarks.run import DEVICE, about_here, apart, seconds, set_up
-from samatch import evaluate, paths, plots, task
-from samatch.config import make_config
-from samatch.data import SlicePool, draw_batch
-from samatch.datasets import load_cases
-from samatch.devices import bf16_is_fast
-from samatch.embeddings import EmbeddingCache
-from samatch.manifest import load_manifest
-from samatch.methods import PseudoLabel, method_class
-from samatch.records import write_text
-from samatch.train import descend, make_optimizers
+from samatch.training import evaluate, task
+from samatch.system import paths
+from samatch.results import plots
+from samatch.config.settings import make_config
+from samatch.data.batches import SlicePool, draw_batch
+from samatch.data.volumes import load_cases
+from samatch.system.devices import bf16_is_fast
+from samatch.sam.embeddings import EmbeddingCache
+from samatch.data.manifest import load_manifest
+from samatch.methods.base import PseudoLabel, method_class
+from samatch.results.records import write_text
+from samatch.training.train import descend, make_optimizers
 
 COUNTS = {"iterations": (5, 10, 20, 40), "slices": (8, 16, 32, 64), "classes": (1, 2, 4, 8)}
 IMAGES = 4

@@ -4,8 +4,8 @@ import functools
 import pytest
 import torch
 
-from samatch.config import PROFILES, make_config
-from samatch.datasets import phantom
+from samatch.config.settings import PROFILES, make_config
+from samatch.data.readers import phantom
 
 _GENERATED = functools.cache(phantom.generate)  # a third of the time of a short training is spent on phantoms
 

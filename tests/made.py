@@ -5,7 +5,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from samatch.images import kept_locale
+from samatch.data.images import kept_locale
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
 AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])

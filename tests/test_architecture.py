@@ -7,14 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samatch"
-FLOORS = [("paths", "config", "profiles", "repro", "devices", "errors", "progress", "download", "archives"),
-          ("manifest", "geometry", "images", "splits", "prepared", "prompts", "losses", "metrics", "augment"),
-          ("data", "networks", "weights", "sam", "datasets", "listing", "duplicates", "embeddings"),
-          ("methods", "evaluate", "records", "clinical", "curate", "provide"),
-          ("task", "train", "stats", "tables", "folds", "plots", "examples", "predict")]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-# The package file of a folder, and files that start with _, may be imported by its members; members do not import one another.
-FAMILIES = ("methods", "sam", "datasets")
+# Lowest first. A room imports from itself and from those before it; __main__ stands above all.
+ROOMS = ("system", "config", "data", "networks", "sam", "methods", "results", "training", "__main__")
+# Files of a family are found by their name and do not import one another; files that start with _ hold what several share.
+FAMILIES = {"data/readers": (), "sam/models": (), "methods": ("base",)}
 
 
 def modules():
@@ -32,23 +28,40 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_every_module_has_a_floor_and_imports_only_its_own_or_lower_ones():
+def test_every_file_stands_in_a_room_and_imports_only_from_its_own_or_lower_ones():
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert folders == set(ROOMS) - {"__main__"}
     for path in modules():
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for name in imported(path):
-            assert FLOOR[name.split(".")[1]] <= FLOOR[room], f"{path.name} (floor {FLOOR[room]}) imports {name}"
+            above = ROOMS.index(name.split(".")[1]) > ROOMS.index(room)
+            assert not above, f"{path.relative_to(PACKAGE)} imports {name} from a room above"
+
+
+def test_package_files_hold_a_docstring_and_no_logic():
+    for path in PACKAGE.rglob("__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+        assert all(isinstance(node, ast.Assign) and node.targets[0].id == "__version__" for node in body[1:]), path
+
+
+def test_no_two_modules_share_a_name():
+    names = [path.stem for path in modules() if path.stem != "__init__"]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
 
 
 def test_members_of_a_family_do_not_import_each_other():
-    for family in FAMILIES:
+    for family, shared in FAMILIES.items():
+        package = f"samatch.{family.replace('/', '.')}."
+        allowed = tuple(package + name for name in ("_", *shared))
         for path in (PACKAGE / family).glob("*.py"):
-            others = [name for name in imported(path) if name.startswith(f"samatch.{family}.") and not name.startswith(f"samatch.{family}._")]
+            others = [name for name in imported(path) if name.startswith(package) and not name.startswith(allowed)]
             assert not others, path
 
 
 def test_analysis_does_not_import_torch():
     names = ("records", "clinical", "stats", "tables", "folds", "plots", "examples")
-    code = f"import {', '.join(f'samatch.{name}' for name in names)}, sys; sys.exit('torch' in sys.modules)"
+    code = f"import {', '.join(f'samatch.results.{name}' for name in names)}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

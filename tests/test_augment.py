@@ -4,9 +4,8 @@ import math
 import pytest
 import torch
 
-from samatch.augment import (cutmix_boxes, elastic_field, inverse, paste_donor, random_affine, strong_view, warp, warp_label,
-                             warp_probs)
-from samatch.config import Augment
+from samatch.data.augment import cutmix_boxes, elastic_field, inverse, paste_donor, random_affine, strong_view, warp, warp_label, warp_probs
+from samatch.config.settings import Augment
 
 SETTINGS = Augment(scale=0.15, gamma=0.4)
 

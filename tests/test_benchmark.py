@@ -9,13 +9,13 @@ import torch
 from benchmarks.plain import PlainTrainer
 from benchmarks.run import comparable
 from benchmarks.scaling import exponents, squares
-from samatch.config import make_config
-from samatch.data import Batch, SlicePool, draw_batch
-from samatch.datasets import load_cases
-from samatch.manifest import load_manifest
-from samatch.methods import method_class, predict_weak
-from samatch.networks import UNet
-from samatch.sam import build_sam
+from samatch.config.settings import make_config
+from samatch.data.batches import Batch, SlicePool, draw_batch
+from samatch.data.volumes import load_cases
+from samatch.data.manifest import load_manifest
+from samatch.methods.base import method_class, predict_weak
+from samatch.networks.unet import UNet
+from samatch.sam.model import build_sam
 
 B, S, CLASSES = 2, 32, 4
 

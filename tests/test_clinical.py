@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from samatch import plots, tables
-from samatch.clinical import agreement, bias_and_limits, by_group, measurements
-from samatch.errors import InputError
-from samatch.manifest import Case, load_manifest, write_manifest
+from samatch.results import plots, tables
+from samatch.results.clinical import agreement, bias_and_limits, by_group, measurements
+from samatch.system.errors import InputError
+from samatch.data.manifest import Case, load_manifest, write_manifest
 
 CLINICAL = {"ventricle": "LV", "ed": "frame01", "es": "frame02"}
 ABOUT = dict(title="t", classes=["MYO", "LV"], normalisation="n", licence="l", source="s", citation="c",

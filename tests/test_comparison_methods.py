@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.config import FINETUNE, GUIDED, make_config
-from samatch.data import Batch, SlicePool, draw_batch
-from samatch.datasets import phantom
-from samatch.methods import method_class, method_names, rampup
-from samatch.methods._bases import TeacherMethod, update_ema
+from samatch.config.settings import FINETUNE, GUIDED, make_config
+from samatch.data.batches import Batch, SlicePool, draw_batch
+from samatch.data.readers import phantom
+from samatch.methods.base import method_class, method_names, rampup
+from samatch.methods._families import TeacherMethod, update_ema
 from samatch.methods.adversarial import evidence
 from samatch.methods.bcp import largest_of_each_class, pair_up
 from samatch.methods.cct import channel_drop, feature_drop, feature_noise
 from samatch.methods.deep_co_training import adversarial
-from samatch.networks import UNet
+from samatch.networks.unet import UNet
 
 B, C, S = 2, 3, 32
 PLAIN = [name for name in method_names() if not name.startswith(GUIDED) and name != FINETUNE]

@@ -1,7 +1,7 @@
 import pytest
 
-from samatch.config import PROFILES, VARIANTS, make_config, parent_configs, run_id
-from samatch.errors import InputError
+from samatch.config.settings import PROFILES, VARIANTS, make_config, parent_configs, run_id
+from samatch.system.errors import InputError
 
 
 def test_identity():

@@ -4,18 +4,19 @@ import nibabel
 import numpy as np
 import pytest
 
-from samatch import paths
-from samatch.config import make_config
-from samatch.curate import curate, left_apart, main
-from samatch.datasets import Entry, load_cases, phantom
-from samatch.duplicates import groups_of, perceptual_hash, put_together
-from samatch.errors import InputError
-from samatch.images import read_label
-from samatch.listing import from_csv, from_folder
-from samatch.manifest import Case
-from samatch.predict import predict
-from samatch.splits import budgets, draw, sizes
-from samatch.train import train
+from samatch.system import paths
+from samatch.config.settings import make_config
+from samatch.data.curate import curate, left_apart, main
+from samatch.data.volumes import Entry, load_cases
+from samatch.data.readers import phantom
+from samatch.data.duplicates import groups_of, perceptual_hash, put_together
+from samatch.system.errors import InputError
+from samatch.data.images import read_label
+from samatch.data.listing import from_csv, from_folder
+from samatch.data.manifest import Case
+from samatch.training.predict import predict
+from samatch.data.splits import budgets, draw, sizes
+from samatch.training.train import train
 from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
 
 @pytest.fixture

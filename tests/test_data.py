@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.config import Augment, make_config
-from samatch.data import SlicePool, augmented_views, draw_batch, draw_labeled, resized, soft_label
-from samatch.datasets import Volume
-from samatch.manifest import Case
-from samatch.task import sam_views
+from samatch.config.settings import Augment, make_config
+from samatch.data.batches import SlicePool, augmented_views, draw_batch, draw_labeled, resized, soft_label
+from samatch.data.volumes import Volume
+from samatch.data.manifest import Case
+from samatch.training.task import sam_views
 
 
 def volume(label, case_id="a", image=None):

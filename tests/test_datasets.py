@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from samatch import repro
-from samatch.datasets import UNKNOWN, Entry, Raw, acdc, array_faults, busi, chaos, load_case, load_cases, mrliver, normalise, phantom
-from samatch.errors import InputError
-from samatch.manifest import Case, load_manifest, write_manifest
-from samatch.methods import overlap
+from samatch.system import repro
+from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, load_case, load_cases, normalise
+from samatch.data.readers import acdc, busi, chaos, mrliver, phantom
+from samatch.system.errors import InputError
+from samatch.data.manifest import Case, load_manifest, write_manifest
+from samatch.methods.base import overlap
 
 AFFINE = np.diag([1.5, 1.4, 10.0, 1.0])
 

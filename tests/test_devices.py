@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from samatch import prompts
-from samatch.data import SlicePool, draw_batch
-from samatch.methods import method_class, method_names
-from samatch.networks import UNet
-from samatch.sam import build_sam
+from samatch.sam import prompts
+from samatch.data.batches import SlicePool, draw_batch
+from samatch.methods.base import method_class, method_names
+from samatch.networks.unet import UNet
+from samatch.sam.model import build_sam
 
 META, CLASSES, SIZE = torch.device("meta"), 4, 64  # Swin UNETR's smallest
 

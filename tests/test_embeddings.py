@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.datasets import load_cases
-from samatch.embeddings import EmbeddingCache
-from samatch.manifest import load_manifest
-from samatch.sam import build_sam
+from samatch.data.volumes import load_cases
+from samatch.sam.embeddings import EmbeddingCache
+from samatch.data.manifest import load_manifest
+from samatch.sam.model import build_sam
 
 
 @pytest.fixture

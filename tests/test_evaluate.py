@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from samatch.datasets import Volume
-from samatch.evaluate import dice_by_class, mean_of_defined
-from samatch.manifest import Case
+from samatch.data.volumes import Volume
+from samatch.training.evaluate import dice_by_class, mean_of_defined
+from samatch.data.manifest import Case
 
 
 def volume(*classes):

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch import folds, paths, splits
-from samatch.config import run_id
-from samatch.errors import InputError
-from samatch.manifest import SPLITS, load_manifest
-from samatch.records import RUN_COLUMNS
+from samatch.results import folds
+from samatch.system import paths
+from samatch.data import splits
+from samatch.config.settings import run_id
+from samatch.system.errors import InputError
+from samatch.data.manifest import SPLITS, load_manifest
+from samatch.results.records import RUN_COLUMNS
 
 NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
 # (method, sam, variant), Dice of every test patient, validation Dice in each fold

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from samatch.errors import InputError
-from samatch.geometry import shape_doubts
-from samatch.images import check_geometry, read
-from samatch.predict import write_mask
+from samatch.system.errors import InputError
+from samatch.data.geometry import shape_doubts
+from samatch.data.images import check_geometry, read
+from samatch.training.predict import write_mask
 
 SIZES = np.array([1.5, 1.25, 8.0])
 PIXDIM = 80  # bytes before the voxel size along x, a float of four bytes

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samatch.errors import InputError
-from samatch.images import check_geometry, read, read_label
+from samatch.system.errors import InputError
+from samatch.data.images import check_geometry, read, read_label
 from tests.made import VOLUME, tiff, turned, write_series
 
 RNG = np.random.default_rng(0)

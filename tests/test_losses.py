@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.losses import cross_entropy, dice_loss, sam_loss, sam_loss_as_published, segmentation_loss
+from samatch.networks.losses import cross_entropy, dice_loss, sam_loss, sam_loss_as_published, segmentation_loss
 
 
 def test_cross_entropy_counts_kept_pixels_only():

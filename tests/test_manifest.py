@@ -4,11 +4,11 @@ from collections import Counter
 import pytest
 import yaml
 
-from samatch import paths
-from samatch.curate import draw_splits
-from samatch.datasets import Entry
-from samatch.errors import InputError
-from samatch.manifest import Case, load_manifest, manifest_faults, write_manifest
+from samatch.system import paths
+from samatch.data.curate import draw_splits
+from samatch.data.volumes import Entry
+from samatch.system.errors import InputError
+from samatch.data.manifest import Case, load_manifest, manifest_faults, write_manifest
 
 ABOUT = dict(title="t", classes=["a"], normalisation="n", licence="l", source="s", citation="c", known_faults="k", budgets=[1, 2])
 

@@ -7,16 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samatch.config import make_config
-from samatch.data import SlicePool, draw_batch
-from samatch.errors import InputError
-from samatch.methods import PseudoLabel, method_class, predict_weak, rampup
+from samatch.config.settings import make_config
+from samatch.data.batches import SlicePool, draw_batch
+from samatch.system.errors import InputError
+from samatch.methods.base import PseudoLabel, method_class, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
-from samatch.methods.samatch import (SamMatch, class_probs, combine, expected_iou, gate, merge, published_logits, reliability,
-                                     replace_as_published, trusted_pixels)
-from samatch.networks import UNet
-from samatch.profiles import VARIANTS
-from samatch.sam import SamModel, build_sam
+from samatch.methods.sam_match import SamMatch, class_probs, combine, expected_iou, gate, merge, published_logits, reliability, replace_as_published, trusted_pixels
+from samatch.networks.unet import UNet
+from samatch.config.profiles import VARIANTS
+from samatch.sam.model import SamModel, build_sam
 
 CLASSES = 4
 
@@ -172,7 +171,7 @@ def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
 
 
 def method_batch(theta):
-    from samatch.data import Batch
+    from samatch.data.batches import Batch
 
     image, index = torch.zeros(1, 1, 32, 32), torch.zeros(1, dtype=torch.long)
     return Batch(image, image[:, 0].long(), index, theta, 0, 0.0, image_w=image, index_u=index, theta_u=theta)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
-from samatch.metrics import case_metrics, dice, surface_distances
+from samatch.training.metrics import case_metrics, dice, surface_distances
 
 
 def block(shape, *ranges):

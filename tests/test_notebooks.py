@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 from matplotlib import pyplot as plt
 
-from samatch import paths
+from samatch.system import paths
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 

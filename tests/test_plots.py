@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
-from samatch import plots
+from samatch.results import plots
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samatch.config import Refine, prompt_kinds
-from samatch.prompts import NO_POINT, Prompt, boxes_of, class_masks, foreground_logits, jitter, largest_by_propagation, largest_components, points_of, prompt_from_probs, widen
+from samatch.config.settings import Refine, prompt_kinds
+from samatch.sam.prompts import NO_POINT, Prompt, boxes_of, class_masks, foreground_logits, jitter, largest_by_propagation, largest_components, points_of, prompt_from_probs, widen
 
 
 def plain_box(mask):

@@ -14,14 +14,15 @@ import pytest
 import torch
 import yaml
 
-from samatch import paths, prepared, provide
-from samatch.archives import unpack
-from samatch.curate import curate
-from samatch.data import SlicePool
-from samatch.datasets import load_case, load_cases
-from samatch.errors import InputError
-from samatch.manifest import load_manifest, write_cases
-from samatch.repro import file_sha256
+from samatch.system import paths
+from samatch.data import prepared, provide
+from samatch.system.archives import unpack
+from samatch.data.curate import curate
+from samatch.data.batches import SlicePool
+from samatch.data.volumes import load_case, load_cases
+from samatch.system.errors import InputError
+from samatch.data.manifest import load_manifest, write_cases
+from samatch.system.repro import file_sha256
 from tests.made import ellipse, png
 
 

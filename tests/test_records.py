@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch import examples, paths, repro, stats, tables
-from samatch.config import make_config, run_id
-from samatch.curate import curate
-from samatch.errors import InputError
-from samatch.records import RUN_COLUMNS, Run, collect, collect_trials, read_results, read_table, result_faults, write_text
+from samatch.results import examples, stats, tables
+from samatch.system import paths, repro
+from samatch.config.settings import make_config, run_id
+from samatch.data.curate import curate
+from samatch.system.errors import InputError
+from samatch.results.records import RUN_COLUMNS, Run, collect, collect_trials, read_results, read_table, result_faults, write_text
 from tests.made import ellipse, png
 
 SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "box"),
@@ -489,7 +490,7 @@ def test_write_text_is_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("folder", sorted(p.parent for p in paths.TRACKED_RESULTS.glob("*/*/runs.csv")), ids=lambda f: "/".join(f.parts[-2:]))
 def test_tracked_results_are_sound(folder):
     """The repository's own records: no faults, tables that follow from them, complete test sets."""
-    from samatch.manifest import load_manifest
+    from samatch.data.manifest import load_manifest
 
     profile, dataset = folder.parts[-2:]
     runs, cases = read_results(profile, dataset, folder)
@@ -529,7 +530,7 @@ def test_earlier_records_without_millimetres_are_read(folder):
 
 
 def test_runs_of_an_earlier_manifest_with_the_same_data_go_with_todays(folder):
-    from samatch.manifest import load_manifest
+    from samatch.data.manifest import load_manifest
 
     manifest = load_manifest("acdc")
     runs = pd.read_csv(folder / "runs.csv")

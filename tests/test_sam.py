@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from samatch import sam as sam_module
-from samatch.config import make_config
-from samatch.errors import InputError
-from samatch.networks import UNet
-from samatch.prompts import Prompt
-from samatch.sam import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
-from samatch.sam import _vit, lite_medsam
-from samatch.sam.lite_medsam import adapt
-from samatch.weights import load_weights, weights_file
+from samatch.sam import model as sam_module
+from samatch.config.settings import make_config
+from samatch.system.errors import InputError
+from samatch.networks.unet import UNet
+from samatch.sam.prompts import Prompt
+from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
+from samatch.sam.models import _vit, lite_medsam
+from samatch.sam.models.lite_medsam import adapt
+from samatch.sam.weights import load_weights, weights_file
 
 
 @pytest.fixture(scope="module")

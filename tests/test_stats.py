@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch import stats
-from samatch.errors import InputError
+from samatch.results import stats
+from samatch.system.errors import InputError
 
 
 def exact_p(difference):

@@ -19,8 +19,8 @@ import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
 import write_pages  # noqa: E402
 
-from samatch.config import make_config  # noqa: E402
-from samatch.errors import InputError  # noqa: E402
+from samatch.config.settings import make_config  # noqa: E402
+from samatch.system.errors import InputError  # noqa: E402
 
 PARAMETERS = "\n".join(['profile: str = "demo"', 'dataset: str = "phantom"', "n_labeled: int = 3", 'method: str = "m"', 'sam: str = "s"', "seed: int = 0"])
 

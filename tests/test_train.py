@@ -11,15 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-from samatch import evaluate, metrics, paths, records, train
-from samatch.config import PROFILES, make_config
-from samatch.data import draw_batch
-from samatch.datasets import load_cases
-from samatch.errors import InputError
-from samatch.manifest import load_manifest
-from samatch.profiles import ABLATIONS
-from samatch.records import Run, read_table
-from samatch.task import load_student, prepare
+from samatch.training import evaluate, metrics, train
+from samatch.system import paths
+from samatch.results import records
+from samatch.config.settings import PROFILES, make_config
+from samatch.data.batches import draw_batch
+from samatch.data.volumes import load_cases
+from samatch.system.errors import InputError
+from samatch.data.manifest import load_manifest
+from samatch.config.profiles import ABLATIONS
+from samatch.results.records import Run, read_table
+from samatch.training.task import load_student, prepare
 from tests.conftest import shrink_demo
 
 

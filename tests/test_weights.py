@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from samatch import weights
-from samatch.download import download
-from samatch.errors import InputError
+from samatch.sam import weights
+from samatch.system.download import download
+from samatch.system.errors import InputError
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -71,6 +71,6 @@ def test_without_network_the_error_names_file_and_place(monkeypatch):
 
 
 def test_every_sam_with_weights_has_a_row():
-    from samatch.sam import sam_names
+    from samatch.sam.model import sam_names
 
     assert set(weights.sam_weights()) == set(sam_names()) - {"tiny"}

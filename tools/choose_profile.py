@@ -7,13 +7,13 @@ import sys
 
 import torch
 
-from samatch import paths
-from samatch.config import PROFILES
-from samatch.datasets import data_folder, load_case
-from samatch.errors import InputError, known
-from samatch.manifest import load_manifest, manifest_folders
-from samatch.prepared import prepared_file
-from samatch.records import read_table
+from samatch.system import paths
+from samatch.config.settings import PROFILES
+from samatch.data.volumes import data_folder, load_case
+from samatch.system.errors import InputError, known
+from samatch.data.manifest import load_manifest, manifest_folders
+from samatch.data.prepared import prepared_file
+from samatch.results.records import read_table
 
 PHANTOM, FIRST = "phantom", "acdc"
 

@@ -1,11 +1,11 @@
-"""Prints one line of arguments for `python -m samatch.train` a run: usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD"""
+"""Prints one line of arguments for `samatch train` a run: usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD"""
 
 import sys
 
-from samatch.config import FINETUNE, GUIDED, SUPERVISED
-from samatch.errors import InputError, known
-from samatch.methods import method_names
-from samatch.profiles import ABLATIONS
+from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
+from samatch.system.errors import InputError, known
+from samatch.methods.base import method_names
+from samatch.config.profiles import ABLATIONS
 
 
 SEEDS = (1, 2)  # beside seed 0 of `make reproduce`

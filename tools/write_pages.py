@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from samatch import paths, tables
-from samatch.errors import InputError, known
-from samatch.records import read_results, read_table
+from samatch.system import paths
+from samatch.results import tables
+from samatch.system.errors import InputError, known
+from samatch.results.records import read_results, read_table
 
 MARKED = re.compile(r"(<!-- table (\w+) (\w+)/(\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 

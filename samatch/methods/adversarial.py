@@ -12,7 +12,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 from torch.func import functional_call
 
-from samatch.methods._bases import ConsistencyMethod, like
+from samatch.methods._families import ConsistencyMethod, like
 
 
 class Adversarial(ConsistencyMethod):

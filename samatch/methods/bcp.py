@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.devices import send
-from samatch.losses import segmentation_loss
-from samatch.methods import PseudoLabel, Settings, StepOutput
-from samatch.methods._bases import TeacherMethod, forward_together
-from samatch.prompts import class_masks, largest_components
+from samatch.system.devices import send
+from samatch.networks.losses import segmentation_loss
+from samatch.methods.base import PseudoLabel, Settings, StepOutput
+from samatch.methods._families import TeacherMethod, forward_together
+from samatch.sam.prompts import class_masks, largest_components
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samatch.methods._bases import ConsistencyMethod, like
-from samatch.networks import Decoder
+from samatch.methods._families import ConsistencyMethod, like
+from samatch.networks.unet import Decoder
 
 
 class Cct(ConsistencyMethod):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.losses import cross_entropy
-from samatch.methods._bases import ConsistencySettings, TwoStudents
+from samatch.networks.losses import cross_entropy
+from samatch.methods._families import ConsistencySettings, TwoStudents
 
 
 @dataclass(frozen=True)

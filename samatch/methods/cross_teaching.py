@@ -8,8 +8,8 @@ starts from ImageNet's. The CNN is validated and tested, as in the paper.
 
 from monai.networks.nets import SwinUNETR
 
-from samatch.losses import dice_loss
-from samatch.methods._bases import TwoStudents, like
+from samatch.networks.losses import dice_loss
+from samatch.methods._families import TwoStudents, like
 
 
 class CrossTeaching(TwoStudents):

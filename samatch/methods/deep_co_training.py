@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.methods import frozen_statistics
-from samatch.methods._bases import ConsistencySettings, TwoStudents, entropy
+from samatch.methods.base import frozen_statistics
+from samatch.methods._families import ConsistencySettings, TwoStudents, entropy
 
 
 @dataclass(frozen=True)

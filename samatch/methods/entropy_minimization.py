@@ -5,7 +5,7 @@
 
 import math
 
-from samatch.methods._bases import ConsistencyMethod, entropy
+from samatch.methods._families import ConsistencyMethod, entropy
 
 
 class EntropyMinimization(ConsistencyMethod):

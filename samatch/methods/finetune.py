@@ -11,9 +11,9 @@ import torch
 
 from torch import nn
 
-from samatch.config import RunConfig
-from samatch.methods import Method, StepOutput
-from samatch.sam import SamModel, classes_loss, reference_loss
+from samatch.config.settings import RunConfig
+from samatch.methods.base import Method, StepOutput
+from samatch.sam.model import SamModel, classes_loss, reference_loss
 
 
 class FineTune(Method):

@@ -9,10 +9,10 @@ batch-norm's running statistics, and the complementary-label term is left out.
 
 from dataclasses import dataclass
 
-from samatch.augment import paste_donor
-from samatch.losses import segmentation_loss
-from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
-from samatch.methods._bases import forward_together
+from samatch.data.augment import paste_donor
+from samatch.networks.losses import segmentation_loss
+from samatch.methods.base import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
+from samatch.methods._families import forward_together
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.devices import send
-from samatch.methods._bases import TeacherMethod, TeacherSettings, forward_together
+from samatch.system.devices import send
+from samatch.methods._families import TeacherMethod, TeacherSettings, forward_together
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 import torch.nn.functional as F
 
-from samatch.methods._bases import TeacherMethod
+from samatch.methods._families import TeacherMethod
 
 
 class MeanTeacher(TeacherMethod):

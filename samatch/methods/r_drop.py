@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.losses import segmentation_loss
-from samatch.methods._bases import ConsistencyMethod, ConsistencySettings
+from samatch.networks.losses import segmentation_loss
+from samatch.methods._families import ConsistencyMethod, ConsistencySettings
 
 
 @dataclass(frozen=True)

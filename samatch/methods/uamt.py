@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.methods import rampup
-from samatch.methods._bases import TeacherMethod, TeacherSettings, entropy
+from samatch.methods.base import rampup
+from samatch.methods._families import TeacherMethod, TeacherSettings, entropy
 
 
 @dataclass(frozen=True)

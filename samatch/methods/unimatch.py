@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.augment import paste_donor
-from samatch.losses import dice_loss, segmentation_loss
-from samatch.methods import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
+from samatch.data.augment import paste_donor
+from samatch.networks.losses import dice_loss, segmentation_loss
+from samatch.methods.base import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
 
 
 @dataclass(frozen=True)

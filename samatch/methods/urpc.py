@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samatch.losses import segmentation_loss
-from samatch.methods._bases import ConsistencyMethod, like
-from samatch.networks import CHANNELS
+from samatch.networks.losses import segmentation_loss
+from samatch.methods._families import ConsistencyMethod, like
+from samatch.networks.unet import CHANNELS
 
 
 class Urpc(ConsistencyMethod):

@@ -1,0 +1,44 @@
+"""One command line: `samatch COMMAND ...`, or `python -m samatch COMMAND ...`."""
+
+import importlib
+import sys
+
+from samatch.system.errors import InputError
+
+COMMANDS = {  # name: (module, words put before the user's, what it does, an example)
+    "data": ("data.provide", ["data"], "get a data set and prepare it", "--dataset busi --archive BUSI.zip"),
+    "verify": ("data.provide", ["verify"], "check a data set against its manifest", "--dataset acdc"),
+    "manifest": ("data.curate", [], "check the files of a set of your own, write its manifest", "--name hearts --classes lv,rv"),
+    "train": ("training.train", [], "train one run, missing parents first",
+              "--profile laptop --dataset acdc --method samatch-fixmatch --seed 0"),
+    "predict": ("training.predict", [], "masks for the images of a folder",
+                "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks"),
+    "tables": ("results.tables", [], "collect the runs, write the tables", "--profile laptop --dataset acdc --print"),
+    "folds": ("results.folds", [], "draw the folds of a set, or pool their runs", "pool --profile laptop --dataset chaos"),
+}
+
+
+def help_text() -> str:
+    rows = [f"  {name:10}{what}\n  {'':10}  samatch {name} {example}" for name, (_, _, what, example) in COMMANDS.items()]
+    return "\n".join(["usage: samatch COMMAND ...   (samatch COMMAND --help)", "", *rows])
+
+
+def main(words: list[str] | None = None) -> None:
+    """Hands the words to the command's module. Bad input ends with one `error: ...` and exit status 1."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        return print(help_text())
+    name, *rest = words
+    if name not in COMMANDS:
+        raise SystemExit(f"error: unknown command {name!r}\n{help_text()}")
+    module, before, _, example = COMMANDS[name]
+    if rest[:1] in (["-h"], ["--help"]):
+        print(f"example: samatch {name} {example}\n")
+    try:
+        importlib.import_module(f"samatch.{module}").main(before + rest)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

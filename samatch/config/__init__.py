@@ -1,0 +1,1 @@
+"""What a run is: its settings, the profiles, the variants and their identities."""

@@ -1,0 +1,27 @@
+"""CHAOS T2-SPIR abdominal MRI (Kavur et al., Medical Image Analysis 2021), liver against the rest: the public stand-in for MRLiver.
+
+Twenty scans as NIfTI pairs `image_1.nii.gz`, `label_1.nii.gz`. Of the labels (1 liver, 2 and 3 kidneys, 4 spleen) only the liver is kept.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from samatch.data.volumes import Entry, Raw
+from samatch.data.images import check_geometry, read
+from samatch.data.manifest import Case
+
+LIVER = 1
+
+
+def load(case: Case, folder: Path) -> Raw:
+    """`case_id` is scan<number>, one scan a patient."""
+    number = case.case_id.removeprefix("scan")
+    image, label = (read(folder / f"{kind}_{number}.nii.gz") for kind in ("image", "label"))
+    check_geometry(image, label)
+    return Raw(image.array, (label.array == LIVER).astype(np.uint8), image.spacing, image.source, image.affine)
+
+
+def entries(folder: Path) -> list[Entry]:
+    numbers = sorted(int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("image_*.nii.gz"))
+    return [Entry(f"scan{number}", f"scan{number}") for number in numbers]

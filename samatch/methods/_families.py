@@ -1,0 +1,130 @@
+"""What several methods share: forward passes, a teacher by exponential moving average, two students."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samatch.data.batches import Batch
+from samatch.networks.losses import segmentation_loss
+from samatch.methods.base import Method, Settings, StepOutput, rampup, update_ema
+from samatch.networks.unet import UNet
+
+
+@dataclass(frozen=True)
+class ConsistencySettings(Settings):
+    """Weight of the unlabeled term and its ramp-up; defaults of SSL4MIS's trainers."""
+
+    lambda_u: float = 0.1            # weight of the unlabeled term ...
+    rampup: float = 1.0              # ... after this fraction of the iterations, exp(-5(1-t)^2) before
+
+
+class ConsistencyMethod(Method):
+    """loss = L(f(x_l), y_l) + lambda_u r(t) unsupervised: for methods that say only what is unsupervised.
+
+    r is the ramp-up, L = (CE + Dice) / 2.
+    """
+
+    Settings = ConsistencySettings
+
+    def predict(self, batch):
+        logits_l, logits_w = forward_together(self.student, batch.image_l, batch.image_w)
+        return {"logits_l": logits_l, "logits_w": logits_w}
+
+    def propose(self, predictions):
+        return None
+
+    def supervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
+        return segmentation_loss(predictions["logits_l"], batch.label_l)
+
+    def unsupervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def loss(self, predictions, batch, pseudo_label):
+        loss_sup, loss_unsup = self.supervised(predictions, batch), self.unsupervised(predictions, batch)
+        return StepOutput({"student": loss_sup + self.consistency_weight(batch) * loss_unsup},
+                          {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach()})
+
+    def consistency_weight(self, batch: Batch) -> float:
+        return self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
+
+
+@dataclass(frozen=True)
+class TeacherSettings(ConsistencySettings):
+    ema_decay: float = 0.99
+    noise: float = 0.1               # standard deviation of the noise on the teacher's images, cut at twice it
+
+
+class TeacherMethod(ConsistencyMethod):
+    """A consistency method with a teacher, the moving average of the student."""
+
+    Settings = TeacherSettings
+
+    def __init__(self, student, config):
+        super().__init__(student, config)
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+
+    def networks(self):
+        return {"student": self.student, "teacher": self.teacher}
+
+    def update_teacher(self, batch: Batch) -> None:
+        """Before the forward passes of an iteration, so that the teacher has followed all steps before it."""
+        update_ema(self.teacher, self.student, self.settings.ema_decay, batch.iteration)
+
+    @torch.no_grad()
+    def teach(self, image: Tensor) -> Tensor:
+        """The teacher's logits on the image with noise, under dropout as in training."""
+        noise = (torch.randn_like(image) * self.settings.noise).clamp(-2 * self.settings.noise, 2 * self.settings.noise)
+        return self.teacher.train()(image + noise)
+
+
+class TwoStudents(ConsistencyMethod):
+    """Two networks that teach each other; the first one is validated and tested."""
+
+    def __init__(self, student, config):
+        super().__init__(student, config)
+        self.student2 = self.new_partner(student)
+
+    def new_partner(self, student: nn.Module) -> nn.Module:
+        """The same network with random weights of its own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed + 1)
+            return like(UNet(student.num_classes), student)
+
+    def networks(self):
+        return {"student": self.student, "student2": self.student2}
+
+    def predict(self, batch):
+        found = {}
+        for suffix, network in (("", self.student), ("_2", self.student2)):
+            found["logits_l" + suffix], found["logits_w" + suffix] = forward_together(network, batch.image_l, batch.image_w)
+        return found
+
+    def cross(self, predictions: dict[str, Tensor], mine: str, other: str, batch: Batch) -> Tensor:
+        """The unlabeled term of the student with suffix `mine`, taught by the one with suffix `other`."""
+        raise NotImplementedError
+
+    def loss(self, predictions, batch, pseudo_label):
+        weight, losses, logs = self.consistency_weight(batch), {}, {}
+        for name, mine, other in (("student", "", "_2"), ("student2", "_2", "")):
+            loss_sup = segmentation_loss(predictions["logits_l" + mine], batch.label_l)
+            loss_unsup = self.cross(predictions, mine, other, batch)
+            losses[name] = loss_sup + weight * loss_unsup
+            logs |= {"loss_sup" + mine: loss_sup.detach(), "loss_unsup" + mine: loss_unsup.detach()}
+        return StepOutput(losses, logs)
+
+
+def forward_together(network: nn.Module, *images: Tensor) -> tuple[Tensor, ...]:
+    """Logits of each batch of images, from one pass over all of them (they share batch-norm's statistics)."""
+    return network(torch.cat(images)).split([len(image) for image in images])
+
+
+def like(network: nn.Module, student: nn.Module) -> nn.Module:
+    """`network` on the student's device and in its memory layout."""
+    return network.to(next(student.parameters()).device, memory_format=torch.channels_last)
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W), in nats."""
+    return -(probs * probs.clamp(min=1e-8).log()).sum(1)

@@ -1,0 +1,41 @@
+"""Example slices of test volumes with the runs' predictions, where images and predictions are on this machine."""
+
+import numpy as np
+from IPython.display import Image, display
+
+from samatch.system import paths
+from samatch.results import plots
+from samatch.data.volumes import load_cases
+from samatch.system.errors import InputError
+from samatch.data.manifest import load_manifest
+
+
+def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, str | None]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(title, image, class map) of the middle slice of each patient's first case, around the labeled object, for `plots.slices_with_contours`.
+
+    compared: name -> run_id, or None for the reference. Empty where data or predictions are missing.
+    """
+    manifest = load_manifest(dataset)
+    files = [paths.runs_dir(profile) / run / "predictions.npz" for run in compared.values() if run]
+    cases = [manifest.cases_of([patient])[0] for patient in patients]
+    try:
+        volumes = load_cases(manifest, cases) if all(file.exists() for file in files) else []
+    except InputError:
+        return []
+    found = []
+    for volume in volumes:
+        middle = len(volume.image) // 2
+        window = plots.around(volume.label.any(0), margin=20)
+        for name, run in compared.items():
+            label = volume.label if run is None else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
+            found.append((f"{volume.case.patient_id}: {name}", volume.image[middle][window], label[middle][window]))
+    return found
+
+
+def show_tracked(profile: str, dataset: str, name: str) -> None:
+    """Displays the tracked figure instead, or says that there is none."""
+    path = paths.TRACKED_FIGURES / profile / dataset / name
+    if path.exists():
+        display(Image(filename=str(path)))
+    else:
+        print(f"no images of {dataset} and no predictions of profile {profile} on this machine, and no tracked {name}")

@@ -1,0 +1,98 @@
+"""Paired tests between methods: two-sided Wilcoxon signed-rank, Bonferroni (the paper's) and Holm beside it.
+
+The patient is the unit: a patient's score is the mean over their volumes and classes. `unit="volume"` counts
+every volume, as the published code does, although two frames of one heart are not independent.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from samatch.system.errors import InputError, known
+
+UNITS = {"patient": "patient_id", "volume": "case_id"}
+ALPHA = 0.05
+DISTANCES = ["hd95", "asd"]
+
+
+def unit_scores(per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None) -> pd.DataFrame:
+    """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
+
+    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are
+    not compared: all of them are NaN.
+    """
+    column = UNITS[known(unit, UNITS, "unit")]
+    rows = per_case[(per_case.split == "test") & ((per_case["class"] == cls) if cls else True)]
+    return of_one_unit(rows).groupby([column, "run_id"])[metric].mean().unstack()
+
+
+def unit_of(cases: pd.DataFrame) -> str:
+    """The unit of the distances, or all of them: "mm", "mm and voxel"."""
+    return " and ".join(sorted(cases.distance_unit.unique()))
+
+
+def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases where their distances have one unit, else with NaN for distances: mm and pixels have no mean."""
+    distances = cases.columns.intersection(DISTANCES)
+    if distances.empty or cases.distance_unit.nunique() < 2:
+        return cases
+    return cases.assign(**dict.fromkeys(distances, float("nan")))
+
+
+def wilcoxon_family(scores: pd.DataFrame, reference: str, others: list[str], seed: int = 0) -> pd.DataFrame:
+    """The reference run against each other run: one row a comparison, corrected over the family.
+
+    scores: table unit x run_id. A difference is reference minus other, so that a positive one favours
+    the reference for Dice. Raises InputError where a run is not in the table.
+    """
+    for run in [reference, *others]:
+        known(run, scores.columns, "run")
+    if reference in others or not others:
+        raise InputError("a family of comparisons needs other runs than the reference", got=others, do="name at least one other run")
+    rows = [{"comparison": other, **paired_test((scores[reference] - scores[other]).to_numpy(), seed)} for other in others]
+    table = pd.DataFrame(rows)
+    table["p_bonferroni"] = (table.p * len(table)).clip(upper=1)
+    table["p_holm"] = holm(table.p.to_numpy())
+    table["significant"] = table.p_bonferroni < ALPHA
+    return table
+
+
+def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
+    """Wilcoxon signed-rank test of paired differences, with effect sizes.
+
+    rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap interval;
+    smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any defined difference p is
+    NaN: nothing was tested.
+    """
+    dropped = int(np.isnan(difference).sum())
+    difference = difference[~np.isnan(difference)]
+    moved = difference[difference != 0]
+    n, zeros = len(difference), len(difference) - len(moved)
+    result = {"n": n, "zeros": zeros, "undefined": dropped, "median_difference": float(np.median(difference)) if n else float("nan")}
+    low, high = bootstrap_interval(difference, seed)
+    if not n:
+        return result | dict.fromkeys(("ci_low", "ci_high", "rank_biserial", "p", "smallest_p"), float("nan"))
+    if not len(moved):
+        return result | {"ci_low": low, "ci_high": high, "rank_biserial": 0.0, "p": 1.0, "smallest_p": 1.0}
+    ranks = stats.rankdata(np.abs(moved))
+    effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
+    return result | {"ci_low": low, "ci_high": high, "rank_biserial": effect, "p": float(stats.wilcoxon(moved).pvalue),
+                     "smallest_p": 2.0 ** (1 - len(moved))}
+
+
+def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap of the median, 9999 resamples; a point where all values are equal."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        point = float(values[0]) if len(values) else float("nan")
+        return point, point
+    found = stats.bootstrap((values,), np.median, confidence_level=level, method="percentile", rng=np.random.default_rng(seed))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down adjusted p-values (Holm, 1979); NaN stay NaN and count in the family's size."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = stepped
+    return adjusted

@@ -1,0 +1,88 @@
+"""SAM's image embeddings of unaugmented slices, computed once and kept on disk.
+
+With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the decoder
+and joint training need no encoder pass at all. One file a volume, named after the image's content, so that a
+changed image never meets the embeddings of the old one; float16; memory-mapped on a CPU, all on the device
+on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2 MiB).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samatch.system import paths, repro
+from samatch.sam.model import SamModel
+
+
+def encoder_key(sam: SamModel) -> str:
+    """Name of a cache folder: changes with the encoder's weights and the input size."""
+    digest = hashlib.sha256()
+    for name, value in sorted(sam.image_encoder.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return f"{sam.image_size}-{digest.hexdigest()[:12]}"
+
+
+class EmbeddingCache:
+    """Embeddings of the slices of some volumes, indexed as the slices of a SlicePool.
+
+    Makes the missing files; an interrupted build goes on where it stopped. `progress(done, total)`
+    is called after every volume.
+    """
+
+    def __init__(self, sam: SamModel, volumes: list, folder: Path, *, bf16: bool = True, device: torch.device | str = "cpu",
+                 progress: Callable[[int, int], None] = lambda done, total: None):
+        folder = folder / encoder_key(sam)
+        folder.mkdir(parents=True, exist_ok=True)
+        sam.image_encoder.eval()
+        total = sum(volume.image.shape[0] for volume in volumes)
+        done, self._arrays = 0, {}
+        for volume in volumes:
+            path = folder / f"{repro.array_sha256(volume.image)[:24]}.npy"
+            if not path.exists():
+                _write(path, _encode(sam, volume.image, bf16, device))
+            self._arrays[volume.case.case_id] = np.load(path, mmap_mode="r")
+            done += volume.image.shape[0]
+            progress(done, total)
+        self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
+        self.device = torch.device(device)
+        self._resident = None if self.device.type == "cpu" else torch.cat([torch.tensor(array, device=self.device) for array in self._arrays.values()])
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """(B,) slice numbers -> (B, C, h, w) float32 embeddings."""
+        if self._resident is not None:
+            return self._resident[index].float()
+        rows = np.stack([self._where[i][0][self._where[i][1]] for i in index.tolist()])
+        return torch.from_numpy(rows).float()
+
+    def of_case(self, case_id: str) -> Tensor:
+        """(D, C, h, w) embeddings of all slices of a case."""
+        return torch.from_numpy(np.array(self._arrays[case_id])).to(self.device).float()
+
+
+def cache_folder(dataset: str, sam_name: str) -> Path:
+    return paths.runs_dir("embeddings") / dataset / sam_name
+
+
+@torch.no_grad()
+def _encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
+    rows = []
+    for piece in image:
+        batch = torch.from_numpy(piece)[None, None].to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            rows.append(sam.encode(batch)[0].float().cpu().numpy())
+    return np.stack(rows).astype(np.float16)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    partial = path.with_suffix(f".partial{os.getpid()}")
+    with open(partial, "wb") as handle:
+        np.save(handle, array)
+    partial.replace(path)

@@ -1,7 +1,0 @@
-"""SAM ViT-L (Kirillov et al., ICCV 2023), 308 M image encoder parameters in round numbers, trained on SA-1B."""
-
-import functools
-
-from samatch.sam._vit import IMAGE_SIZE, adapt, build_vit  # noqa: F401
-
-build = functools.partial(build_vit, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))

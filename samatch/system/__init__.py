@@ -1,0 +1,1 @@
+"""The machine: folders, errors, progress, devices, seeds and hashes, downloads and archives."""

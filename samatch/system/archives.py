@@ -1,0 +1,57 @@
+"""Unpacking archives that users bring: nothing leaves the folder, no links, bounded size."""
+
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
+
+MOST_BYTES = 20 << 30
+MOST_FILES = 200_000
+
+
+def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
+    """Unpacks a zip or tar archive into `folder`, after a look at every member; returns the number of files.
+
+    Raises InputError with all faults: paths that lead out of the folder, links and devices, more than `most_bytes` unpacked.
+    """
+    try:
+        opened = zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
+        with opened:
+            members = _members(opened)
+            raise_all(f"archive {archive.name}", _faults(members, most_bytes), "do not unpack it; get the archive from its source again")
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(opened, zipfile.ZipFile):
+                opened.extractall(folder)
+            else:
+                opened.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError("unreadable archive", where=paths.shown(archive), expected="a zip or tar archive", got=str(error)[:160], do="get it again") from error
+    return sum(1 for _, size, plain in members if plain and size >= 0)
+
+
+def _members(opened) -> list[tuple[str, int, bool]]:
+    """(name, bytes, whether it is a plain file or folder)."""
+    if isinstance(opened, zipfile.ZipFile):
+        return [(m.filename, m.file_size, not _is_link(m)) for m in opened.infolist()]
+    return [(m.name, m.size, m.isfile() or m.isdir()) for m in opened.getmembers()]
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return (member.external_attr >> 16) & 0o170000 == 0o120000
+
+
+def _faults(members: list[tuple[str, int, bool]], most_bytes: int) -> list[str]:
+    faults = [f"{name}: leads out of the folder" for name, _, _ in members if _escapes(name)]
+    faults += [f"{name}: not a plain file" for name, _, plain in members if not plain]
+    if (total := sum(size for _, size, _ in members)) > most_bytes:
+        faults.append(f"{total / 2**30:.1f} GB unpacked, at most {most_bytes / 2**30:.1f} are allowed")
+    if len(members) > MOST_FILES:
+        faults.append(f"{len(members)} files, at most {MOST_FILES} are allowed")
+    return faults
+
+
+def _escapes(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else "")

@@ -1,0 +1,59 @@
+"""Where things lie. Every folder is absolute, so that a notebook may run from anywhere.
+
+Each folder can be moved by an environment variable; the defaults lie in the repository.
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = ROOT / "data_manifests"
+TRACKED_RESULTS = ROOT / "results"
+TRACKED_FIGURES = ROOT / "figures"
+
+
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().absolute()
+
+
+def data_dir() -> Path:
+    """Folder that holds one sub-folder a data set, or the files of one set themselves."""
+    return _folder("SAMATCH_DATA", ROOT / "data")
+
+
+def prepared_dir() -> Path:
+    """Folder of the prepared files that `make data` writes."""
+    return _folder("SAMATCH_PREPARED", ROOT / "prepared")
+
+
+def weights_dir() -> Path:
+    return _folder("SAMATCH_WEIGHTS", ROOT / "weights")
+
+
+def runs_dir(profile: str) -> Path:
+    return _folder("SAMATCH_RUNS", ROOT / "runs") / profile
+
+
+def output_dir(profile: str, dataset: str) -> Path:
+    """Folder of everything that one `make reproduce` writes."""
+    return _folder("SAMATCH_OUT", ROOT / "executed") / profile / dataset
+
+
+def results_dir(profile: str, dataset: str) -> Path:
+    """CSV files of one profile and data set: this machine's, or else the tracked ones."""
+    own = output_dir(profile, dataset) / "results"
+    return own if (own / "runs.csv").exists() else TRACKED_RESULTS / profile / dataset
+
+
+def figures_dir(profile: str, dataset: str) -> Path:
+    """Folder for new figures; SAMATCH_FIGURES=<repository>/figures renews the tracked ones."""
+    moved = os.environ.get("SAMATCH_FIGURES")
+    folder = Path(moved).absolute() / profile / dataset if moved else output_dir(profile, dataset) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def shown(path: Path) -> str:
+    """`path` as a reader should see it: relative to the repository where it lies inside."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name

@@ -1,0 +1,100 @@
+"""Evaluation per volume at native size."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samatch.training import metrics
+from samatch.data.batches import resize_image
+from samatch.data.volumes import Volume
+from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
+from samatch.sam.model import SamModel, class_logits, resize
+
+AT_ONCE = 64  # slices in one forward pass
+
+Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
+
+
+@torch.no_grad()
+def student_probs(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> Tensor:
+    """(D, H, W) in [0, 1] -> class probabilities (D, C, size, size) by the student alone, slice by slice."""
+    device = next(student.parameters()).device
+    slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
+    was_training = student.training
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        student.eval()
+        logits = torch.cat([student(part).float() for part in slices.split(AT_ONCE)])
+    student.train(was_training)
+    return logits.softmax(1)
+
+
+def class_map(probs: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Class probabilities (D, C, S, S) -> class map (D, H, W) uint8 at native size."""
+    native = F.interpolate(probs, shape, mode="bilinear", align_corners=False)
+    return native.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> np.ndarray:
+    """(D, H, W) in [0, 1] -> class map (D, H, W) uint8, by the student alone.
+
+    Slices are resized to `size`, the probabilities back to the native size.
+    """
+    return class_map(student_probs(student, image, size, bf16), image.shape[-2:])
+
+
+@torch.no_grad()
+def segment_with_sam_alone(sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """SAM's class map (D, H, W) uint8 of a volume without any prompt; image_embeddings (D, C, h, w)."""
+    return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
+
+
+@torch.no_grad()
+def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings: torch.Tensor, num_classes: int,
+                                 box_margin_px: float = 0.0) -> np.ndarray:
+    """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
+
+    image_embeddings: (D, C, h, w) of the volume's slices; box_margin_px: pixels at 256 added on every side.
+    """
+    label = torch.from_numpy(volume.label)[:, None].float()
+    size, device = sam.image_size, image_embeddings.device
+    label = F.interpolate(label, (size, size), mode="nearest-exact")[:, 0].long().to(device)
+    boxes, present = boxes_of(class_masks(label, num_classes))
+    boxes = widen(boxes, box_margin_px * size / 256, size)
+    mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
+    mask_logits = F.interpolate(resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False)
+    best, label = mask_logits.max(1)
+    return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
+
+
+def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], split: str,
+             distances: str = "mm") -> pd.DataFrame:
+    """Full metrics: one row a case and class; `distances` is the protocol's unit (metrics.case_metrics)."""
+    rows = []
+    for volume in volumes:
+        for row in metrics.case_metrics(segment(volume), volume.label, classes, volume.spacing, distances):
+            rows.append({"split": split, "patient_id": volume.case.patient_id, "case_id": volume.case.case_id, **row})
+    return pd.DataFrame(rows)
+
+
+def dice_by_class(segment: Segment, volumes: list[Volume], classes: tuple[str, ...]) -> dict[str, float]:
+    """Mean Dice over volumes for each class, for validation; distances are left out.
+
+    A volume where the class is rightly absent does not count, one where it is invented counts 0. A class that no volume
+    has or shows is NaN.
+    """
+    scores = []
+    for volume in volumes:
+        pred = segment(volume)
+        scores.append([metrics.dice(pred == value, volume.label == value) for value in range(1, len(classes) + 1)])
+    return {name: mean_of_defined(column) for name, column in zip(classes, np.array(scores).T, strict=True)}
+
+
+def mean_of_defined(values) -> float:
+    """Mean of the numbers that are not NaN; NaN where there is none."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

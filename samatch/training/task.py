@@ -1,0 +1,230 @@
+"""What one run trains on: data on the device, the method with its networks, the parents' weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from samatch.training import evaluate
+from samatch.system import repro
+from samatch.config.settings import FINETUNE, GUIDED, RunConfig, parent_configs
+from samatch.data.batches import SlicePool, augmented_views, soft_label
+from samatch.data.volumes import Volume, load_cases
+from samatch.system.devices import bf16_is_fast, find_device
+from samatch.sam.embeddings import EmbeddingCache, cache_folder
+from samatch.system.errors import InputError, known
+from samatch.data.manifest import Manifest, load_manifest
+from samatch.methods.base import Method, method_class, method_names
+from samatch.networks.unet import UNet
+from samatch.system.progress import Progress
+from samatch.results.records import run_folder
+from samatch.sam.model import SamModel, build_sam, input_size, sam_names
+
+
+def check_names(config: RunConfig) -> None:
+    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that leaves a method that
+    learns from unlabeled images none, before anything is trained."""
+    manifest = load_manifest(config.dataset)
+    manifest.labeled_patients(config.n_labeled)
+    known(config.method, method_names(), "method")
+    method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
+    if wants_unlabeled(config) and config.n_labeled == len(manifest.patients("train")):
+        raise InputError(f"{config.method} learns from unlabeled images", where=config.dataset, expected="fewer labeled patients",
+                         got=f"all {config.n_labeled} training patients labeled", do="choose a smaller n_labeled, or method supervised")
+    if config.sam_name:
+        known(config.sam_name, sam_names(), "SAM")
+
+
+def wants_unlabeled(config: RunConfig) -> bool:
+    return config.method != FINETUNE and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
+
+
+@dataclass
+class Data:
+    """A run's data: the labeled and unlabeled training volumes, their slices (labeled ones first), validation volumes."""
+
+    manifest: Manifest
+    labeled: list[Volume]
+    unlabeled: list[Volume]
+    val: list[Volume]
+    pool: SlicePool
+    device: torch.device
+    bf16: bool
+
+    @property
+    def n_labeled_slices(self) -> int:
+        return sum(len(volume.image) for volume in self.labeled)
+
+
+@dataclass
+class Task:
+    """What the training loop works on: data, method, and how a volume is segmented for validation and test.
+
+    `others` are more ways to segment, evaluated once when the training has ended, by the split that their rows are
+    recorded under: test_sam, val_reference_boxes, ...
+    """
+
+    config: RunConfig
+    data: Data
+    method: Method
+    segment: evaluate.Segment
+    others: dict[str, evaluate.Segment] = field(default_factory=dict)
+    raw: evaluate.Segment | None = None      # by the student itself, where its moving average is what is evaluated
+
+
+def prepare(config: RunConfig) -> Task:
+    """Reads the data, builds the method and loads the parents' weights. Seeds everything first."""
+    repro.seed_everything(config.seed)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    data = read_data(config, find_device())
+    build = build_finetuning if config.method == FINETUNE else build_student
+    task = build(config, data)
+    load_parents(task.method, config)
+    return task
+
+
+def read_data(config: RunConfig, device: torch.device) -> Data:
+    """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
+    manifest = load_manifest(config.dataset)
+    patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled(config) else ()
+    labeled, unlabeled, val = (load_cases(manifest, manifest.cases_of(group))
+                               for group in (manifest.labeled_patients(config.n_labeled), patients, manifest.patients("val")))
+    finetuning = config.method == FINETUNE
+    size, soft = sam_size(config) if finetuning else config.train.image_size, None
+    if finetuning:
+        labeled += sam_views(config, labeled)
+    elif config.augment.soft_labels:
+        soft = torch.cat([soft_label(volume, size, manifest.num_classes) for volume in labeled])
+    pool = SlicePool.from_volumes(labeled + unlabeled, size, device, soft)
+    return Data(manifest, labeled, unlabeled, val, pool, device, config.train.bf16 and bf16_is_fast(device))
+
+
+def build_student(config: RunConfig, data: Data) -> Task:
+    """A match method around a new student; guided by SAM where the config names one."""
+    student = UNet(data.manifest.num_classes).to(data.device, memory_format=torch.channels_last)
+    method = method_class(config.method.removeprefix(GUIDED))(student, config)
+    others, size = {}, config.train.image_size
+    if config.sam_name:
+        method = guided(method, config, data)
+        others = segment_with_sam(method, config, data)
+
+    def with_network(network: torch.nn.Module) -> evaluate.Segment:
+        return lambda volume: evaluate.segment_with_student(network, volume.image, size, data.bf16)
+
+    # A student whose moving average proposes has no batch-norm statistics of its own.
+    raw = with_network(method.student) if method.ema is not None and method.proposer is not method.ema else None
+    return Task(config, data, method, with_network(method.evaluated), others, raw)
+
+
+def guided(match: Method, config: RunConfig, data: Data) -> Method:
+    sam, views, labels, embeddings = new_sam(config, data), sam_views(config, data.labeled), None, None
+    if fixed_encoder(config):
+        embeddings = cached(sam, config, data, data.labeled + data.unlabeled + views)
+        labels = SlicePool.from_volumes(data.labeled + views, sam_size(config), data.device).label
+    return method_class("samatch")(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
+
+
+def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
+    """SAM at test time: its own map as it is asked here (`sam`), and the student's map refined once (`refined`)."""
+    embed = embedder(method.sam, config, data)
+
+    @torch.no_grad()
+    def refined(volume: Volume, which: int) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            probs = evaluate.student_probs(method.evaluated, volume.image, config.train.image_size, data.bf16)
+            return evaluate.class_map(method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:])
+
+    ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
+    return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
+
+
+def build_finetuning(config: RunConfig, data: Data) -> Task:
+    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a prompt, and, as an upper
+    bound on validation, with the reference's boxes."""
+    sam, num_classes = new_sam(config, data), data.manifest.num_classes
+    embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
+    method = method_class(FINETUNE)(sam, config, num_classes, embeddings, data.pool.label)
+    embed = embedder(sam, config, data)
+
+    @torch.no_grad()
+    def alone(volume: Volume) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            return evaluate.segment_with_sam_alone(sam, embed(volume), volume.image.shape[-2:])
+
+    @torch.no_grad()
+    def with_boxes(volume: Volume) -> np.ndarray:
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+            return evaluate.segment_with_reference_boxes(sam, volume, embed(volume), num_classes)
+
+    if not method.answers_alone:
+        return Task(config, data, method, with_boxes)
+    return Task(config, data, method, alone, {"val_reference_boxes": with_boxes})
+
+
+def new_sam(config: RunConfig, data: Data) -> SamModel:
+    settings = config.sam
+    sam = build_sam(settings.name, image_size=settings.image_size, num_classes=data.manifest.num_classes,
+                    class_token=settings.class_token, pretrained=settings.pretrained).to(data.device).eval()
+    sam.tune(settings.tune, settings.lora_rank)
+    return sam
+
+
+def sam_size(config: RunConfig) -> int:
+    return input_size(config.sam_name, config.sam.image_size)
+
+
+def fixed_encoder(config: RunConfig) -> bool:
+    return config.sam.tune in ("frozen", "decoder")
+
+
+def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
+    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They are the same for all
+    seeds of a training, which share the cache."""
+    return augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0) if fixed_encoder(config) else []
+
+
+def cached(sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False) -> EmbeddingCache:
+    """Embeddings of the volumes' slices, by their number."""
+    progress = {} if quiet else {"progress": counted(f"embeddings of {config.dataset}")}
+    return EmbeddingCache(sam, volumes, cache_folder(config.dataset, config.sam_name), bf16=data.bf16, device=data.device, **progress)
+
+
+def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume], torch.Tensor]:
+    """Volume -> embeddings (D, C, h, w): from the cache where the encoder is fixed, else encoded now, a few slices at once."""
+    if fixed_encoder(config):
+        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(volume.case.case_id)
+    return lambda volume: torch.cat([sam.encode(part.to(data.device)) for part in torch.from_numpy(volume.image)[:, None].split(8)])
+
+
+def load_parents(method: Method, config: RunConfig) -> None:
+    for parent in parent_configs(config):
+        path = run_folder(parent) / "checkpoint.pt"
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        networks = method.networks()
+        for name, state in weights.items():
+            if name in networks:
+                networks[name].load_state_dict(state)
+    if method.ema is not None:
+        method.ema.load_state_dict(method.student.state_dict())
+
+
+def load_student(config: RunConfig, num_classes: int) -> UNet:
+    """The student of a complete run, ready to predict."""
+    return student_in(run_folder(config), num_classes)
+
+
+def student_in(folder: Path, num_classes: int) -> UNet:
+    student = UNet(num_classes)
+    weights = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    student.load_state_dict(weights["student"])
+    return student.eval()
+
+
+def counted(task: str) -> Callable[[int, int], None]:
+    """A Progress whose total is known only when it is first called."""
+    bars = {}
+    return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
