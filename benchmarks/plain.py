@@ -15,9 +15,9 @@ from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from samatch.networks.losses import sam_loss, segmentation_loss
-from samatch.training.metrics import dice
-from samatch.sam.prompts import Prompt
 from samatch.sam.model import SamModel, resize
+from samatch.sam.prompts import Prompt
+from samatch.training.metrics import dice
 
 MARGIN = 10  # pixels at 256
 JITTER = ColorJitter(0.8, 0.8, 0.8)
@@ -41,23 +41,55 @@ class Slices(Dataset):
             image, label = (np.flip(np.rot90(a, turns), axis) for a in (image, label))
         else:
             angle = rng.uniform(-20, 20)
-            image, label = (ndimage.rotate(a, angle, order=0, reshape=False) for a in (image, label))
+            image, label = (
+                ndimage.rotate(a, angle, order=0, reshape=False) for a in (image, label)
+            )
         zoom = self.size / image.shape[0], self.size / image.shape[1]
         image, label = (ndimage.zoom(a, zoom, order=0) for a in (image, label))
-        weak, label = torch.from_numpy(image.astype(np.float32))[None], torch.from_numpy(label.astype(np.int64))
+        weak, label = (
+            torch.from_numpy(image.astype(np.float32))[None],
+            torch.from_numpy(label.astype(np.int64)),
+        )
         return weak, to_tensor(JITTER(to_pil_image(weak))), label
 
 
 class PlainTrainer:
     """FixMatch or SAM-Match, step by step. `device` as given; workers as the published loaders (4)."""
 
-    def __init__(self, student, sam: SamModel | None, labeled, unlabeled, num_classes: int, *, size: int, batch: int, workers: int, device, margin: int = MARGIN, lambda_u: float = 1.0):
-        self.student, self.sam, self.num_classes, self.size, self.device = student, sam, num_classes, size, device
+    def __init__(
+        self,
+        student,
+        sam: SamModel | None,
+        labeled,
+        unlabeled,
+        num_classes: int,
+        *,
+        size: int,
+        batch: int,
+        workers: int,
+        device,
+        margin: int = MARGIN,
+        lambda_u: float = 1.0,
+    ):
+        self.student, self.sam, self.num_classes, self.size, self.device = (
+            student,
+            sam,
+            num_classes,
+            size,
+            device,
+        )
         self.margin, self.lambda_u = margin, lambda_u
-        loaders = [DataLoader(Slices(volumes, size), batch, num_workers=workers) for volumes in (labeled, unlabeled)]
+        loaders = [
+            DataLoader(Slices(volumes, size), batch, num_workers=workers)
+            for volumes in (labeled, unlabeled)
+        ]
         self.loaders = [iter(loader) for loader in loaders]
-        self.optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-        self.sam_optimizer = torch.optim.AdamW(sam.parameters(), lr=5e-5, weight_decay=0.01) if sam else None
+        self.optimizer = torch.optim.SGD(
+            student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+        )
+        self.sam_optimizer = (
+            torch.optim.AdamW(sam.parameters(), lr=5e-5, weight_decay=0.01) if sam else None
+        )
 
     def fixmatch_step(self, batch=None) -> float:
         """batch: (image_l, strong_l, label_l), (weak, strong, hidden label); drawn from the loaders if not given."""
@@ -74,7 +106,10 @@ class PlainTrainer:
         confidence, refined = probs.max(1)
         loss = self._student_step(loss_sup, labeled[1], strong, refined, confidence >= 0.95)
         embeddings = self.sam.image_encoder(labeled[0].expand(-1, 3, -1, -1))
-        losses = [self._one_class(embeddings, labeled[2], k, margin=None)[1] for k in range(self.num_classes - 1)]
+        losses = [
+            self._one_class(embeddings, labeled[2], k, margin=None)[1]
+            for k in range(self.num_classes - 1)
+        ]
         return loss + self._sam_step(present_mean(losses, labeled[2]) + 0.25 * unsup)
 
     def finetune_step(self, batch=None) -> float:
@@ -89,9 +124,19 @@ class PlainTrainer:
         for volume in volumes:
             pred = np.zeros_like(volume.label)
             for z, image in enumerate(volume.image):
-                small = ndimage.zoom(image, (self.size / image.shape[0], self.size / image.shape[1]), order=0)
-                out = self.student(torch.from_numpy(small)[None, None].to(self.device)).softmax(1).argmax(1)[0].cpu().numpy()
-                pred[z] = ndimage.zoom(out, (image.shape[0] / self.size, image.shape[1] / self.size), order=0)
+                small = ndimage.zoom(
+                    image, (self.size / image.shape[0], self.size / image.shape[1]), order=0
+                )
+                out = (
+                    self.student(torch.from_numpy(small)[None, None].to(self.device))
+                    .softmax(1)
+                    .argmax(1)[0]
+                    .cpu()
+                    .numpy()
+                )
+                pred[z] = ndimage.zoom(
+                    out, (image.shape[0] / self.size, image.shape[1] / self.size), order=0
+                )
             scores += [dice(pred == k, volume.label == k) for k in range(1, self.num_classes)]
         self.student.train()
         return float(np.nanmean(scores))
@@ -103,10 +148,12 @@ class PlainTrainer:
         """The supervised loss, and the probabilities of the unlabeled weak views."""
         image, _, label = labeled
         logits = self.student(torch.cat([image, weak]))
-        return segmentation_loss(logits[: len(image)], label), logits[len(image):].detach().softmax(1)
+        return segmentation_loss(logits[: len(image)], label), logits[
+            len(image) :
+        ].detach().softmax(1)
 
     def _student_step(self, loss_sup, strong_l, strong, label, keep) -> float:
-        logits = self.student(torch.cat([strong_l, strong]))[len(strong_l):]
+        logits = self.student(torch.cat([strong_l, strong]))[len(strong_l) :]
         loss_unsup = segmentation_loss(logits, label, keep)
         loss = loss_sup + self.lambda_u * loss_unsup
         self.optimizer.zero_grad()
@@ -122,20 +169,37 @@ class PlainTrainer:
 
     def _masks_by_class(self, image, label, margin: int | None):
         """Mask logits (B, K, S, S) and SAM's loss, one class after the other, each with an encoder pass of its own."""
-        found = [self._one_class(self.sam.image_encoder(image.expand(-1, 3, -1, -1)), label, k, margin) for k in range(self.num_classes - 1)]
-        return torch.cat([logits for logits, _ in found], 1), present_mean([loss for _, loss in found], label)
+        found = [
+            self._one_class(self.sam.image_encoder(image.expand(-1, 3, -1, -1)), label, k, margin)
+            for k in range(self.num_classes - 1)
+        ]
+        return torch.cat([logits for logits, _ in found], 1), present_mean(
+            [loss for _, loss in found], label
+        )
 
     def _one_class(self, embeddings, label, k: int, margin: int | None):
         """Of class k + 1: its box in numpy, SAM's answer, SAM's loss. margin None: a reference's box, of all of its parts."""
         masks = (label == k + 1).cpu().numpy()
-        boxes, present = np.zeros((len(masks), self.num_classes - 1, 4), np.float32), np.zeros((len(masks), self.num_classes - 1), bool)
+        boxes, present = (
+            np.zeros((len(masks), self.num_classes - 1, 4), np.float32),
+            np.zeros((len(masks), self.num_classes - 1), bool),
+        )
         for b, mask in enumerate(masks):
             rows, columns = np.where(largest(mask) if margin is not None else mask)
             if len(rows):
                 out = margin or 0
-                boxes[b, k] = columns.min() - out, rows.min() - out, columns.max() + out, rows.max() + out
+                boxes[b, k] = (
+                    columns.min() - out,
+                    rows.min() - out,
+                    columns.max() + out,
+                    rows.max() + out,
+                )
                 present[b, k] = True
-        prompt = Prompt(torch.from_numpy(boxes.clip(0, self.size - 1)).to(self.device), torch.from_numpy(present).to(self.device), self.size)
+        prompt = Prompt(
+            torch.from_numpy(boxes.clip(0, self.size - 1)).to(self.device),
+            torch.from_numpy(present).to(self.device),
+            self.size,
+        )
         mask_logits, iou_pred = self.sam.decode(embeddings, prompt)
         mask_logits = resize(mask_logits, self.size)
         target = F.one_hot(label, self.num_classes).movedim(-1, 1)[:, 1:].bool()

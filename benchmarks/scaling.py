@@ -19,17 +19,18 @@ import pandas as pd
 import torch
 
 from benchmarks.run import DEVICE, about_here, apart, seconds, set_up
-from samatch.training import evaluate, task
-from samatch.system import paths
-from samatch.results import plots
 from samatch.config.settings import make_config
 from samatch.data.batches import SlicePool, draw_batch
-from samatch.data.volumes import load_cases
-from samatch.system.devices import bf16_is_fast
-from samatch.sam.embeddings import EmbeddingCache
 from samatch.data.manifest import load_manifest
+from samatch.data.volumes import load_cases
 from samatch.methods.base import PseudoLabel, method_class
+from samatch.methods.sam_match import SamMatch
+from samatch.results import plots
 from samatch.results.records import write_text
+from samatch.sam.embeddings import EmbeddingCache
+from samatch.system import paths
+from samatch.system.devices import bf16_is_fast
+from samatch.training import evaluate, task
 from samatch.training.train import descend, make_optimizers
 
 COUNTS = {"iterations": (5, 10, 20, 40), "slices": (8, 16, 32, 64), "classes": (1, 2, 4, 8)}
@@ -48,17 +49,29 @@ def iterations(count: int) -> Callable[[], None]:
 
 def slices(count: int) -> Callable[[], None]:
     """SAM's embeddings of volumes, and the student's validation on them; an embedding once made would be read from its file."""
-    config, manifest = make_config("laptop", "phantom", 3, "samatch-fixmatch"), load_manifest("phantom")
+    config, manifest = (
+        make_config("laptop", "phantom", 3, "samatch-fixmatch"),
+        load_manifest("phantom"),
+    )
     first = load_cases(manifest, manifest.cases_of(manifest.patients("val")))[0]
     depth = len(first.image)
-    volumes = [dataclasses.replace(first, case=dataclasses.replace(first.case, case_id=f"copy{n}")) for n in range(count // depth)]
+    volumes = [
+        dataclasses.replace(first, case=dataclasses.replace(first.case, case_id=f"copy{n}"))
+        for n in range(count // depth)
+    ]
     data = task.Data(manifest, [], [], volumes, None, DEVICE, bf16_is_fast(DEVICE))
     sam, student = task.new_sam(config, data), task.UNet(manifest.num_classes).to(DEVICE)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
             EmbeddingCache(sam, volumes, Path(folder), bf16=data.bf16, device=DEVICE)
-        evaluate.dice_by_class(lambda volume: evaluate.segment_with_student(student, volume.image, config.train.image_size, data.bf16), volumes, manifest.classes)
+        evaluate.dice_by_class(
+            lambda volume: evaluate.segment_with_student(
+                student, volume.image, config.train.image_size, data.bf16
+            ),
+            volumes,
+            manifest.classes,
+        )
 
     return work
 
@@ -70,33 +83,62 @@ def joint_step(count: int) -> Callable[[], None]:
 
 def squares(num_objects: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise (2 IMAGES, 1, S, S) and class maps (2 IMAGES, S, S) with a square of each class."""
-    size, side = make_config("laptop", "phantom", 3, "fixmatch").train.image_size, math.isqrt(num_objects - 1) + 1
+    size, side = (
+        make_config("laptop", "phantom", 3, "fixmatch").train.image_size,
+        math.isqrt(num_objects - 1) + 1,
+    )
     cell = size // side
     label = torch.zeros(2 * IMAGES, size, size, dtype=torch.long)
     for number in range(num_objects):
         top, left = cell * (number // side), cell * (number % side)
-        label[:, top + cell // 4 : top + 3 * cell // 4, left + cell // 4 : left + 3 * cell // 4] = number + 1
+        label[:, top + cell // 4 : top + 3 * cell // 4, left + cell // 4 : left + 3 * cell // 4] = (
+            number + 1
+        )
     return torch.rand(2 * IMAGES, 1, size, size).to(DEVICE), label.to(DEVICE)
 
 
 def training_step(name: str, image: torch.Tensor, label: torch.Tensor) -> Callable[[], None]:
     """Batch, step and optimisers; under SAM's guidance, what the student proposes is the label itself."""
-    changes = {"train.batch_labeled": IMAGES, "train.batch_unlabeled": IMAGES, "augment.rotation_deg": 0.0, "augment.scale": 0.0}
+    changes = {
+        "train.batch_labeled": IMAGES,
+        "train.batch_unlabeled": IMAGES,
+        "augment.rotation_deg": 0.0,
+        "augment.scale": 0.0,
+    }
     config = make_config("laptop", "phantom", 3, name, variant="scaling", overrides=changes)
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=1))
     num_classes, bf16 = int(label.max()) + 1, bf16_is_fast(DEVICE)
-    method = method_class("fixmatch")(task.UNet(num_classes).to(DEVICE, memory_format=torch.channels_last), config)
+    method = method_class("fixmatch")(
+        task.UNet(num_classes).to(DEVICE, memory_format=torch.channels_last), config
+    )
     if config.sam_name:
-        sam = task.build_sam(config.sam_name, image_size=config.sam.image_size, num_classes=num_classes).to(DEVICE).eval()
+        sam = (
+            task.build_sam(
+                config.sam_name, image_size=config.sam.image_size, num_classes=num_classes
+            )
+            .to(DEVICE)
+            .eval()
+        )
         sam.tune("decoder")
         grid = sam.prompt_encoder.image_embedding_size
         embeddings = torch.randn(len(image), 256, *grid, device=DEVICE)
-        method = method_class("samatch")(method, sam, config, embeddings, label)
-        method.propose = lambda predictions: PseudoLabel.from_probs(torch.nn.functional.one_hot(found["batch"].hidden_label_u, num_classes).movedim(-1, 1).float(), 0.95)
-    optimizers, generator, found = make_optimizers(method, config), torch.Generator().manual_seed(0), {}
+        method = SamMatch(method, sam, config, embeddings, label)
+        method.propose = lambda predictions: PseudoLabel.from_probs(
+            torch.nn.functional.one_hot(found["batch"].hidden_label_u, num_classes)
+            .movedim(-1, 1)
+            .float(),
+            0.95,
+        )
+    optimizers, generator, found = (
+        make_optimizers(method, config),
+        torch.Generator().manual_seed(0),
+        {},
+    )
 
     def step() -> None:
-        found["batch"] = draw_batch(SlicePool(image, label), IMAGES, config, generator, 0, unlabeled=True)
+        found["batch"] = draw_batch(
+            SlicePool(image, label), IMAGES, config, generator, 0, unlabeled=True
+        )
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             output = method.step(found["batch"])
         descend(output, optimizers)
@@ -112,11 +154,16 @@ def measure(quantity: str, count: int, repeats: int) -> list[float]:
 
 def exponents(table: pd.DataFrame) -> dict[str, float]:
     """Slope of log(seconds) over log(count) by quantity: least squares through the medians."""
-    return {quantity: float(np.polyfit(np.log(rows["count"]), np.log(rows.seconds), 1)[0]) for quantity, rows in table.groupby("quantity", sort=False)}
+    return {
+        quantity: float(np.polyfit(np.log(rows["count"]), np.log(rows.seconds), 1)[0])
+        for quantity, rows in table.groupby("quantity", sort=False)
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     args = parser.parse_args()
@@ -128,12 +175,26 @@ def main() -> None:
         for quantity, counts in COUNTS.items():
             for count in counts:
                 found = apart(args, measure, quantity, count, args.repeats)
-                rows.append({"quantity": quantity, "count": count, "seconds": float(np.median(found)), "fastest": min(found), "slowest": max(found)})
+                rows.append(
+                    {
+                        "quantity": quantity,
+                        "count": count,
+                        "seconds": float(np.median(found)),
+                        "fastest": min(found),
+                        "slowest": max(found),
+                    }
+                )
                 print("{quantity:12s} {count:4d}  {seconds:8.3f} s".format(**rows[-1]), flush=True)
     table = pd.DataFrame(rows)
-    table = table.assign(exponent=table.quantity.map(exponents(table)), **{key: about[key] for key in ("load", "device", "machine", "torch", "commit")})
+    table = table.assign(
+        exponent=table.quantity.map(exponents(table)),
+        **{key: about[key] for key in ("load", "device", "machine", "torch", "commit")},
+    )
     name = "gpu" if DEVICE.type == "cuda" else "cpu"
-    write_text(paths.TRACKED_RESULTS / "benchmarks" / f"scaling_{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_text(
+        paths.TRACKED_RESULTS / "benchmarks" / f"scaling_{name}.csv",
+        table.to_csv(index=False, float_format="%.5g"),
+    )
     plots.scaling(table).savefig(paths.TRACKED_FIGURES / "scaling.png")
 
 

@@ -6,20 +6,56 @@ import sys
 from samatch.system.errors import InputError
 
 COMMANDS = {  # name: (module, words put before the user's, what it does, an example)
-    "data": ("data.provide", ["data"], "get a data set and prepare it", "--dataset busi --archive BUSI.zip"),
-    "verify": ("data.provide", ["verify"], "check a data set against its manifest", "--dataset acdc"),
-    "manifest": ("data.curate", [], "check the files of a set of your own, write its manifest", "--name hearts --classes lv,rv"),
-    "train": ("training.train", [], "train one run, missing parents first",
-              "--profile laptop --dataset acdc --method samatch-fixmatch --seed 0"),
-    "predict": ("training.predict", [], "masks for the images of a folder",
-                "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks"),
-    "tables": ("results.tables", [], "collect the runs, write the tables", "--profile laptop --dataset acdc --print"),
-    "folds": ("results.folds", [], "draw the folds of a set, or pool their runs", "pool --profile laptop --dataset chaos"),
+    "data": (
+        "data.provide",
+        ["data"],
+        "get a data set and prepare it",
+        "--dataset busi --archive BUSI.zip",
+    ),
+    "verify": (
+        "data.provide",
+        ["verify"],
+        "check a data set against its manifest",
+        "--dataset acdc",
+    ),
+    "manifest": (
+        "data.curate",
+        [],
+        "check the files of a set of your own, write its manifest",
+        "--name hearts --classes lv,rv",
+    ),
+    "train": (
+        "training.train",
+        [],
+        "train one run, missing parents first",
+        "--profile laptop --dataset acdc --method samatch-fixmatch --seed 0",
+    ),
+    "predict": (
+        "training.predict",
+        [],
+        "masks for the images of a folder",
+        "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks",
+    ),
+    "tables": (
+        "results.tables",
+        [],
+        "collect the runs, write the tables",
+        "--profile laptop --dataset acdc --print",
+    ),
+    "folds": (
+        "results.folds",
+        [],
+        "draw the folds of a set, or pool their runs",
+        "pool --profile laptop --dataset chaos",
+    ),
 }
 
 
 def help_text() -> str:
-    rows = [f"  {name:10}{what}\n  {'':10}  samatch {name} {example}" for name, (_, _, what, example) in COMMANDS.items()]
+    rows = [
+        f"  {name:10}{what}\n  {'':10}  samatch {name} {example}"
+        for name, (_, _, what, example) in COMMANDS.items()
+    ]
     return "\n".join(["usage: samatch COMMAND ...   (samatch COMMAND --help)", "", *rows])
 
 

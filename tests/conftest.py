@@ -7,7 +7,9 @@ import torch
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.readers import phantom
 
-_GENERATED = functools.cache(phantom.generate)  # a third of the time of a short training is spent on phantoms
+_GENERATED = functools.cache(
+    phantom.generate
+)  # a third of the time of a short training is spent on phantoms
 
 
 def generated(*args, **changes):
@@ -32,9 +34,21 @@ def tiny_profile(monkeypatch):
 def shrink_demo(monkeypatch):
     """The demo profile at a size for tests, and every phantom generated once."""
     monkeypatch.setattr(phantom, "generate", generated)
-    small = {"train.image_size": 32, "sam.image_size": 64, "train.iterations": 6, "train.val_every": 3, "train.log_every": 3,
-             "train.checkpoint_every": 2, "train.batch_labeled": 2, "train.batch_unlabeled": 2, "train.threads": 1}
-    demo = {stage: {k: v for k, v in settings.items() if k not in small} for stage, settings in PROFILES["demo"].items()}
+    small = {
+        "train.image_size": 32,
+        "sam.image_size": 64,
+        "train.iterations": 6,
+        "train.val_every": 3,
+        "train.log_every": 3,
+        "train.checkpoint_every": 2,
+        "train.batch_labeled": 2,
+        "train.batch_unlabeled": 2,
+        "train.threads": 1,
+    }
+    demo = {
+        stage: {k: v for k, v in settings.items() if k not in small}
+        for stage, settings in PROFILES["demo"].items()
+    }
     demo["all"] = demo["all"] | small
     monkeypatch.setitem(PROFILES, "demo", demo)
 
@@ -43,5 +57,8 @@ def shrink_demo(monkeypatch):
 def config():
     """A small SAM-Match config: SAM tuned whole, at the student's size, so that no view is warped or resized."""
     base = make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny")
-    return dataclasses.replace(base, train=dataclasses.replace(base.train, image_size=32, bf16=False),
-                               sam=dataclasses.replace(base.sam, image_size=32, tune="all"))
+    return dataclasses.replace(
+        base,
+        train=dataclasses.replace(base.train, image_size=32, bf16=False),
+        sam=dataclasses.replace(base.sam, image_size=32, tune="all"),
+    )

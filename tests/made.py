@@ -47,7 +47,9 @@ def ellipse(seed, classes=1, size=48):
     return image.clip(0, 255).astype(np.uint8), label
 
 
-def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()):
+def write_series(
+    folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()
+):
     """One DICOM series of slices (H, W) at positions along z, written out of order; slices are numbered from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -56,8 +58,16 @@ def write_series(folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0),
     for z in reversed(range(len(array))):
         image = sitk.GetImageFromArray(array[z])
         image.SetSpacing(spacing[:2])
-        for tag, value in (("0008|0060", "MR"), ("0020|000e", series), ("0020|0032", f"-20\\30\\{positions[z]}"), ("0020|0037", "1\\0\\0\\0\\1\\0"),
-                           ("0020|0013", str(first + z)), ("0008|0018", f"{series}.{z}"), ("0018|0050", str(spacing[2])), *tags):
+        for tag, value in (
+            ("0008|0060", "MR"),
+            ("0020|000e", series),
+            ("0020|0032", f"-20\\30\\{positions[z]}"),
+            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0020|0013", str(first + z)),
+            ("0008|0018", f"{series}.{z}"),
+            ("0018|0050", str(spacing[2])),
+            *tags,
+        ):
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{(z * 3) % len(array):02d}.dcm"))
         with kept_locale():

@@ -4,8 +4,18 @@ import math
 import pytest
 import torch
 
-from samatch.data.augment import cutmix_boxes, elastic_field, inverse, paste_donor, random_affine, strong_view, warp, warp_label, warp_probs
 from samatch.config.settings import Augment
+from samatch.data.augment import (
+    cutmix_boxes,
+    elastic_field,
+    inverse,
+    paste_donor,
+    random_affine,
+    strong_view,
+    warp,
+    warp_label,
+    warp_probs,
+)
 
 SETTINGS = Augment(scale=0.15, gamma=0.4)
 
@@ -18,7 +28,9 @@ def test_a_quarter_turn_is_exact():
     image = torch.rand(1, 1, 16, 16)
     theta = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]])
     turned = warp(image, theta, 16)
-    assert torch.allclose(turned, image.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(turned, image.rot90(3, (2, 3)), atol=1e-5)
+    assert torch.allclose(turned, image.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(
+        turned, image.rot90(3, (2, 3)), atol=1e-5
+    )
     assert torch.allclose(warp(turned, inverse(theta), 16), image, atol=1e-5)
 
 
@@ -57,10 +69,14 @@ def test_elastic_displacements_have_the_stated_deviation_and_are_smooth():
     assert lattice.shape == (500, 8, 8, 2) and lattice.std().item() == pytest.approx(0.04, rel=0.02)
     assert lattice.mean().abs() < 1e-3
     field = elastic_field(20, 64, 0.02, generator(3))
-    assert field.shape == (20, 64, 64, 2) and torch.equal(field, elastic_field(20, 64, 0.02, generator(3)))
+    assert field.shape == (20, 64, 64, 2) and torch.equal(
+        field, elastic_field(20, 64, 0.02, generator(3))
+    )
     assert not torch.equal(field, elastic_field(20, 64, 0.02, generator(4)))
     assert field.diff(dim=1).abs().mean() < 0.3 * field.std()  # neighbouring pixels move together
-    assert torch.allclose(field[:, ::9, ::9], elastic_field(20, 8, 0.02, generator(3)), atol=1e-5)  # 63 = 7 * 9
+    assert torch.allclose(
+        field[:, ::9, ::9], elastic_field(20, 8, 0.02, generator(3)), atol=1e-5
+    )  # 63 = 7 * 9
 
 
 def test_a_displacement_of_one_pixel_by_hand():
@@ -69,7 +85,9 @@ def test_a_displacement_of_one_pixel_by_hand():
     moved = torch.zeros(1, 8, 8, 2)
     moved[..., 0] = 0.25
     found = warp(image, still, 8, displacement=moved)
-    assert torch.allclose(found[..., :-1], image[..., 1:], atol=1e-4) and (found[..., -1] == 0).all()
+    assert (
+        torch.allclose(found[..., :-1], image[..., 1:], atol=1e-4) and (found[..., -1] == 0).all()
+    )
     label = image[:, 0].long() % 3
     assert torch.equal(warp_label(label, still, 8, moved)[..., :-1], label[..., 1:])
 

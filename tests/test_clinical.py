@@ -7,22 +7,38 @@ import pandas as pd
 import pytest
 import yaml
 
+from samatch.data.manifest import Case, load_manifest, write_manifest
 from samatch.results import plots, tables
 from samatch.results.clinical import agreement, bias_and_limits, by_group, measurements
 from samatch.system.errors import InputError
-from samatch.data.manifest import Case, load_manifest, write_manifest
 
 CLINICAL = {"ventricle": "LV", "ed": "frame01", "es": "frame02"}
-ABOUT = dict(title="t", classes=["MYO", "LV"], normalisation="n", licence="l", source="s", citation="c",
-             known_faults="k", budgets=[1], clinical=CLINICAL)
-SPACING = {"a": (10.0, 1.0, 1.0), "b": (5.0, 2.0, 2.0), "c": (10.0, 1.0, 1.0)}  # 10, 20, 10 microlitres a voxel
+ABOUT = dict(
+    title="t",
+    classes=["MYO", "LV"],
+    normalisation="n",
+    licence="l",
+    source="s",
+    citation="c",
+    known_faults="k",
+    budgets=[1],
+    clinical=CLINICAL,
+)
+SPACING = {
+    "a": (10.0, 1.0, 1.0),
+    "b": (5.0, 2.0, 2.0),
+    "c": (10.0, 1.0, 1.0),
+}  # 10, 20, 10 microlitres a voxel
 GROUP = {"a": "NOR", "b": "NOR", "c": "DCM"}
 
 
 @pytest.fixture
 def manifest(tmp_path):
-    cases = [Case(f"{p}_{frame}", p, 2, 8, 8, SPACING.get(p), "", "", group=GROUP.get(p, ""))
-             for p in "abcxy" for frame in ("frame01", "frame02")]
+    cases = [
+        Case(f"{p}_{frame}", p, 2, 8, 8, SPACING.get(p), "", "", group=GROUP.get(p, ""))
+        for p in "abcxy"
+        for frame in ("frame01", "frame02")
+    ]
     write_manifest(tmp_path, ABOUT, cases, {"train": ["x"], "val": ["y"], "test": ["a", "b", "c"]})
     return load_manifest("mine", tmp_path)
 
@@ -33,14 +49,26 @@ def rows(counts, run_id="r", split="test"):
     for patient, (ed_pred, es_pred, ed_ref, es_ref) in counts.items():
         for frame, n_pred, n_ref in (("frame01", ed_pred, ed_ref), ("frame02", es_pred, es_ref)):
             for cls, pred, ref in (("MYO", 7, 7), ("LV", n_pred, n_ref)):
-                found.append({"run_id": run_id, "split": split, "patient_id": patient,
-                              "case_id": f"{patient}_{frame}", "class": cls, "n_pred": pred, "n_ref": ref,
-                              "dice": {"a": 0.9, "b": 0.7, "c": 0.5}.get(patient, 0)})
+                found.append(
+                    {
+                        "run_id": run_id,
+                        "split": split,
+                        "patient_id": patient,
+                        "case_id": f"{patient}_{frame}",
+                        "class": cls,
+                        "n_pred": pred,
+                        "n_ref": ref,
+                        "dice": {"a": 0.9, "b": 0.7, "c": 0.5}.get(patient, 0),
+                    }
+                )
     return pd.DataFrame(found)
 
 
-COUNTS = {"a": (10_000, 4_000, 12_000, 6_000), "b": (5_000, 4_000, 5_000, 2_500),
-          "c": (20_000, 15_000, 20_000, 16_000)}
+COUNTS = {
+    "a": (10_000, 4_000, 12_000, 6_000),
+    "b": (5_000, 4_000, 5_000, 2_500),
+    "c": (20_000, 15_000, 20_000, 16_000),
+}
 
 
 def test_volumes_and_ejection_fraction_by_hand(manifest):
@@ -60,7 +88,9 @@ def test_bias_and_limits_by_hand(manifest):
     row = agreement(measurements(rows(COUNTS), manifest)).set_index("measure").loc["EF"]
     sd = np.sqrt(475)
     assert (row.n, row.undefined, row.mean_ref) == (3, 0, pytest.approx(40))
-    assert [row.bias, row.sd, row.low, row.high] == pytest.approx([-5, sd, -5 - 1.96 * sd, -5 + 1.96 * sd])
+    assert [row.bias, row.sd, row.low, row.high] == pytest.approx(
+        [-5, sd, -5 - 1.96 * sd, -5 + 1.96 * sd]
+    )
 
 
 def test_a_missed_ventricle_is_counted(manifest):
@@ -76,7 +106,9 @@ def test_a_missed_ventricle_is_counted(manifest):
 
 
 def test_few_pairs_have_no_limits():
-    assert bias_and_limits([np.nan], [1.0])["n"] == 0 and np.isnan(bias_and_limits([np.nan], [1.0])["bias"])
+    assert bias_and_limits([np.nan], [1.0])["n"] == 0 and np.isnan(
+        bias_and_limits([np.nan], [1.0])["bias"]
+    )
     one = bias_and_limits([3.0, np.nan], [1.0, 1.0])
     assert (one["n"], one["undefined"], one["bias"]) == (1, 1, 2)
     assert np.isnan(one["sd"]) and np.isnan(one["low"])
@@ -94,8 +126,12 @@ def test_what_is_missing_is_named(manifest):
     table = table[table.case_id != "b_frame02"].replace({"case_id": {"c_frame01": "c_frame09"}})
     with pytest.raises(InputError) as error:
         measurements(table, manifest)
-    for expected in ("case c_frame09 is not in the manifest", "case x_frame01 has no spacing",
-                     "patient b has 0 results of frame02", "patient c has 0 results of frame01"):
+    for expected in (
+        "case c_frame09 is not in the manifest",
+        "case x_frame01 has no spacing",
+        "patient b has 0 results of frame02",
+        "patient c has 0 results of frame01",
+    ):
         assert expected in str(error.value)
 
 
@@ -123,9 +159,15 @@ def test_the_tables_name_the_methods_in_reading_order():
     """Two patients of ACDC's test split, whose spacing and diagnosis the manifest knows."""
     acdc = load_manifest("acdc")
     patients = acdc.patients("test")[:2]
-    runs = pd.DataFrame([{"run_id": name, "method": name, "sam": "", "variant": "", "n_labeled": 3, "seed": 0}
-                         for name in ("fixmatch", "supervised")])
-    cases = pd.concat([rows(dict.fromkeys(patients, (1000, 500, 1000, 400)), name) for name in runs.run_id])
+    runs = pd.DataFrame(
+        [
+            {"run_id": name, "method": name, "sam": "", "variant": "", "n_labeled": 3, "seed": 0}
+            for name in ("fixmatch", "supervised")
+        ]
+    )
+    cases = pd.concat(
+        [rows(dict.fromkeys(patients, (1000, 500, 1000, 400)), name) for name in runs.run_id]
+    )
     found = tables.patient_tables("acdc", runs, cases)
     assert found["clinical"].method.drop_duplicates().tolist() == ["Supervised", "FixMatch"]
     assert found["clinical"].query("measure == 'EF'").bias.tolist() == [pytest.approx(-10)] * 2
@@ -142,6 +184,8 @@ def test_bland_altman_draws_eight_panels_at_most(manifest):
     assert len(axes) == 8 and "8 of 9 methods" in figure.get_suptitle()
     assert "+7.5, limits" in axes[0].get_title() and "n = 2, 1 undefined" in axes[0].get_title()
     lines = sorted(line.get_ydata()[0] for line in axes[0].lines)
-    assert lines == pytest.approx(sorted([0, 7.5, 7.5 - 1.96 * np.sqrt(12.5), 7.5 + 1.96 * np.sqrt(12.5)]))
+    assert lines == pytest.approx(
+        sorted([0, 7.5, 7.5 - 1.96 * np.sqrt(12.5), 7.5 + 1.96 * np.sqrt(12.5)])
+    )
     empty = plots.bland_altman({"method": one.assign(pred=np.nan)})
     assert "too few values\nn = 0, 3 undefined" in empty.axes[0].get_title()

@@ -9,9 +9,9 @@ import torch
 from samatch.config.settings import FINETUNE, GUIDED, make_config
 from samatch.data.batches import Batch, SlicePool, draw_batch
 from samatch.data.readers import phantom
-from samatch.methods.base import method_class, method_names, rampup
 from samatch.methods._families import TeacherMethod, update_ema
 from samatch.methods.adversarial import evidence
+from samatch.methods.base import method_class, method_names, rampup
 from samatch.methods.bcp import largest_of_each_class, pair_up
 from samatch.methods.cct import channel_drop, feature_drop, feature_noise
 from samatch.methods.deep_co_training import adversarial
@@ -24,20 +24,47 @@ UNLABELED = [name for name in PLAIN if method_class(name).needs_unlabeled]
 
 def build(name, **changes):
     config = make_config("demo", "phantom", 3, name)
-    config = dataclasses.replace(config, method_settings=tuple(changes.items()),
-                                 train=dataclasses.replace(config.train, image_size=S, batch_labeled=B, batch_unlabeled=B, lr=0.03))
-    return method_class(name)(UNet(C, channels=(4, 8, 8, 16, 16)) if name not in ("urpc", "cct", "cps", "deep_co_training") else UNet(C), config)
+    config = dataclasses.replace(
+        config,
+        method_settings=tuple(changes.items()),
+        train=dataclasses.replace(
+            config.train, image_size=S, batch_labeled=B, batch_unlabeled=B, lr=0.03
+        ),
+    )
+    return method_class(name)(
+        UNet(C, channels=(4, 8, 8, 16, 16))
+        if name not in ("urpc", "cct", "cps", "deep_co_training")
+        else UNet(C),
+        config,
+    )
 
 
 @pytest.fixture
 def batch():
     rng = torch.Generator().manual_seed(5)
-    image, label = (lambda: torch.rand(B, 1, S, S, generator=rng)), torch.randint(0, C, (B, S, S), generator=rng)
+    image, label = (
+        (lambda: torch.rand(B, 1, S, S, generator=rng)),
+        torch.randint(0, C, (B, S, S), generator=rng),
+    )
     box = torch.zeros(2, B, S, S, dtype=torch.bool)
     box[0, 0, 3:20, 5:30], box[1, 1, 0:9, 0:9] = True, True
     index, theta = torch.arange(B), torch.eye(2, 3).expand(B, 2, 3)
-    return Batch(image(), label, index, theta, 7, 0.25, image_w=image(), image_s1=image(), cutmix_box1=box[0], image_s2=image(),
-                 cutmix_box2=box[1], index_u=index, theta_u=theta, hidden_label_u=label)
+    return Batch(
+        image(),
+        label,
+        index,
+        theta,
+        7,
+        0.25,
+        image_w=image(),
+        image_s1=image(),
+        cutmix_box1=box[0],
+        image_s2=image(),
+        cutmix_box2=box[1],
+        index_u=index,
+        theta_u=theta,
+        hidden_label_u=label,
+    )
 
 
 def logits(*names, seed=0, count=B):
@@ -60,8 +87,12 @@ def ce(logits, label, keep=None):
 def dice(logits, label, keep=None):
     p, label = softmax(logits), np.asarray(label)
     keep = np.ones(label.shape, bool) if keep is None else np.asarray(keep)
-    terms = [1 - (2 * (p[:, c][keep] * (label == c)[keep]).sum() + 1e-5) / ((p[:, c][keep] ** 2).sum() + (label == c)[keep].sum() + 1e-5)
-             for c in range(C)]
+    terms = [
+        1
+        - (2 * (p[:, c][keep] * (label == c)[keep]).sum() + 1e-5)
+        / ((p[:, c][keep] ** 2).sum() + (label == c)[keep].sum() + 1e-5)
+        for c in range(C)
+    ]
     return np.mean(terms)
 
 
@@ -74,23 +105,34 @@ def h(p, axis=1):
 
 
 def found(method, predictions, batch, pseudo_label=None):
-    return {name: loss.item() for name, loss in method.loss(predictions, batch, pseudo_label).losses.items()}
+    return {
+        name: loss.item()
+        for name, loss in method.loss(predictions, batch, pseudo_label).losses.items()
+    }
 
 
 def test_entropy_minimization(batch):
     p = logits("logits_l", "logits_w")
-    expected = seg(p["logits_l"], batch.label_l) + 0.1 * rampup(0.25, 1) * h(softmax(p["logits_w"])).mean() / np.log(C)
-    assert found(build("entropy_minimization"), p, batch)["student"] == pytest.approx(expected, rel=1e-5)
+    expected = seg(p["logits_l"], batch.label_l) + 0.1 * rampup(0.25, 1) * h(
+        softmax(p["logits_w"])
+    ).mean() / np.log(C)
+    assert found(build("entropy_minimization"), p, batch)["student"] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_mean_teacher(batch):
     p = logits("logits_l", "logits_w", "logits_teacher")
     mse = ((softmax(p["logits_w"]) - softmax(p["logits_teacher"])) ** 2).mean()
-    assert found(build("mean_teacher", lambda_u=3.0, rampup=0.1), p, batch)["student"] == pytest.approx(seg(p["logits_l"], batch.label_l) + 3 * mse, rel=1e-5)
+    assert found(build("mean_teacher", lambda_u=3.0, rampup=0.1), p, batch)[
+        "student"
+    ] == pytest.approx(seg(p["logits_l"], batch.label_l) + 3 * mse, rel=1e-5)
 
 
 def test_uamt(batch):
-    p = logits("logits_l", "logits_w", "logits_teacher") | {"uncertainty": torch.rand(B, S, S, generator=torch.Generator().manual_seed(1)) * np.log(C)}
+    p = logits("logits_l", "logits_w", "logits_teacher") | {
+        "uncertainty": torch.rand(B, S, S, generator=torch.Generator().manual_seed(1)) * np.log(C)
+    }
     sure = p["uncertainty"].numpy() < (0.75 + 0.25 * np.exp(-5 * 0.75**2)) * np.log(C)
     distance = ((softmax(p["logits_w"]) - softmax(p["logits_teacher"])) ** 2).sum(1)
     method = build("uamt", lambda_u=2.0)
@@ -105,19 +147,34 @@ def test_uamt_uncertainty_is_the_entropy_of_the_mean_over_passes(batch):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     p = method.predict(batch)
-    assert torch.allclose(p["uncertainty"], torch.from_numpy(h(softmax(p["logits_teacher"].numpy()))).float(), atol=1e-4)
+    assert torch.allclose(
+        p["uncertainty"],
+        torch.from_numpy(h(softmax(p["logits_teacher"].numpy()))).float(),
+        atol=1e-4,
+    )
 
 
 def test_ict(batch, monkeypatch):
-    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self: torch.tensor([0.3, 0.9]).view(B, 1, 1, 1))
+    monkeypatch.setattr(
+        torch.distributions.Beta, "sample", lambda self: torch.tensor([0.3, 0.9]).view(B, 1, 1, 1)
+    )
     method = build("ict", lambda_u=1.0, rampup=0.0)
     seen = {}
-    method.student.register_forward_hook(lambda module, inputs, output: seen.update(image=inputs[0][B:]))
+    method.student.register_forward_hook(
+        lambda module, inputs, output: seen.update(image=inputs[0][B:])
+    )
     p = method.predict(batch)
     w = batch.image_w.numpy()
-    assert np.allclose(seen["image"][0], 0.3 * w[0] + 0.7 * w[1], atol=1e-6) and np.allclose(seen["image"][1], 0.9 * w[1] + 0.1 * w[0], atol=1e-6)
-    p = logits("logits_l", "logits_mixed") | {"target": torch.from_numpy(softmax(logits("t", seed=3)["t"])).float()}
-    expected = seg(p["logits_l"], batch.label_l) + ((softmax(p["logits_mixed"]) - p["target"].numpy()) ** 2).mean()
+    assert np.allclose(seen["image"][0], 0.3 * w[0] + 0.7 * w[1], atol=1e-6) and np.allclose(
+        seen["image"][1], 0.9 * w[1] + 0.1 * w[0], atol=1e-6
+    )
+    p = logits("logits_l", "logits_mixed") | {
+        "target": torch.from_numpy(softmax(logits("t", seed=3)["t"])).float()
+    }
+    expected = (
+        seg(p["logits_l"], batch.label_l)
+        + ((softmax(p["logits_mixed"]) - p["target"].numpy()) ** 2).mean()
+    )
     assert found(method, p, batch)["student"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -125,8 +182,12 @@ def test_cps(batch):
     p = logits("logits_l", "logits_w", "logits_l_2", "logits_w_2")
     one, two = (np.concatenate([p["logits_l" + s], p["logits_w" + s]]) for s in ("", "_2"))
     result = found(build("cps"), p, batch)
-    assert result["student"] == pytest.approx(seg(p["logits_l"], batch.label_l) + 1.5 * ce(one, two.argmax(1)), rel=1e-5)
-    assert result["student2"] == pytest.approx(seg(p["logits_l_2"], batch.label_l) + 1.5 * ce(two, one.argmax(1)), rel=1e-5)
+    assert result["student"] == pytest.approx(
+        seg(p["logits_l"], batch.label_l) + 1.5 * ce(one, two.argmax(1)), rel=1e-5
+    )
+    assert result["student2"] == pytest.approx(
+        seg(p["logits_l_2"], batch.label_l) + 1.5 * ce(two, one.argmax(1)), rel=1e-5
+    )
 
 
 def test_the_two_students_of_cps_start_apart():
@@ -138,8 +199,14 @@ def test_the_two_students_of_cps_start_apart():
 def test_cross_teaching(batch):
     p = logits("logits_l", "logits_w", "logits_l_2", "logits_w_2")
     result = found(build("cross_teaching", rampup=0.0, lambda_u=0.5), p, batch)
-    assert result["student"] == pytest.approx(seg(p["logits_l"], batch.label_l) + 0.5 * dice(p["logits_w"], p["logits_w_2"].argmax(1)), rel=1e-5)
-    assert result["student2"] == pytest.approx(seg(p["logits_l_2"], batch.label_l) + 0.5 * dice(p["logits_w_2"], p["logits_w"].argmax(1)), rel=1e-5)
+    assert result["student"] == pytest.approx(
+        seg(p["logits_l"], batch.label_l) + 0.5 * dice(p["logits_w"], p["logits_w_2"].argmax(1)),
+        rel=1e-5,
+    )
+    assert result["student2"] == pytest.approx(
+        seg(p["logits_l_2"], batch.label_l) + 0.5 * dice(p["logits_w_2"], p["logits_w"].argmax(1)),
+        rel=1e-5,
+    )
 
 
 def test_deep_co_training(batch):
@@ -148,9 +215,14 @@ def test_deep_co_training(batch):
     result = found(build("deep_co_training"), p, batch)
     one, two = softmax(p["logits_w"]), softmax(p["logits_w_2"])
     js = (h((one + two) / 2) - (h(one) + h(two)) / 2).mean()
-    withstood = [-(target * np.log(softmax(p["logits_attacked" + s]))).sum(1).mean() for s, target in (("", two), ("_2", one))]
+    withstood = [
+        -(target * np.log(softmax(p["logits_attacked" + s]))).sum(1).mean()
+        for s, target in (("", two), ("_2", one))
+    ]
     sup = seg(p["logits_l"], batch.label_l) + seg(p["logits_l_2"], batch.label_l)
-    assert result["student"] + result["student2"] == pytest.approx(sup + 10 * js + 0.5 * sum(withstood), rel=1e-5)
+    assert result["student"] + result["student2"] == pytest.approx(
+        sup + 10 * js + 0.5 * sum(withstood), rel=1e-5
+    )
 
 
 def test_the_adversarial_image_moves_every_pixel_by_epsilon_and_raises_the_loss(batch):
@@ -160,7 +232,10 @@ def test_the_adversarial_image_moves_every_pixel_by_epsilon_and_raises_the_loss(
     assert moved.max() == pytest.approx(0.02, abs=1e-6) and (moved > 0.019).float().mean() > 0.9
     with torch.no_grad():
         label = network(batch.image_w).argmax(1)
-        loss = [torch.nn.functional.cross_entropy(network(image), label) for image in (batch.image_w, attacked)]
+        loss = [
+            torch.nn.functional.cross_entropy(network(image), label)
+            for image in (batch.image_w, attacked)
+        ]
     assert loss[1] > loss[0]
 
 
@@ -182,22 +257,35 @@ def test_urpc(batch):
         weight, distance = np.exp(-kl), ((scale - mean) ** 2).sum(1)
         terms.append((distance * weight).sum() / weight.sum() + kl.mean())
     expected = np.mean([seg(scale[:B], batch.label_l) for scale in p["logits"]]) + np.mean(terms)
-    assert found(build("urpc", lambda_u=1.0, rampup=0.0), p, batch)["student"] == pytest.approx(expected, rel=1e-5)
+    assert found(build("urpc", lambda_u=1.0, rampup=0.0), p, batch)["student"] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_cct(batch):
-    p = logits("logits_l", "logits_w") | {"logits_perturbed": torch.stack(list(logits("a", "b", "c", seed=2).values()))}
-    mse = np.mean([((softmax(x) - softmax(p["logits_w"])) ** 2).mean() for x in p["logits_perturbed"]])
-    assert found(build("cct", lambda_u=1.0, rampup=0.0), p, batch)["student"] == pytest.approx(seg(p["logits_l"], batch.label_l) + mse, rel=1e-5)
+    p = logits("logits_l", "logits_w") | {
+        "logits_perturbed": torch.stack(list(logits("a", "b", "c", seed=2).values()))
+    }
+    mse = np.mean(
+        [((softmax(x) - softmax(p["logits_w"])) ** 2).mean() for x in p["logits_perturbed"]]
+    )
+    assert found(build("cct", lambda_u=1.0, rampup=0.0), p, batch)["student"] == pytest.approx(
+        seg(p["logits_l"], batch.label_l) + mse, rel=1e-5
+    )
 
 
 def test_perturbations_of_cct():
     x = torch.rand(4, 6, 8, 8) + 0.5
-    assert ((feature_noise(x) / x - 1).abs() <= 0.3 + 1e-5).all() and not torch.equal(feature_noise(x), x)
+    assert ((feature_noise(x) / x - 1).abs() <= 0.3 + 1e-5).all() and not torch.equal(
+        feature_noise(x), x
+    )
     dropped = (feature_drop(x) == 0).all(1)
     activity = x.mean(1)
     for b in range(4):  # the most active positions are gone, the least active stay
-        assert dropped[b].flatten()[activity[b].argmax()] and not dropped[b].flatten()[activity[b].argmin()]
+        assert (
+            dropped[b].flatten()[activity[b].argmax()]
+            and not dropped[b].flatten()[activity[b].argmin()]
+        )
     gone = (channel_drop(x) == 0).flatten(2)
     assert (gone.all(2) | ~gone.any(2)).all() and gone.any()
 
@@ -207,11 +295,17 @@ def test_adversarial(batch):
     method.eval()  # the discriminator's batch-norm then gives each call the same answer
     p = logits("logits_l", "logits_w")
     with torch.no_grad():
-        labeled, unlabeled = (method.discriminator(evidence(image, x))[-1].numpy().astype(np.float64)
-                              for image, x in ((batch.image_l, p["logits_l"]), (batch.image_w, p["logits_w"])))
+        labeled, unlabeled = (
+            method.discriminator(evidence(image, x))[-1].numpy().astype(np.float64)
+            for image, x in ((batch.image_l, p["logits_l"]), (batch.image_w, p["logits_w"]))
+        )
     result = found(method, p, batch)
-    assert result["student"] == pytest.approx(seg(p["logits_l"], batch.label_l) + np.log1p(np.exp(-unlabeled)).mean(), rel=1e-4)
-    assert result["discriminator"] == pytest.approx(np.log1p(np.exp(-labeled)).mean() + np.log1p(np.exp(unlabeled)).mean(), rel=1e-4)
+    assert result["student"] == pytest.approx(
+        seg(p["logits_l"], batch.label_l) + np.log1p(np.exp(-unlabeled)).mean(), rel=1e-4
+    )
+    assert result["discriminator"] == pytest.approx(
+        np.log1p(np.exp(-labeled)).mean() + np.log1p(np.exp(unlabeled)).mean(), rel=1e-4
+    )
 
 
 def test_the_students_loss_does_not_train_the_discriminator(batch):
@@ -227,11 +321,23 @@ def test_unimatch(batch):
     weak = softmax(p["logits_w"])
     label, keep = weak.argmax(1), weak.max(1) >= 0.6
     terms = {}
-    for name, box in (("s1", batch.cutmix_box1.numpy()), ("s2", batch.cutmix_box2.numpy()), ("fp", np.zeros((B, S, S), bool))):
+    for name, box in (
+        ("s1", batch.cutmix_box1.numpy()),
+        ("s2", batch.cutmix_box2.numpy()),
+        ("fp", np.zeros((B, S, S), bool)),
+    ):
         steps = 1 if name == "s1" else 2
-        terms[name] = dice(p[f"logits_{name}"], np.where(box, np.roll(label, steps, 0), label), np.where(box, np.roll(keep, steps, 0), keep))
-    expected = (seg(p["logits_l"], batch.label_l) + terms["s1"] / 4 + terms["s2"] / 4 + terms["fp"] / 2) / 2
-    assert found(method, p, batch, method.propose(p))["student"] == pytest.approx(expected, rel=1e-5)
+        terms[name] = dice(
+            p[f"logits_{name}"],
+            np.where(box, np.roll(label, steps, 0), label),
+            np.where(box, np.roll(keep, steps, 0), keep),
+        )
+    expected = (
+        seg(p["logits_l"], batch.label_l) + terms["s1"] / 4 + terms["s2"] / 4 + terms["fp"] / 2
+    ) / 2
+    assert found(method, p, batch, method.propose(p))["student"] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_bcp(batch):
@@ -241,19 +347,34 @@ def test_bcp(batch):
     method = build("bcp")
     pseudo_label = method.propose(p)
     y_u, m = pseudo_label.label.numpy(), inside.numpy()
-    expected = seg(p["logits_in"], batch.label_l, ~m) + 0.5 * seg(p["logits_in"], y_u, m) \
-        + seg(p["logits_out"], batch.label_l, m) + 0.5 * seg(p["logits_out"], y_u, ~m)
-    assert found(method, p | {"inside": inside}, batch, pseudo_label)["student"] == pytest.approx(expected, rel=1e-5)
+    expected = (
+        seg(p["logits_in"], batch.label_l, ~m)
+        + 0.5 * seg(p["logits_in"], y_u, m)
+        + seg(p["logits_out"], batch.label_l, m)
+        + 0.5 * seg(p["logits_out"], y_u, ~m)
+    )
+    assert found(method, p | {"inside": inside}, batch, pseudo_label)["student"] == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_bcp_mixes_images_within_one_rectangle_of_two_thirds(batch):
     method = build("bcp")
     seen = {}
-    method.student.register_forward_hook(lambda module, inputs, output: seen.update(image=inputs[0]))
+    method.student.register_forward_hook(
+        lambda module, inputs, output: seen.update(image=inputs[0])
+    )
     inside = method.predict(batch)["inside"]
     assert (inside.sum((1, 2)) == round(S * 2 / 3) ** 2).all()
-    assert torch.equal(seen["image"], torch.cat([torch.where(inside[:, None], batch.image_w, batch.image_l),
-                                                 torch.where(inside[:, None], batch.image_l, batch.image_w)]))
+    assert torch.equal(
+        seen["image"],
+        torch.cat(
+            [
+                torch.where(inside[:, None], batch.image_w, batch.image_l),
+                torch.where(inside[:, None], batch.image_l, batch.image_w),
+            ]
+        ),
+    )
     assert pair_up(batch, 1.0)[2].all()
 
 
@@ -276,7 +397,9 @@ def test_the_teacher_is_the_moving_average_of_the_student():
         assert teacher.weight.item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", [name for name in PLAIN if issubclass(method_class(name), TeacherMethod)])
+@pytest.mark.parametrize(
+    "name", [name for name in PLAIN if issubclass(method_class(name), TeacherMethod)]
+)
 def test_no_gradient_reaches_a_teacher(name, batch):
     method = build(name)
     sum(method.step(batch).losses.values()).backward()
@@ -291,14 +414,19 @@ def test_no_method_reads_the_hidden_labels(name, batch):
     results = []
     for hidden in (batch.hidden_label_u, None):
         torch.manual_seed(3)
-        results.append(build(name).step(dataclasses.replace(batch, hidden_label_u=hidden)).losses["student"])
+        results.append(
+            build(name).step(dataclasses.replace(batch, hidden_label_u=hidden)).losses["student"]
+        )
     assert torch.equal(*results)
 
 
 def larger(batch):
     scale = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    grown = {name: value.repeat_interleave(2, -1).repeat_interleave(2, -2) for name, value in scale.items()
-             if isinstance(value, torch.Tensor) and value.ndim >= 3 and value.shape[-1] == S}
+    grown = {
+        name: value.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        for name, value in scale.items()
+        if isinstance(value, torch.Tensor) and value.ndim >= 3 and value.shape[-1] == S
+    }
     return dataclasses.replace(batch, **grown)
 
 
@@ -306,7 +434,9 @@ def larger(batch):
 def pool():
     volumes = [phantom.generate(seed, False, slices=4, size=64) for seed in range(6)]
     image, label = (torch.from_numpy(np.concatenate(part)) for part in zip(*volumes))
-    return SlicePool(image[:, None].clamp(0, 1), (label.long() > 1).long() + (label.long() == 3).long())
+    return SlicePool(
+        image[:, None].clamp(0, 1), (label.long() > 1).long() + (label.long() == 3).long()
+    )
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -315,11 +445,24 @@ def test_a_short_training_improves_on_its_start(name, pool):
     torch.manual_seed(0)
     size = 64 if name == "cross_teaching" else S
     image = torch.nn.functional.interpolate(pool.image, (size, size), mode="area")
-    pool = SlicePool(image, torch.nn.functional.interpolate(pool.label[:, None].float(), (size, size), mode="nearest")[:, 0].long())
+    pool = SlicePool(
+        image,
+        torch.nn.functional.interpolate(pool.label[:, None].float(), (size, size), mode="nearest")[
+            :, 0
+        ].long(),
+    )
     method = build(name)
-    config = dataclasses.replace(method.config, train=dataclasses.replace(method.config.train, image_size=size, iterations=50))
-    parameters = [p for network in method.networks().values() for p in network.parameters() if p.requires_grad]
-    optimizer, generator = torch.optim.SGD(parameters, lr=0.03 if name == "cross_teaching" else 0.05, momentum=0.9), torch.Generator().manual_seed(0)
+    config = dataclasses.replace(
+        method.config,
+        train=dataclasses.replace(method.config.train, image_size=size, iterations=50),
+    )
+    parameters = [
+        p for network in method.networks().values() for p in network.parameters() if p.requires_grad
+    ]
+    optimizer, generator = (
+        torch.optim.SGD(parameters, lr=0.03 if name == "cross_teaching" else 0.05, momentum=0.9),
+        torch.Generator().manual_seed(0),
+    )
 
     def score():
         method.student.eval()
@@ -329,7 +472,9 @@ def test_a_short_training_improves_on_its_start(name, pool):
     start = score()
     for iteration in range(50):
         method.train()
-        batch = draw_batch(pool, 8, config, generator, iteration, method.needs_unlabeled, method.strong_views)
+        batch = draw_batch(
+            pool, 8, config, generator, iteration, method.needs_unlabeled, method.strong_views
+        )
         optimizer.zero_grad()
         sum(method.step(batch).losses.values()).backward()
         optimizer.step()

@@ -6,25 +6,46 @@ from samatch.system.errors import InputError
 
 def test_identity():
     assert run_id("acdc", 3, "fixmatch", "", 0) == "acdc-n3-fixmatch-s0"
-    assert make_config("laptop", "acdc", 3, "samatch-fixmatch", "lite_medsam", 1, "agree").run_id == \
-        "acdc-n3-samatch-fixmatch-lite_medsam-s1-agree"
+    assert (
+        make_config("laptop", "acdc", 3, "samatch-fixmatch", "lite_medsam", 1, "agree").run_id
+        == "acdc-n3-samatch-fixmatch-lite_medsam-s1-agree"
+    )
 
 
 def test_stages_have_their_parents():
     joint = make_config("laptop", "acdc", 3, "samatch-fixmatch")
-    assert [p.run_id for p in parent_configs(joint)] == ["acdc-n3-fixmatch-s0", "acdc-n3-finetune-lite_medsam-s0"]
-    assert [p.run_id for p in parent_configs(make_config("laptop", "acdc", 3, "samatch-fixmatch", variant="no_sam"))] == ["acdc-n3-fixmatch-s0"]
+    assert [p.run_id for p in parent_configs(joint)] == [
+        "acdc-n3-fixmatch-s0",
+        "acdc-n3-finetune-lite_medsam-s0",
+    ]
+    assert [
+        p.run_id
+        for p in parent_configs(
+            make_config("laptop", "acdc", 3, "samatch-fixmatch", variant="no_sam")
+        )
+    ] == ["acdc-n3-fixmatch-s0"]
     assert parent_configs(make_config("paper", "acdc", 3, "fixmatch")) == []
-    assert [p.method for p in parent_configs(make_config("demo", "phantom", 3, "fixmatch"))] == ["supervised"]
+    assert [p.method for p in parent_configs(make_config("demo", "phantom", 3, "fixmatch"))] == [
+        "supervised"
+    ]
 
 
 def test_a_run_without_sam_is_the_same_run_whatever_sam_is_chosen():
-    assert make_config("demo", "phantom", 3, "fixmatch", "tiny").sha256() == make_config("demo", "phantom", 3, "fixmatch", "lite_medsam").sha256()
+    assert (
+        make_config("demo", "phantom", 3, "fixmatch", "tiny").sha256()
+        == make_config("demo", "phantom", 3, "fixmatch", "lite_medsam").sha256()
+    )
 
 
 def test_paper_defaults():
     train = make_config("paper", "acdc", 3, "supervised").train
-    assert (train.iterations, train.image_size, train.lr, train.momentum, train.weight_decay) == (30_000, 256, 0.01, 0.9, 1e-4)
+    assert (train.iterations, train.image_size, train.lr, train.momentum, train.weight_decay) == (
+        30_000,
+        256,
+        0.01,
+        0.9,
+        1e-4,
+    )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -33,19 +54,30 @@ def test_every_profile_and_variant_is_valid(profile, variant):
     make_config(profile, "acdc", 3, "samatch-fixmatch", variant=variant)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"profile": "laptp"}, "unknown profile.*\n.*demo, laptop, paper"),
-    ({"variant": "agreee"}, "unknown variant"),
-    ({"overrides": {"train.iterations": 5}}, "overrides without a variant"),
-    ({"variant": "x", "overrides": {"train.iterationz": 5}}, "unknown setting"),
-    ({"variant": "x", "overrides": {"train.iterations": "many"}}, "wrong type"),
-    ({"variant": "x", "overrides": {"train.iterations": True}}, "wrong type"),
-    ({"variant": "x", "overrides": {"train.iterations": -1}}, "impossible"),
-    ({"variant": "x", "overrides": {"match.conf_thresh": 0.5}}, "unknown setting"),
-    ({"variant": "x", "overrides": {"train.lr": -0.1}}, "impossible"),
-    ({"variant": "x", "overrides": {"train.image_size": 100}}, "multiple of 32"),
-    ({"variant": "x", "overrides": {"refine.combine": "vote"}}, "unknown refine.combine"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"profile": "laptp"}, "unknown profile.*\n.*demo, laptop, paper"),
+        ({"variant": "agreee"}, "unknown variant"),
+        ({"overrides": {"train.iterations": 5}}, "overrides without a variant"),
+        ({"variant": "x", "overrides": {"train.iterationz": 5}}, "unknown setting"),
+        ({"variant": "x", "overrides": {"train.iterations": "many"}}, "wrong type"),
+        ({"variant": "x", "overrides": {"train.iterations": True}}, "wrong type"),
+        ({"variant": "x", "overrides": {"train.iterations": -1}}, "impossible"),
+        ({"variant": "x", "overrides": {"match.conf_thresh": 0.5}}, "unknown setting"),
+        ({"variant": "x", "overrides": {"train.lr": -0.1}}, "impossible"),
+        ({"variant": "x", "overrides": {"train.image_size": 100}}, "multiple of 32"),
+        ({"variant": "x", "overrides": {"refine.combine": "vote"}}, "unknown refine.combine"),
+    ],
+)
 def test_bad_settings_are_one_clear_error(changes, message):
     with pytest.raises(InputError, match=message):
-        make_config(**{"profile": "demo", "dataset": "phantom", "n_labeled": 3, "method": "samatch-fixmatch"} | changes)
+        make_config(
+            **{
+                "profile": "demo",
+                "dataset": "phantom",
+                "n_labeled": 3,
+                "method": "samatch-fixmatch",
+            }
+            | changes
+        )

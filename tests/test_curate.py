@@ -4,20 +4,21 @@ import nibabel
 import numpy as np
 import pytest
 
-from samatch.system import paths
 from samatch.config.settings import make_config
 from samatch.data.curate import curate, left_apart, main
-from samatch.data.volumes import Entry, load_cases
-from samatch.data.readers import phantom
 from samatch.data.duplicates import groups_of, perceptual_hash, put_together
-from samatch.system.errors import InputError
 from samatch.data.images import read_label
 from samatch.data.listing import from_csv, from_folder
 from samatch.data.manifest import Case
-from samatch.training.predict import predict
+from samatch.data.readers import phantom
 from samatch.data.splits import budgets, draw, sizes
+from samatch.data.volumes import Entry, load_cases
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.training.predict import predict
 from samatch.training.train import train
 from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
+
 
 @pytest.fixture
 def folder():
@@ -32,7 +33,11 @@ def folder():
 
 def test_a_folder_of_pictures_becomes_a_manifest(folder):
     manifest, report = curate("lesions", None, ["lesion"])
-    assert [len(manifest.patients(s)) for s in ("train", "val", "test")] == [7, 1, 2] and manifest.budgets == (1, 3, 7)
+    assert [len(manifest.patients(s)) for s in ("train", "val", "test")] == [
+        7,
+        1,
+        2,
+    ] and manifest.budgets == (1, 3, 7)
     volume = load_cases(manifest, manifest.cases_of(manifest.patients("test")))[0]
     assert volume.image.shape == (1, 48, 48) and set(np.unique(volume.label)) == {0, 1}
     assert "class 1 lesion: in 10 cases" in report
@@ -42,17 +47,27 @@ def test_a_folder_of_pictures_becomes_a_manifest(folder):
 def test_every_fault_of_a_set_in_one_message(folder):
     """Real broken files, one a fault."""
     image, label = ellipse(1)
-    png(folder / "masks" / "p0.png", label[:, :40] * 255)                                 # smaller than its image
-    png(folder / "masks" / "p1.png", np.arange(48 * 48).reshape(48, 48).astype(np.uint8))  # grey values
-    png(folder / "masks" / "p2.png", np.stack([label * 255, label * 0, label * 0], -1))    # colours
-    png(folder / "masks" / "p3.png", label * 0)                                            # empty
-    (folder / "images" / "p4.png").write_bytes(b"\x89PNG no")                              # unreadable
-    png(folder / "images" / "p5.png", image * 0 + 9)                                       # constant
+    png(folder / "masks" / "p0.png", label[:, :40] * 255)  # smaller than its image
+    png(
+        folder / "masks" / "p1.png", np.arange(48 * 48).reshape(48, 48).astype(np.uint8)
+    )  # grey values
+    png(folder / "masks" / "p2.png", np.stack([label * 255, label * 0, label * 0], -1))  # colours
+    png(folder / "masks" / "p3.png", label * 0)  # empty
+    (folder / "images" / "p4.png").write_bytes(b"\x89PNG no")  # unreadable
+    png(folder / "images" / "p5.png", image * 0 + 9)  # constant
     with pytest.raises(InputError) as error:
         curate("lesions", None, ["lesion"])
     text = str(error.value)
-    for expected in ("6 faults", "p0: images/p0.png: image and label differ in shape", "p1: images/p1.png: label outside the classes", "was a mask resized",
-                     "p2: a colour mask", "p3: images/p3.png: the label is empty", "p4: unreadable picture", "p5: images/p5.png: image is constant"):
+    for expected in (
+        "6 faults",
+        "p0: images/p0.png: image and label differ in shape",
+        "p1: images/p1.png: label outside the classes",
+        "was a mask resized",
+        "p2: a colour mask",
+        "p3: images/p3.png: the label is empty",
+        "p4: unreadable picture",
+        "p5: images/p5.png: image is constant",
+    ):
         assert expected in text
     assert not (folder / "manifest").exists()
 
@@ -62,7 +77,11 @@ def test_faults_of_volumes(tmp_path):
     image, label = phantom.volume("phantom001_frame01")
     turned = AFFINE.copy()
     turned[:2, :2] = [[0, 1.5], [1.5, 0]]
-    for name, array, affine in (("nan", np.where(label == 1, np.nan, image), AFFINE), ("turned", image, turned), ("good", image, AFFINE)):
+    for name, array, affine in (
+        ("nan", np.where(label == 1, np.nan, image), AFFINE),
+        ("turned", image, turned),
+        ("good", image, AFFINE),
+    ):
         nifti(folder / f"{name}.nii.gz", array.astype(np.float32), affine)
         nifti(folder / f"{name}_gt.nii.gz", label)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3, 2)), AFFINE), folder / "four.nii.gz")
@@ -71,42 +90,77 @@ def test_faults_of_volumes(tmp_path):
     with pytest.raises(InputError) as error:
         curate("v", None, ["a", "b", "c"])
     text = str(error.value)
-    for expected in ("5 faults", "nan: nan.nii.gz: image holds", "turned: image and label lie differently in space", "axes turned by",
-                     "four: not a 3-D volume", "none: none.nii.gz: image is not a volume", "gap: slices of a DICOM series are missing"):
+    for expected in (
+        "5 faults",
+        "nan: nan.nii.gz: image holds",
+        "turned: image and label lie differently in space",
+        "axes turned by",
+        "four: not a 3-D volume",
+        "none: none.nii.gz: image is not a volume",
+        "gap: slices of a DICOM series are missing",
+    ):
         assert expected in text
 
 
 CSV_HEAD = "case_id,patient_id,image,label"
 
 
-@pytest.mark.parametrize("encoding, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8-sig", ","), ("utf-8", "\t")])
+@pytest.mark.parametrize(
+    "encoding, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8-sig", ","), ("utf-8", "\t")]
+)
 def test_csv_with_mark_and_semicolons(tmp_path, encoding, separator):
     text = "\n".join([CSV_HEAD, "é1,é,images/a.png,masks/a.png", "b1,b,images/b.png,"]) + "\n"
     (tmp_path / "c.csv").write_text(text.replace(",", separator), encoding=encoding)
-    assert from_csv(tmp_path / "c.csv") == [Entry("é1", "é", "images/a.png", "masks/a.png"), Entry("b1", "b", "images/b.png")]
+    assert from_csv(tmp_path / "c.csv") == [
+        Entry("é1", "é", "images/a.png", "masks/a.png"),
+        Entry("b1", "b", "images/b.png"),
+    ]
 
 
 def test_faults_of_a_csv(tmp_path):
     (tmp_path / "c.csv").write_text("case_id;picture\n1;a\n")
-    with pytest.raises(InputError, match="column patient_id is missing; there are case_id, picture\n.*column image is missing"):
+    with pytest.raises(
+        InputError,
+        match="column patient_id is missing; there are case_id, picture\n.*column image is missing",
+    ):
         from_csv(tmp_path / "c.csv")
     (tmp_path / "c.csv").write_text(f"{CSV_HEAD},split\na,p,,x,train\nb,p,i,x,dev\nc,q,i,x,\n")
     with pytest.raises(InputError) as error:
         from_csv(tmp_path / "c.csv")
-    assert all(text in str(error.value) for text in ("line 2: image is empty", "line 3: unknown split 'dev'", "1 of 3 cases have no split"))
+    assert all(
+        text in str(error.value)
+        for text in (
+            "line 2: image is empty",
+            "line 3: unknown split 'dev'",
+            "1 of 3 cases have no split",
+        )
+    )
     with pytest.raises(InputError, match="unreadable table"):
         from_csv(tmp_path / "none.csv")
 
 
 def test_doubles_leaks_and_paths_outside(folder):
-    rows = ["a,p,images/p0.png,masks/p0.png,train", "a,q,images/p1.png,masks/p1.png,val", "c,p,images/p2.png,masks/p2.png,test",
-            "d,r,../lesions/../../secret.png,masks/p3.png,train", f"e,s,{folder / 'images' / 'p4.png'},masks/p4.png,train", "f,t,images/p0.png,masks/p0.png,train"]
+    rows = [
+        "a,p,images/p0.png,masks/p0.png,train",
+        "a,q,images/p1.png,masks/p1.png,val",
+        "c,p,images/p2.png,masks/p2.png,test",
+        "d,r,../lesions/../../secret.png,masks/p3.png,train",
+        f"e,s,{folder / 'images' / 'p4.png'},masks/p4.png,train",
+        "f,t,images/p0.png,masks/p0.png,train",
+    ]
     (folder / "c.csv").write_text("\n".join([f"{CSV_HEAD},split", *rows]) + "\n")
     with pytest.raises(InputError) as error:
         curate("lesions", folder / "c.csv", ["lesion"])
     text = str(error.value)
-    for expected in ("case a is listed 2 times", "image images/p0.png belongs to 2 cases", "patient p is in test and train", "d: a path leads out of",
-                     "e: a path leads out of", "label masks/p0.png belongs to several patients: p, t", "6 faults"):
+    for expected in (
+        "case a is listed 2 times",
+        "image images/p0.png belongs to 2 cases",
+        "patient p is in test and train",
+        "d: a path leads out of",
+        "e: a path leads out of",
+        "label masks/p0.png belongs to several patients: p, t",
+        "6 faults",
+    ):
         assert expected in text
 
 
@@ -131,7 +185,10 @@ def test_near_groups_by_hand():
     far[:79] ^= True
     hashes = {"a": base[0], "b": base[1], "c": close, "d": far}
     assert groups_of(dict.fromkeys("abcd", "") | {n: n for n in "abcd"}, hashes) == [["a", "c"]]
-    assert groups_of({"a": "1", "b": "2", "c": "3", "d": "2", "e": "5", "f": "3"}, hashes) == [["a", "c", "f"], ["b", "d"]]
+    assert groups_of({"a": "1", "b": "2", "c": "3", "d": "2", "e": "5", "f": "3"}, hashes) == [
+        ["a", "c", "f"],
+        ["b", "d"],
+    ]
     assert groups_of({"a": "1", "b": "2"}, {}) == [] and groups_of({}, {}) == []
     entries = [Entry(n, f"p{n}") for n in "abcd"]
     moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
@@ -158,10 +215,18 @@ def test_given_splits_are_never_changed(capsys):
     folder = paths.data_dir() / "near"
     lookalikes(folder, 8)
     given = dict(zip((f"n{n}" for n in range(8)), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))
-    csv = table(folder, [f"{case},p{case},images/{case}.png,masks/{case}.png,{split}" for case, split in given.items()])
+    csv = table(
+        folder,
+        [
+            f"{case},p{case},images/{case}.png,masks/{case}.png,{split}"
+            for case, split in given.items()
+        ],
+    )
     main(["--name", "near", "--csv", str(csv), "--classes", "a"])
-    assert ("warning: near-duplicates in different splits, left as they are: n0 (train), n1 (train), n2 (train), n3 (train), n4 (val), "
-            "n5 (val), n6 (test), n7 (test)") in capsys.readouterr().out
+    assert (
+        "warning: near-duplicates in different splits, left as they are: n0 (train), n1 (train), n2 (train), n3 (train), n4 (val), "
+        "n5 (val), n6 (test), n7 (test)"
+    ) in capsys.readouterr().out
     manifest, _ = curate("near", csv, ["a"])
     assert manifest.split_of == {f"p{case}": split for case, split in given.items()}
     assert [case.patient_id for case in manifest.cases] == [f"p{case}" for case in given]
@@ -170,10 +235,15 @@ def test_given_splits_are_never_changed(capsys):
 def test_too_few_patients_after_joining_names_the_joined_cases():
     folder = paths.data_dir() / "near"
     lookalikes(folder, 5)
-    with pytest.raises(InputError, match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, n4(.|\n)*--keep-near-duplicates"):
+    with pytest.raises(
+        InputError,
+        match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, n4(.|\n)*--keep-near-duplicates",
+    ):
         curate("near", None, ["a"])
     manifest, report = curate("near", None, ["a"], join_near=False)
-    assert len(manifest.split_of) == 5 and any("in different splits, left as they are: n0 (" in line for line in report)
+    assert len(manifest.split_of) == 5 and any(
+        "in different splits, left as they are: n0 (" in line for line in report
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -188,26 +258,44 @@ def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
     nifti(folder / "v1.nii.gz", 2 * twice.astype(np.int16))
     manifest, report = curate("v", None, ["a"], seed=seed, join_near=False)
     assert "near-duplicates, taken as one patient: v0, v1" in report and len(manifest.split_of) == 7
-    rows = [f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}" for n in range(8)]
-    with pytest.raises(InputError, match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split"):
+    rows = [
+        f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}"
+        for n in range(8)
+    ]
+    with pytest.raises(
+        InputError,
+        match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split",
+    ):
         curate("v", table(folder, rows), ["a"])
 
 
 def test_near_duplicates_of_one_patient_or_one_split_are_no_warning():
-    cases = [Case(n, p, 1, 8, 8, None, n, n) for n, p in (("a", "p"), ("b", "p"), ("c", "q"), ("d", "r"))]
+    cases = [
+        Case(n, p, 1, 8, 8, None, n, n) for n, p in (("a", "p"), ("b", "p"), ("c", "q"), ("d", "r"))
+    ]
     drawn = {"train": ["p", "q"], "val": ["r"]}
     assert left_apart([["a", "b"]], cases, drawn) == []
-    assert left_apart([["a", "c"]], cases, drawn) == ["near-duplicates, left as they are: a (train), c (train)"]
+    assert left_apart([["a", "c"]], cases, drawn) == [
+        "near-duplicates, left as they are: a (train), c (train)"
+    ]
 
 
 def test_no_empty_split_passes(folder):
     def rows(**split):
-        return [f"p{n},p{n},images/p{n}.png,{'' if n in split.get('bare', ()) else f'masks/p{n}.png'},{s}"
-                for s in ("train", "val", "test") for n in split.get(s, ())]
+        return [
+            f"p{n},p{n},images/p{n}.png,{'' if n in split.get('bare', ()) else f'masks/p{n}.png'},{s}"
+            for s in ("train", "val", "test")
+            for n in split.get(s, ())
+        ]
 
-    for split, message in (({"train": range(8), "test": [8, 9]}, "val is empty: no patient is in it"),
-                           ({"val": range(8), "test": [8, 9]}, "train is empty: no labeled patient is in it"),
-                           ({"train": [0, 1], "bare": [0, 1], "val": [2], "test": [3]}, "train is empty: no labeled patient")):
+    for split, message in (
+        ({"train": range(8), "test": [8, 9]}, "val is empty: no patient is in it"),
+        ({"val": range(8), "test": [8, 9]}, "train is empty: no labeled patient is in it"),
+        (
+            {"train": [0, 1], "bare": [0, 1], "val": [2], "test": [3]},
+            "train is empty: no labeled patient",
+        ),
+    ):
         with pytest.raises(InputError, match=message):
             curate("lesions", table(folder, rows(**split)), ["lesion"])
 
@@ -220,10 +308,19 @@ def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(fol
         (folder / "images" / f"p{n}.png").unlink()
         (folder / "masks" / f"p{n}.png").unlink()
     second, _ = curate("lesions", None, ["lesion"])
-    assert (first.budgets, second.budgets) == ((1, 3, 7), (1, 3, 4)) and len(second.cases) == 6 and second.licence == "ours"
-    with pytest.raises(InputError, match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give CLASSES=lesion, or delete"):
+    assert (
+        (first.budgets, second.budgets) == ((1, 3, 7), (1, 3, 4))
+        and len(second.cases) == 6
+        and second.licence == "ours"
+    )
+    with pytest.raises(
+        InputError,
+        match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give CLASSES=lesion, or delete",
+    ):
         curate("lesions", None, ["cyst", "lesion"])
-    assert curate("lesions", None, [])[0].classes == ("lesion",)  # none asked for: those that are there
+    assert curate("lesions", None, [])[0].classes == (
+        "lesion",
+    )  # none asked for: those that are there
 
 
 def test_a_name_of_the_projects_own_sets_is_refused():
@@ -232,8 +329,21 @@ def test_a_name_of_the_projects_own_sets_is_refused():
         curate("acdc", None, ["a"])
 
 
-@pytest.mark.parametrize("name", ["x_GT.NII.GZ", "x_Mask.png", "x_segmentation.png", "x_mask_1.png", "x-Seg.tif", "x label2.png", "x_Ground_Truth.png",
-                                  "Masks/x.png", "labelsTr/x.nii.gz", "GT/x.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x_GT.NII.GZ",
+        "x_Mask.png",
+        "x_segmentation.png",
+        "x_mask_1.png",
+        "x-Seg.tif",
+        "x label2.png",
+        "x_Ground_Truth.png",
+        "Masks/x.png",
+        "labelsTr/x.nii.gz",
+        "GT/x.png",
+    ],
+)
 def test_names_of_labels(tmp_path, name):
     for file in ("x.png", name):
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -241,7 +351,10 @@ def test_names_of_labels(tmp_path, name):
     assert from_folder(tmp_path) == [Entry("x", "x", "x.png", name)]
 
 
-@pytest.mark.parametrize("name", ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"],
+)
 def test_names_of_images(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"")
@@ -251,7 +364,10 @@ def test_names_of_images(tmp_path, name):
 def test_two_labels_of_an_image_are_told(tmp_path):
     for name in ("b (1).png", "b (1)_mask.png", "b (1)_mask_1.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the labels"):
+    with pytest.raises(
+        InputError,
+        match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the labels",
+    ):
         from_folder(tmp_path)
 
 
@@ -262,21 +378,32 @@ def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
     png(folder / "images" / "unlabeled.png", ellipse(22)[0])
     with pytest.raises(InputError) as error:
         curate("lesions", None, ["lesion"])
-    assert "2 faults" in str(error.value) and all(f"{name}: images/{name}.png: an unlabeled image of" in str(error.value) for name in ("outline", "classes"))
+    assert "2 faults" in str(error.value) and all(
+        f"{name}: images/{name}.png: an unlabeled image of" in str(error.value)
+        for name in ("outline", "classes")
+    )
     for name in ("outline", "classes"):
         (folder / "images" / f"{name}.png").unlink()
     binary = (ellipse(9)[1] * 255).astype(np.uint8)
     png(folder / "images" / "p9.png", np.where(binary, 200, 10).astype(np.uint8))
     manifest, report = curate("lesions", None, ["lesion"])
     assert "unlabeled: 1 cases, all in train" in report and manifest.unlabeled == {"unlabeled"}
-    assert "warning: an image of hardly more values than a label has: are image and label swapped? In 1 cases: p9" in report
-    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + ["s,s,masks/p9.png,images/p8.png"]
+    assert (
+        "warning: an image of hardly more values than a label has: are image and label swapped? In 1 cases: p9"
+        in report
+    )
+    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + [
+        "s,s,masks/p9.png,images/p8.png"
+    ]
     with pytest.raises(InputError, match="images/p8.png is an image and a label"):
         curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
 
 
 def test_black_and_white_labels_have_one_class(folder):
-    with pytest.raises(InputError, match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 classes is 255"):
+    with pytest.raises(
+        InputError,
+        match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 classes is 255",
+    ):
         curate("lesions", None, ["cyst", "tumour"])
     for n in range(10):
         png(folder / "masks" / f"p{n}.png", ellipse(n)[1] * 2)
@@ -291,20 +418,29 @@ def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
         tiff(folder / "images" / f"s{n}.tif", image)
         tiff(folder / "masks" / f"s{n}.tif", label * 255)
     manifest, report = curate("stacks", None, ["a"])
-    assert [case.n_slices for case in manifest.cases] == [3] * 8 and not any("warning" in line for line in report)
+    assert [case.n_slices for case in manifest.cases] == [3] * 8 and not any(
+        "warning" in line for line in report
+    )
     record = train(make_config("demo", "stacks", 1, "supervised"))
     tiff(tmp_path / "new" / "x.tiff", np.stack([ellipse(z)[0] for z in range(4)]))
     turned(tmp_path / "new" / "y.png", ellipse(3, size=40)[0][:30], 6)
     masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
-    assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(masks[0]).array.shape == (4, 48, 48)
-    assert read_label(masks[1]).array.shape == (1, 30, 40) and "warning: y.png: stored turned" in capsys.readouterr().out
+    assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(
+        masks[0]
+    ).array.shape == (4, 48, 48)
+    assert (
+        read_label(masks[1]).array.shape == (1, 30, 40)
+        and "warning: y.png: stored turned" in capsys.readouterr().out
+    )
 
 
 def test_doubts_name_their_cases(folder):
     for n in (2, 5):
         turned(folder / "images" / f"p{n}.png", ellipse(n)[0], 3)
     report = curate("lesions", None, ["lesion"])[1]
-    assert sum("stored turned" in line and line.endswith("In 2 cases: p2, p5") for line in report) == 1
+    assert (
+        sum("stored turned" in line and line.endswith("In 2 cases: p2, p5") for line in report) == 1
+    )
 
 
 def test_doubtful_geometry_stands_in_the_manifests_report():
@@ -321,13 +457,19 @@ def test_doubtful_geometry_stands_in_the_manifests_report():
                 volume.set_sform(np.diag([3, 3, 16, 1]))
             folder.mkdir(parents=True, exist_ok=True)
             nibabel.save(volume, folder / f"{name}.nii.gz")
-    with pytest.raises(InputError, match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header gives two"):
+    with pytest.raises(
+        InputError,
+        match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header gives two",
+    ):
         curate("v", None, ["a"])
     for n in (5, 6):
         for ending in ("", "_gt"):
             (folder / f"v{n}{ending}.nii.gz").unlink()
     report = curate("v", None, ["a"])[1]
-    assert "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In 1 cases: v3" in report
+    assert (
+        "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In 1 cases: v3"
+        in report
+    )
     assert sum("warning" in line for line in report) == 1
 
 
@@ -338,34 +480,77 @@ def test_a_class_that_a_split_lacks_is_a_warning(folder):
         label[:3, :3] = 2 * (n in (0, 4))
         png(folder / "masks" / f"p{n}.png", label)
     splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
-    csv = table(folder, [f"p{n},p{n},images/p{n}.png,masks/p{n}.png,{split}" for n, split in enumerate(splits)])
+    csv = table(
+        folder,
+        [f"p{n},p{n},images/p{n}.png,masks/p{n}.png,{split}" for n, split in enumerate(splits)],
+    )
     _, report = curate("lesions", csv, ["a", "b", "c"])
     assert [line for line in report if "class" in line] == [
-        "class 1 a: in 10 cases", "class 2 b: in 2 cases", "class 3 c: in 0 cases",
-        "warning: class 2 b is in no case of val, test", "warning: class 3 c is in no case of train, val, test"]
+        "class 1 a: in 10 cases",
+        "class 2 b: in 2 cases",
+        "class 3 c: in 0 cases",
+        "warning: class 2 b is in no case of val, test",
+        "warning: class 3 c is in no case of train, val, test",
+    ]
 
 
 def test_folders_in_bids_and_beside_each_other(tmp_path):
     for p in ("01", "02"):
         nifti(tmp_path / f"sub-{p}" / "anat" / f"sub-{p}_T1w.nii.gz", np.zeros((2, 3, 4)))
-    nifti(tmp_path / "derivatives" / "hand" / "sub-01" / "sub-01_space-T1w_dseg.nii.gz", np.zeros((2, 3, 4)))
-    assert from_folder(tmp_path) == [Entry("sub-01", "sub-01", "sub-01/anat/sub-01_T1w.nii.gz", "derivatives/hand/sub-01/sub-01_space-T1w_dseg.nii.gz"),
-                                     Entry("sub-02", "sub-02", "sub-02/anat/sub-02_T1w.nii.gz")]
+    nifti(
+        tmp_path / "derivatives" / "hand" / "sub-01" / "sub-01_space-T1w_dseg.nii.gz",
+        np.zeros((2, 3, 4)),
+    )
+    assert from_folder(tmp_path) == [
+        Entry(
+            "sub-01",
+            "sub-01",
+            "sub-01/anat/sub-01_T1w.nii.gz",
+            "derivatives/hand/sub-01/sub-01_space-T1w_dseg.nii.gz",
+        ),
+        Entry("sub-02", "sub-02", "sub-02/anat/sub-02_T1w.nii.gz"),
+    ]
     nifti(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz", np.zeros((2, 3, 4)))
     nifti(tmp_path / "lost_gt.nii.gz", np.zeros((2, 3, 4)))
-    with pytest.raises(InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"):
+    with pytest.raises(
+        InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"
+    ):
         from_folder(tmp_path)
 
 
 def test_sizes_and_draws_by_hand():
-    assert sizes(20, (0.62, 0.12, 0.25)) == [13, 2, 5] and sizes(3, (0.9, 0.05, 0.05)) == [1, 1, 1] and sizes(10, (0.7, 0.1, 0.2)) == [7, 1, 2]
+    assert (
+        sizes(20, (0.62, 0.12, 0.25)) == [13, 2, 5]
+        and sizes(3, (0.9, 0.05, 0.05)) == [1, 1, 1]
+        and sizes(10, (0.7, 0.1, 0.2)) == [7, 1, 2]
+    )
     assert budgets(7) == [1, 3, 7] and budgets(2) == [1, 2]
-    strata = {f"b{i}": "b" for i in range(20)} | {f"m{i}": "m" for i in range(10)} | {f"n{i}": "n" for i in range(4)}
-    found = draw(strata, (0.6, 0.1, 0.3), 0, unused=["n"], only_train=frozenset({"b19"}), last=frozenset({"b0"}))
-    assert sorted(p for group in found.values() for p in group) == sorted(strata) and set(found["unused"]) == {f"n{i}" for i in range(4)}
+    strata = (
+        {f"b{i}": "b" for i in range(20)}
+        | {f"m{i}": "m" for i in range(10)}
+        | {f"n{i}": "n" for i in range(4)}
+    )
+    found = draw(
+        strata,
+        (0.6, 0.1, 0.3),
+        0,
+        unused=["n"],
+        only_train=frozenset({"b19"}),
+        last=frozenset({"b0"}),
+    )
+    assert sorted(p for group in found.values() for p in group) == sorted(strata) and set(
+        found["unused"]
+    ) == {f"n{i}" for i in range(4)}
     assert found["train"][-1] == "b19" and sum(p[0] == "m" for p in found["train"][:6]) == 2
     assert "b0" not in found["train"][:-2]
-    assert found == draw(strata, (0.6, 0.1, 0.3), 0, unused=["n"], only_train=frozenset({"b19"}), last=frozenset({"b0"}))
+    assert found == draw(
+        strata,
+        (0.6, 0.1, 0.3),
+        0,
+        unused=["n"],
+        only_train=frozenset({"b19"}),
+        last=frozenset({"b0"}),
+    )
     assert found["test"] != draw(strata, (0.6, 0.1, 0.3), 1, unused=["n"])["test"]
     with pytest.raises(InputError, match="too few patients"):
         draw({"a": "", "b": ""}, (0.7, 0.1, 0.2), 0)
@@ -378,18 +563,40 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
         image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z, 5) for z in range(3))))
         nifti(folder / f"c{n}.nii.gz", image)
         nifti(folder / f"l{n}.nii.gz", label)
-        rows.append(f"c{n},p{n // 2 if n < 4 else n},c{n}.nii.gz,{'' if n in (5, 6) else f'l{n}.nii.gz'}")
+        rows.append(
+            f"c{n},p{n // 2 if n < 4 else n},c{n}.nii.gz,{'' if n in (5, 6) else f'l{n}.nii.gz'}"
+        )
     (folder / "six.csv").write_text("\n".join(rows) + "\n")
-    main(["--name", "six", "--csv", str(folder / "six.csv"), "--classes", "a,b,c,d,e", "--fractions", "0.5,0.2,0.3"])
+    main(
+        [
+            "--name",
+            "six",
+            "--csv",
+            str(folder / "six.csv"),
+            "--classes",
+            "a,b,c,d,e",
+            "--fractions",
+            "0.5,0.2,0.3",
+        ]
+    )
     assert "unlabeled: 2 cases, all in train" in capsys.readouterr().out
     record = train(make_config("demo", "six", 1, "fixmatch"))
     target = tmp_path / "new" / "c.nii.gz"
     nifti(target, np.stack([ellipse(z, 5)[0] for z in range(4)]))
     write_series(tmp_path / "new" / "scan")
     masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["c_mask.nii.gz", "c_overlay.png", "scan_mask.nii.gz", "scan_overlay.png"]
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "c_mask.nii.gz",
+        "c_overlay.png",
+        "scan_mask.nii.gz",
+        "scan_overlay.png",
+    ]
     source, mask = nibabel.load(target), nibabel.load(tmp_path / "masks" / "c_mask.nii.gz")
-    assert mask.shape == source.shape and np.allclose(mask.affine, source.affine) and np.allclose(mask.header.get_zooms(), source.header.get_zooms())
+    assert (
+        mask.shape == source.shape
+        and np.allclose(mask.affine, source.affine)
+        and np.allclose(mask.header.get_zooms(), source.header.get_zooms())
+    )
     assert set(np.unique(mask.dataobj)) <= set(range(6)) and len(masks) == 2
     with pytest.raises(InputError, match="unknown complete run"):
         predict("demo", "nothing", tmp_path / "new", tmp_path / "masks")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from samatch.system import repro
-from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, load_case, load_cases, normalise
-from samatch.data.readers import acdc, busi, chaos, mrliver, phantom
-from samatch.system.errors import InputError
 from samatch.data.manifest import Case, load_manifest, write_manifest
+from samatch.data.readers import acdc, busi, chaos, mrliver, phantom
+from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, load_case, load_cases, normalise
 from samatch.methods.base import overlap
+from samatch.system import repro
+from samatch.system.errors import InputError
 
 AFFINE = np.diag([1.5, 1.4, 10.0, 1.0])
 
@@ -42,9 +42,34 @@ def write_nifti(path, array, affine=AFFINE):
 
 
 def manifest_of(tmp_path, volume, image_sha="", label_sha=""):
-    cases = [Case(f"{p}_frame01", p, *volume[0].shape, None, image_sha if p == "patient001" else "", label_sha) for p in ("patient001", "patient002", "patient003")]
-    about = dict(title="t", classes=["RV", "MYO", "LV"], normalisation="n", licence="l", source="s", citation="c", known_faults="", budgets=[1], reader="acdc")
-    write_manifest(tmp_path / "m", about, cases, {"train": ["patient001"], "val": ["patient002"], "test": ["patient003"]})
+    cases = [
+        Case(
+            f"{p}_frame01",
+            p,
+            *volume[0].shape,
+            None,
+            image_sha if p == "patient001" else "",
+            label_sha,
+        )
+        for p in ("patient001", "patient002", "patient003")
+    ]
+    about = dict(
+        title="t",
+        classes=["RV", "MYO", "LV"],
+        normalisation="n",
+        licence="l",
+        source="s",
+        citation="c",
+        known_faults="",
+        budgets=[1],
+        reader="acdc",
+    )
+    write_manifest(
+        tmp_path / "m",
+        about,
+        cases,
+        {"train": ["patient001"], "val": ["patient002"], "test": ["patient003"]},
+    )
     return load_manifest("mine", tmp_path / "m")
 
 
@@ -60,8 +85,19 @@ def test_both_forms_of_acdc_give_the_same(tmp_path, volume):
     write_nifti(tree / "patient001_frame12_gt.nii.gz", label)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2, 3)), AFFINE), tree / "patient001_4d.nii.gz")
     (tree / "Info.cfg").write_text("ED: 1\nES: 12\n")
-    h5, tree1, tree2 = (acdc.load(named(c), tmp_path / f) for c, f in (("patient001_frame01", "h5"), ("patient001_frame01", "tree"), ("patient001_frame02", "tree")))
-    assert repro.array_sha256(normalise(h5.image)) == repro.array_sha256(normalise(tree1.image)) == repro.array_sha256(normalise(tree2.image))
+    h5, tree1, tree2 = (
+        acdc.load(named(c), tmp_path / f)
+        for c, f in (
+            ("patient001_frame01", "h5"),
+            ("patient001_frame01", "tree"),
+            ("patient001_frame02", "tree"),
+        )
+    )
+    assert (
+        repro.array_sha256(normalise(h5.image))
+        == repro.array_sha256(normalise(tree1.image))
+        == repro.array_sha256(normalise(tree2.image))
+    )
     assert (h5.label == tree1.label).all()
     assert h5.spacing is None and tree1.spacing == pytest.approx((10, 1.4, 1.5))
     assert tree2.source == "patient001_frame12.nii.gz"
@@ -70,7 +106,9 @@ def test_both_forms_of_acdc_give_the_same(tmp_path, volume):
 def test_a_changed_voxel_changes_the_hash_and_is_reported_by_name(tmp_path, volume):
     image, label = volume
     write_h5(tmp_path / "patient001_frame01.h5", image, label)
-    manifest = manifest_of(tmp_path, volume, repro.array_sha256(normalise(image)), repro.array_sha256(label))
+    manifest = manifest_of(
+        tmp_path, volume, repro.array_sha256(normalise(image)), repro.array_sha256(label)
+    )
     load_case(manifest, manifest.cases[0], tmp_path)
     changed = label.copy()
     changed[2, 40, 40] ^= 1
@@ -95,9 +133,17 @@ def break_class(image, label):
     return image, label
 
 
-@pytest.mark.parametrize("broken, message", [
-    (break_shape, "differ in shape"), (break_nan, "1 NaN or infinite"), (break_class, r"expected 0 to 3, got \[7\]"),
-    (lambda i, l: (np.ones_like(i), l), "constant"), (lambda i, l: (i[:0], l[:0]), "not a volume"), (lambda i, l: (i[0], l[0]), "not a volume")])
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        (break_shape, "differ in shape"),
+        (break_nan, "1 NaN or infinite"),
+        (break_class, r"expected 0 to 3, got \[7\]"),
+        (lambda i, l: (np.ones_like(i), l), "constant"),
+        (lambda i, l: (i[:0], l[:0]), "not a volume"),
+        (lambda i, l: (i[0], l[0]), "not a volume"),
+    ],
+)
 def test_broken_arrays_in_real_files(tmp_path, volume, broken, message):
     write_h5(tmp_path / "patient001_frame01.h5", *broken(*volume))
     manifest = manifest_of(tmp_path, volume)
@@ -120,7 +166,11 @@ def test_truncated_and_foreign_files(tmp_path, volume):
     for ending, array in (("", volume[0]), ("_gt", volume[1])):
         write_nifti(tmp_path / f"a{ending}.nii.gz", array)
     whole = (tmp_path / "a.nii.gz").read_bytes()
-    for broken in (whole[: len(whole) // 2], gzip.compress(gzip.decompress(whole)[:2000]), b"not a nifti"):
+    for broken in (
+        whole[: len(whole) // 2],
+        gzip.compress(gzip.decompress(whole)[:2000]),
+        b"not a nifti",
+    ):
         (tmp_path / "a.nii.gz").write_bytes(broken)
         with pytest.raises(InputError, match="unreadable NIfTI"):
             mrliver.load(named("a"), tmp_path)
@@ -146,7 +196,12 @@ def test_faults_of_all_cases_come_together(tmp_path, volume):
     with pytest.raises(InputError) as error:
         load_cases(manifest, manifest.cases, tmp_path)
     text = str(error.value)
-    assert "3 faults" in text and "patient001_frame01 is missing" in text and "label outside the classes" in text and "patient003_frame01 is missing" in text
+    assert (
+        "3 faults" in text
+        and "patient001_frame01 is missing" in text
+        and "label outside the classes" in text
+        and "patient003_frame01 is missing" in text
+    )
 
 
 def test_array_faults_lists_several():
@@ -156,7 +211,10 @@ def test_array_faults_lists_several():
 
 
 def test_phantom_is_deterministic_and_varied():
-    (image, label), again, other = (phantom.volume(c) for c in ("phantom001_frame01", "phantom001_frame01", "phantom002_frame01"))
+    (image, label), again, other = (
+        phantom.volume(c)
+        for c in ("phantom001_frame01", "phantom001_frame01", "phantom002_frame01")
+    )
     assert (image == again[0]).all() and (label == again[1]).all()
     assert not np.allclose(image, other[0])
     systole = phantom.volume("phantom001_frame02")[1]
@@ -181,11 +239,19 @@ def test_busi_in_both_forms_unites_masks_of_all_modes(tmp_path, public):
     picture(images / "benign (1).png", grey)
     picture(masks / "benign (1)_mask.png", two)
     raw = busi.load(named("benign (10)"), tmp_path)
-    assert (raw.image == grey[None]).all() and (raw.label == (one + two > 0)[None]).all() and raw.spacing is None
+    assert (
+        (raw.image == grey[None]).all()
+        and (raw.label == (one + two > 0)[None]).all()
+        and raw.spacing is None
+    )
     assert (busi.load(named("benign (1)"), tmp_path).label == (two > 0)[None]).all()
-    assert busi.entries(tmp_path) == [Entry(f"benign ({n})", f"benign ({n})", stratum="benign") for n in (1, 10)]
+    assert busi.entries(tmp_path) == [
+        Entry(f"benign ({n})", f"benign ({n})", stratum="benign") for n in (1, 10)
+    ]
     picture(masks / "benign (1)_mask.png", one[:, :5])
-    with pytest.raises(InputError, match=r"benign \(1\)_mask.png: shape \(6, 5\), the picture has \(6, 8\)"):
+    with pytest.raises(
+        InputError, match=r"benign \(1\)_mask.png: shape \(6, 5\), the picture has \(6, 8\)"
+    ):
         busi.load(named("benign (1)"), tmp_path)
     with pytest.raises(InputError, match="benign \\(2\\) is missing"):
         busi.load(named("benign (2)"), tmp_path)
@@ -205,14 +271,31 @@ def test_chaos_keeps_the_liver_and_mrliver_reads_the_same_scan_in_its_layouts(tm
     write_h5(own / "b.h5", image, scan.label)
     for case, spacing in (("a", scan.spacing), ("b", None)):
         found = mrliver.load(named(case), own)
-        assert (found.image == scan.image).all() and (found.label == scan.label).all() and found.spacing == spacing
+        assert (
+            (found.image == scan.image).all()
+            and (found.label == scan.label).all()
+            and found.spacing == spacing
+        )
     assert [e.case_id for e in mrliver.entries(own)] == ["a", "b"]
 
 
 def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_path, volume):
     write_nifti(tmp_path / "a.nii.gz", volume[0])
-    about = dict(title="t", classes=["RV", "MYO", "LV"], normalisation="n", licence="l", source="s", citation="c", known_faults="", budgets=[1], reader="files")
-    cases = [Case(n, n, *volume[0].shape, None, "", "", "a.nii.gz", "" if n == "u" else "a_gt.nii.gz") for n in "tuvw"]
+    about = dict(
+        title="t",
+        classes=["RV", "MYO", "LV"],
+        normalisation="n",
+        licence="l",
+        source="s",
+        citation="c",
+        known_faults="",
+        budgets=[1],
+        reader="files",
+    )
+    cases = [
+        Case(n, n, *volume[0].shape, None, "", "", "a.nii.gz", "" if n == "u" else "a_gt.nii.gz")
+        for n in "tuvw"
+    ]
     write_manifest(tmp_path / "m", about, cases, {"train": ["t", "u"], "val": ["v"], "test": ["w"]})
     manifest = load_manifest("mine", tmp_path / "m")
     found = load_case(manifest, manifest.cases[1], tmp_path)
@@ -228,15 +311,23 @@ def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_
 
 def test_the_manifests_spacing_fills_in_and_must_agree_with_the_files(tmp_path, volume):
     """h5 files have none; a NIfTI file's is used where both agree within 1 %, and a fault where they do not."""
-    spacings = {"patient001": (10.0, 1.4, 1.5), "patient002": (10.0, 1.41, 1.5), "patient003": (5.0, 1.4, 1.5)}
+    spacings = {
+        "patient001": (10.0, 1.4, 1.5),
+        "patient002": (10.0, 1.41, 1.5),
+        "patient003": (5.0, 1.4, 1.5),
+    }
     manifest = manifest_of(tmp_path, volume)
-    cases = [dataclasses.replace(case, spacing=spacings[case.patient_id]) for case in manifest.cases]
+    cases = [
+        dataclasses.replace(case, spacing=spacings[case.patient_id]) for case in manifest.cases
+    ]
     for patient in spacings:
         (tmp_path / "h5").mkdir(exist_ok=True)
         write_h5(tmp_path / "h5" / f"{patient}_frame01.h5", *volume)
         for ending, array in (("", volume[0]), ("_gt", volume[1])):
             write_nifti(tmp_path / "tree" / patient / f"{patient}_frame01{ending}.nii.gz", array)
-    assert [v.spacing for v in load_cases(manifest, cases, tmp_path / "h5")] == list(spacings.values())
+    assert [v.spacing for v in load_cases(manifest, cases, tmp_path / "h5")] == list(
+        spacings.values()
+    )
     for case in cases[:2]:
         assert load_case(manifest, case, tmp_path / "tree").spacing == pytest.approx((10, 1.4, 1.5))
     with pytest.raises(InputError, match=r"expected 5 x 1.4 x 1.5 mm, got 10 x 1.4 x 1.5 mm"):

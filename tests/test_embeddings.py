@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.sam.embeddings import EmbeddingCache
-from samatch.data.manifest import load_manifest
 from samatch.sam.model import build_sam
 
 
@@ -20,7 +20,9 @@ def volumes():
 
 def test_rows_are_the_encoders_and_are_computed_once(volumes, tmp_path, monkeypatch):
     sam, seen = build_sam("tiny", image_size=64, num_classes=4).eval(), []
-    cache = EmbeddingCache(sam, volumes, tmp_path, bf16=False, progress=lambda done, total: seen.append((done, total)))
+    cache = EmbeddingCache(
+        sam, volumes, tmp_path, bf16=False, progress=lambda done, total: seen.append((done, total))
+    )
     slices = torch.from_numpy(np.concatenate([volume.image for volume in volumes]))[:, None]
     index = torch.tensor([len(slices) - 1, 0, 3, 3])
     with torch.no_grad():
@@ -29,23 +31,27 @@ def test_rows_are_the_encoders_and_are_computed_once(volumes, tmp_path, monkeypa
     assert torch.allclose(cache.of_case(volumes[1].case.case_id), of_case, atol=2e-3)
     assert len(cache) == len(slices) == seen[-1][0] == seen[-1][1]
     monkeypatch.setattr(sam, "encode", lambda image: pytest.fail("encoded again"))
-    assert torch.equal(EmbeddingCache(sam, volumes, tmp_path)[index], cache[index])
+    assert torch.equal(EmbeddingCache(sam, volumes, tmp_path, bf16=False)[index], cache[index])
 
 
-def test_other_weights_or_sizes_have_a_folder_of_their_own(volumes, tmp_path):
-    for size in (64, 32):
-        EmbeddingCache(build_sam("tiny", image_size=size, num_classes=4), volumes[:1], tmp_path, bf16=False)
-    EmbeddingCache(build_sam("tiny", image_size=64, num_classes=4), volumes[:1], tmp_path, bf16=False)  # new random weights
-    assert len(list(tmp_path.iterdir())) == 3
+def test_other_weights_sizes_or_arithmetic_have_a_folder_of_their_own(volumes, tmp_path):
+    sam, other, small = (build_sam("tiny", image_size=s, num_classes=4) for s in (64, 64, 32))
+    for encoder, bf16 in ((sam, False), (sam, True), (other, False), (small, False)):
+        EmbeddingCache(encoder, volumes[:1], tmp_path, bf16=bf16)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def renamed(volume, case_id, image=None):
     image = volume.image if image is None else image
-    return dataclasses.replace(volume, image=image, case=dataclasses.replace(volume.case, case_id=case_id))
+    return dataclasses.replace(
+        volume, image=image, case=dataclasses.replace(volume.case, case_id=case_id)
+    )
 
 
 def test_a_changed_image_never_meets_the_embeddings_of_the_old_one(volumes, tmp_path):
@@ -66,7 +72,9 @@ def test_an_image_under_two_names_is_encoded_once(volumes, tmp_path, monkeypatch
     EmbeddingCache(sam, [first], tmp_path, bf16=False)
     monkeypatch.setattr(sam, "encode", lambda image: pytest.fail("encoded again"))
     both = EmbeddingCache(sam, [first, renamed(first, "twin")], tmp_path, bf16=False)
-    assert len(both) == 2 * len(first.image) and torch.equal(both.of_case("twin"), both.of_case(first.case.case_id))
+    assert len(both) == 2 * len(first.image) and torch.equal(
+        both.of_case("twin"), both.of_case(first.case.case_id)
+    )
     assert len(files(tmp_path)) == 1
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from samatch.data.manifest import Case
 from samatch.data.volumes import Volume
 from samatch.training.evaluate import dice_by_class, mean_of_defined
-from samatch.data.manifest import Case
 
 
 def volume(*classes):
@@ -17,7 +17,9 @@ def volume(*classes):
 def scores(pairs):
     """Of pairs of a reference and what is predicted for it, four pixels each."""
     volumes = [volume(*ref) for ref, _ in pairs]
-    predicted = {id(v): np.array(pred, np.uint8).reshape(1, 2, 2) for v, (_, pred) in zip(volumes, pairs)}
+    predicted = {
+        id(v): np.array(pred, np.uint8).reshape(1, 2, 2) for v, (_, pred) in zip(volumes, pairs)
+    }
     return dice_by_class(lambda v: predicted[id(v)], volumes, ("a", "b"))
 
 
@@ -28,7 +30,9 @@ def test_a_class_that_is_rightly_absent_does_not_count():
 
 
 def test_an_invented_class_counts_nothing_and_a_missed_one_too():
-    assert scores([((1, 1, 0, 2), (1, 1, 0, 2)), ((0, 0, 0, 2), (1, 0, 0, 2))]) == pytest.approx({"a": 0.5, "b": 1.0})
+    assert scores([((1, 1, 0, 2), (1, 1, 0, 2)), ((0, 0, 0, 2), (1, 0, 0, 2))]) == pytest.approx(
+        {"a": 0.5, "b": 1.0}
+    )
     assert scores([((1, 1, 0, 2), (1, 1, 0, 0))]) == pytest.approx({"a": 1.0, "b": 0.0})
 
 

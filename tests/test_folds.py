@@ -4,20 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch.results import folds
-from samatch.system import paths
-from samatch.data import splits
 from samatch.config.settings import run_id
-from samatch.system.errors import InputError
+from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest
+from samatch.results import folds
 from samatch.results.records import RUN_COLUMNS
+from samatch.system import paths
+from samatch.system.errors import InputError
 
 NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
 # (method, sam, variant), Dice of every test patient, validation Dice in each fold
-SPECS = [(("supervised", "", ""), 0.4, [0.4] * 4),
-         (("samatch-fixmatch", "lite_medsam", ""), 0.9, [0.8, 0.8, 0.6, 0.6]),
-         (("samatch-fixmatch", "lite_medsam", "box"), 0.5, [0.7] * 4),
-         (("finetune", "lite_medsam", ""), 0.95, [0.9] * 4)]
+SPECS = [
+    (("supervised", "", ""), 0.4, [0.4] * 4),
+    (("samatch-fixmatch", "lite_medsam", ""), 0.9, [0.8, 0.8, 0.6, 0.6]),
+    (("samatch-fixmatch", "lite_medsam", "box"), 0.5, [0.7] * 4),
+    (("finetune", "lite_medsam", ""), 0.95, [0.9] * 4),
+]
 
 
 def write_fold(name, specs=SPECS, **wrong):
@@ -26,13 +28,39 @@ def write_fold(name, specs=SPECS, **wrong):
     runs, cases = [], []
     for (method, sam, variant), dice, val in specs:
         run = run_id(name, 3, method, sam, 0, variant)
-        runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": run, "method": method, "sam": sam,
-                     "variant": variant, "n_labeled": 3, "seed": 0, "val_dice": val[number],
-                     "manifest_sha256": manifest.sha256, "splits_sha256": manifest.splits_sha256} | wrong)
+        runs.append(
+            {
+                **dict.fromkeys(RUN_COLUMNS, ""),
+                "run_id": run,
+                "method": method,
+                "sam": sam,
+                "variant": variant,
+                "n_labeled": 3,
+                "seed": 0,
+                "val_dice": val[number],
+                "manifest_sha256": manifest.sha256,
+                "splits_sha256": manifest.splits_sha256,
+            }
+            | wrong
+        )
         for split in ("val", "test") if method != "finetune" else ("val",):
-            cases += [{"run_id": run, "split": split, "patient_id": p, "case_id": p, "class": "liver",
-                       "dice": dice + 0.001 * i, "hd95": 10.0, "asd": 2.0, "distance_unit": "mm", "n_pred": 9,
-                       "n_ref": 9, "status": "ok"} for i, p in enumerate(manifest.patients(split))]
+            cases += [
+                {
+                    "run_id": run,
+                    "split": split,
+                    "patient_id": p,
+                    "case_id": p,
+                    "class": "liver",
+                    "dice": dice + 0.001 * i,
+                    "hd95": 10.0,
+                    "asd": 2.0,
+                    "distance_unit": "mm",
+                    "n_pred": 9,
+                    "n_ref": 9,
+                    "status": "ok",
+                }
+                for i, p in enumerate(manifest.patients(split))
+            ]
     folder = paths.TRACKED_RESULTS / "laptop" / name
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
@@ -51,7 +79,9 @@ def test_the_tracked_folds_are_what_the_code_draws(tmp_path):
     assert [folder.name for folder in folds.draw("chaos", tmp_path)] == NAMES[1:]
     for name in NAMES[1:]:
         for file in ("dataset.yaml", "splits.csv"):
-            assert (tmp_path / name / file).read_text() == (paths.MANIFESTS / name / file).read_text()
+            assert (tmp_path / name / file).read_text() == (
+                paths.MANIFESTS / name / file
+            ).read_text()
 
 
 def test_every_patient_of_chaos_is_tested_once_and_no_splits_overlap():
@@ -73,7 +103,10 @@ def test_folds_of_few_patients_by_hand():
     assert drawn[0] == first and [len(fold["test"]) for fold in drawn] == [1, 2, 2]
     assert sorted(p for fold in drawn for p in fold["test"]) == list("abcde")
     for fold in drawn:
-        assert sorted(p for group in fold.values() for p in group) == list("abcde") and len(fold["val"]) == 1
+        assert (
+            sorted(p for group in fold.values() for p in group) == list("abcde")
+            and len(fold["val"]) == 1
+        )
     assert splits.folds(first, 3, 0) == drawn != splits.folds(first, 3, 1)
     with pytest.raises(InputError, match="expected: 2 to 5"):
         splits.folds(first, 6, 0)
@@ -88,7 +121,9 @@ def test_twenty_patients_are_pooled(tracked):
     written, left_out = folds.write_pooled("laptop", "chaos")
     assert written == [tracked / f"{name}.csv" for name in ("per_case", "summary", "wilcoxon")]
     cases, table = (pd.read_csv(path) for path in written[:2])
-    assert set(cases.split) == {"test"} and set(cases.groupby("run_id").patient_id.nunique()) == {20}
+    assert set(cases.split) == {"test"} and set(cases.groupby("run_id").patient_id.nunique()) == {
+        20
+    }
     assert set(table.n) == {20} and set(cases.fold) == set(NAMES)
     assert left_out == []
     table = table.set_index("run_id")
@@ -103,14 +138,18 @@ def test_twenty_patients_are_pooled(tracked):
 def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
     """Of two candidates the first wins on validation in folds 1 and 2, the other in 3 and 4: ten of .9 and ten of .5
     make .7."""
-    assert folds.references(folds.pooled("laptop", "chaos")[0]) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"]
+    assert folds.references(folds.pooled("laptop", "chaos")[0]) == [
+        "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"
+    ]
     monkeypatch.setattr(folds, "COMBINE_VARIANTS", ("", "box"))
     runs, cases, _ = folds.pooled("laptop", "chaos")
     mine = cases[cases.run_id == "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
     assert mine.dice.mean() == pytest.approx(0.7 + 0.002)
     assert mine.groupby("fold").dice.mean().round(1).tolist() == [0.9, 0.9, 0.5, 0.5]
     assert folds.references(runs) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
-    assert runs.val_dice[runs.variant == "chosen"].tolist() == [pytest.approx((0.8 + 0.8 + 0.7 + 0.7) / 4)]
+    assert runs.val_dice[runs.variant == "chosen"].tolist() == [
+        pytest.approx((0.8 + 0.8 + 0.7 + 0.7) / 4)
+    ]
     for name in NAMES:
         write_fold(name, SPECS[:2])
     runs, _, _ = folds.pooled("laptop", "chaos")
@@ -140,7 +179,10 @@ def test_a_run_that_a_fold_lacks_is_left_out_by_name(tracked):
 
 def test_records_of_other_splits_are_refused(tracked):
     write_fold("chaos_fold2", splits_sha256="other")
-    path, moved = tracked.parent / "chaos_fold4" / "per_case.csv", load_manifest("chaos_fold4").patients("test")[0]
+    path, moved = (
+        tracked.parent / "chaos_fold4" / "per_case.csv",
+        load_manifest("chaos_fold4").patients("test")[0],
+    )
     pd.read_csv(path).replace({"patient_id": {moved: "stranger"}}).to_csv(path, index=False)
     with pytest.raises(InputError) as error:
         folds.pooled("laptop", "chaos")

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from samatch.system.errors import InputError
 from samatch.data.geometry import shape_doubts
 from samatch.data.images import check_geometry, read
+from samatch.system.errors import InputError
 from samatch.training.predict import write_mask
 
 SIZES = np.array([1.5, 1.25, 8.0])
 PIXDIM = 80  # bytes before the voxel size along x, a float of four bytes
 
 
-def saved(path, shape=(7, 6, 5), sform=None, qform=None, sizes=SIZES, unit=None, kind=nibabel.Nifti1Image):
+def saved(
+    path, shape=(7, 6, 5), sform=None, qform=None, sizes=SIZES, unit=None, kind=nibabel.Nifti1Image
+):
     """A volume whose header has these forms, with code 1, and no other."""
     volume = kind(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), None)
     volume.header.set_zooms(sizes)
@@ -48,14 +50,31 @@ def patched(path, **values):
 
 
 def test_a_sound_header_has_no_doubts(tmp_path):
-    for name, forms in (("both", {"sform": affine(), "qform": affine()}), ("s", {"sform": affine()}), ("q", {"qform": affine()})):
+    for name, forms in (
+        ("both", {"sform": affine(), "qform": affine()}),
+        ("s", {"sform": affine()}),
+        ("q", {"qform": affine()}),
+    ):
         found = read(saved(tmp_path / f"{name}.nii.gz", **forms))
-        assert found.spacing == (8, 1.25, 1.5) and found.doubts == () and np.allclose(found.affine, affine())
+        assert (
+            found.spacing == (8, 1.25, 1.5)
+            and found.doubts == ()
+            and np.allclose(found.affine, affine())
+        )
 
 
-@pytest.mark.parametrize("sizes, message", [
-    ({"z": 0.0}, "no voxel spacing(.|\n)*got: 1.5 x 1.25 x 0"), ({"x": float("nan")}, "no voxel spacing(.|\n)*got: nan"),
-    ({"y": float("inf")}, "no voxel spacing"), ({"z": 4.0}, r"two voxel spacings(.|\n)*pixdim 1.5 x 1.25 x 4, sform 1.5 x 1.25 x 8 \(x y z\)")])
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"z": 0.0}, "no voxel spacing(.|\n)*got: 1.5 x 1.25 x 0"),
+        ({"x": float("nan")}, "no voxel spacing(.|\n)*got: nan"),
+        ({"y": float("inf")}, "no voxel spacing"),
+        (
+            {"z": 4.0},
+            r"two voxel spacings(.|\n)*pixdim 1.5 x 1.25 x 4, sform 1.5 x 1.25 x 8 \(x y z\)",
+        ),
+    ],
+)
 def test_sizes_that_cannot_be_right_are_faults(tmp_path, sizes, message):
     path = patched(saved(tmp_path / "a.nii", sform=affine()), **sizes)
     with pytest.raises(InputError, match=message) as error:
@@ -70,9 +89,20 @@ def test_a_sign_and_a_rounded_size_are_no_faults(tmp_path):
 
 @pytest.mark.parametrize("unit, mm", [("micron", 0.001), ("meter", 1000)])
 def test_units_are_converted_and_told(tmp_path, unit, mm):
-    found = read(saved(tmp_path / "a.nii.gz", sform=affine(SIZES / mm, np.array([-40, 20, 7]) / mm), sizes=SIZES / mm, unit=unit))
-    assert found.spacing == pytest.approx((8, 1.25, 1.5)) and np.allclose(found.affine, affine(), atol=1e-3)
-    assert found.doubts == (f"the voxel spacing is in {unit} by the header, and was converted to mm.",)
+    found = read(
+        saved(
+            tmp_path / "a.nii.gz",
+            sform=affine(SIZES / mm, np.array([-40, 20, 7]) / mm),
+            sizes=SIZES / mm,
+            unit=unit,
+        )
+    )
+    assert found.spacing == pytest.approx((8, 1.25, 1.5)) and np.allclose(
+        found.affine, affine(), atol=1e-3
+    )
+    assert found.doubts == (
+        f"the voxel spacing is in {unit} by the header, and was converted to mm.",
+    )
     in_mm = read(saved(tmp_path / "b.nii.gz", sform=affine(), unit="mm"))
     assert in_mm.doubts == ()
     check_geometry(found, in_mm)
@@ -83,35 +113,72 @@ def test_what_may_be_meant_is_a_doubt(tmp_path):
         return [doubt.split(":")[0] for doubt in read(saved(tmp_path / "a.nii.gz", **how)).doubts]
 
     assert doubts() == ["no orientation codes in the NIfTI header"]
-    assert doubts(sizes=np.ones(3)) == ["no orientation codes in the NIfTI header", "a voxel spacing of 1 x 1 x 1 without orientation codes"]
-    assert doubts(sform=affine(), qform=affine(origin=(0, 0, 0))) == ["sform and qform place the volume differently"]
-    assert doubts(sform=affine(), qform=affine(turned=True)) == ["sform and qform place the volume differently"]
-    assert doubts(sform=affine(1000 * SIZES), sizes=1000 * SIZES) == ["a voxel spacing outside 0.01 to 100 mm"]
-    assert doubts(sform=affine(SIZES / 1000), sizes=SIZES / 1000) == ["a voxel spacing outside 0.01 to 100 mm"]
+    assert doubts(sizes=np.ones(3)) == [
+        "no orientation codes in the NIfTI header",
+        "a voxel spacing of 1 x 1 x 1 without orientation codes",
+    ]
+    assert doubts(sform=affine(), qform=affine(origin=(0, 0, 0))) == [
+        "sform and qform place the volume differently"
+    ]
+    assert doubts(sform=affine(), qform=affine(turned=True)) == [
+        "sform and qform place the volume differently"
+    ]
+    assert doubts(sform=affine(1000 * SIZES), sizes=1000 * SIZES) == [
+        "a voxel spacing outside 0.01 to 100 mm"
+    ]
+    assert doubts(sform=affine(SIZES / 1000), sizes=SIZES / 1000) == [
+        "a voxel spacing outside 0.01 to 100 mm"
+    ]
 
 
-@pytest.mark.parametrize("sizes, shape, refused", [
-    ((8, 1.5, 1.5), (6, 48, 48), True), ((1.5, 8, 1.5), (48, 6, 48), True), ((1.5, 1.5, 8), (48, 48, 6), False), ((1, 1, 1), (8, 8, 8), False),
-    ((2, 1.5, 1.5), (8, 8, 8), False), ((3, 3, 1), (8, 8, 8), False), ((8, 1.5, 1), (8, 8, 1), False), ((8, 1.5, 1.5), (48, 48, 6), False)])
+@pytest.mark.parametrize(
+    "sizes, shape, refused",
+    [
+        ((8, 1.5, 1.5), (6, 48, 48), True),
+        ((1.5, 8, 1.5), (48, 6, 48), True),
+        ((1.5, 1.5, 8), (48, 48, 6), False),
+        ((1, 1, 1), (8, 8, 8), False),
+        ((2, 1.5, 1.5), (8, 8, 8), False),
+        ((3, 3, 1), (8, 8, 8), False),
+        ((8, 1.5, 1), (8, 8, 1), False),
+        ((8, 1.5, 1.5), (48, 48, 6), False),
+    ],
+)
 def test_slices_along_another_axis_are_a_fault(tmp_path, sizes, shape, refused):
     path = saved(tmp_path / "a.nii.gz", shape, affine(sizes), sizes=sizes)
     if not refused:
         found = read(path)
         assert found.array.shape == shape[::-1]
-        assert ("slice axis in its place" in " ".join(found.doubts)) == (sizes[0] == 8 and shape[2] > 1)  # thick and many: who knows
+        assert ("slice axis in its place" in " ".join(found.doubts)) == (
+            sizes[0] == 8 and shape[2] > 1
+        )  # thick and many: who knows
         return
-    with pytest.raises(InputError, match=f"slices do not lie along the last axis(.|\n)*shape {' x '.join(map(str, shape))}, spacing"):
+    with pytest.raises(
+        InputError,
+        match=f"slices do not lie along the last axis(.|\n)*shape {' x '.join(map(str, shape))}, spacing",
+    ):
         read(path)
 
 
 def test_flat_slices_by_hand():
     assert shape_doubts((48, 48, 6)) and shape_doubts((48, 6, 48))
-    assert not shape_doubts((6, 48, 48)) and not shape_doubts((1, 10, 400)) and not shape_doubts((10, 100, 500)) and not shape_doubts((40, 30, 90))
+    assert (
+        not shape_doubts((6, 48, 48))
+        and not shape_doubts((1, 10, 400))
+        and not shape_doubts((10, 100, 500))
+        and not shape_doubts((40, 30, 90))
+    )
 
 
-HEADERS = {"none": {}, "s": {"sform": affine(turned=True)}, "q": {"qform": affine(turned=True)},
-           "both": {"sform": affine(), "qform": affine(turned=True)}, "micron": {"sform": affine(1000 * SIZES), "sizes": 1000 * SIZES, "unit": "micron"},
-           "nifti2": {"sform": affine(), "kind": nibabel.Nifti2Image}, "ones": {"sizes": np.ones(3)}}
+HEADERS = {
+    "none": {},
+    "s": {"sform": affine(turned=True)},
+    "q": {"qform": affine(turned=True)},
+    "both": {"sform": affine(), "qform": affine(turned=True)},
+    "micron": {"sform": affine(1000 * SIZES), "sizes": 1000 * SIZES, "unit": "micron"},
+    "nifti2": {"sform": affine(), "kind": nibabel.Nifti2Image},
+    "ones": {"sizes": np.ones(3)},
+}
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -123,8 +190,20 @@ def test_a_mask_lies_where_the_image_lies_for_every_reader(tmp_path, name):
     label[1, 2, 3] = 2
     target = write_mask(tmp_path, path, picture, label, 2)
     source, mask = nibabel.load(path), nibabel.load(target)
-    assert type(mask) is type(source) and mask.get_data_dtype() == np.uint8 and (np.asarray(mask.dataobj).transpose(2, 1, 0) == label).all()
-    for field in ("qform_code", "sform_code", "pixdim", "xyzt_units", "srow_x", "quatern_b", "qoffset_x"):
+    assert (
+        type(mask) is type(source)
+        and mask.get_data_dtype() == np.uint8
+        and (np.asarray(mask.dataobj).transpose(2, 1, 0) == label).all()
+    )
+    for field in (
+        "qform_code",
+        "sform_code",
+        "pixdim",
+        "xyzt_units",
+        "srow_x",
+        "quatern_b",
+        "qoffset_x",
+    ):
         assert (mask.header[field] == source.header[field]).all(), field
     assert np.allclose(mask.affine, source.affine)
     if name != "nifti2":  # which ITK does not read everywhere
@@ -143,5 +222,10 @@ def test_a_mask_takes_no_grey_levels_from_its_image(tmp_path):
     picture = read(tmp_path / "a.nii.gz")
     label = (np.arange(210).reshape(picture.array.shape) % 3).astype(np.uint8)
     mask = nibabel.load(write_mask(tmp_path, tmp_path / "a.nii.gz", picture, label, 2))
-    assert (np.asarray(mask.dataobj).transpose(2, 1, 0) == label).all() and mask.header["cal_max"] == 0
-    assert mask.header.get_slope_inter() in ((1, 0), (None, None)) and mask.header.extensions[0].get_content() == b"scanner 3"
+    assert (np.asarray(mask.dataobj).transpose(2, 1, 0) == label).all() and mask.header[
+        "cal_max"
+    ] == 0
+    assert (
+        mask.header.get_slope_inter() in ((1, 0), (None, None))
+        and mask.header.extensions[0].get_content() == b"scanner 3"
+    )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samatch.system.errors import InputError
 from samatch.data.images import check_geometry, read, read_label
+from samatch.system.errors import InputError
 from tests.made import VOLUME, tiff, turned, write_series
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,10 @@ def test_a_dicom_series_is_read_in_its_order_with_its_place(tmp_path):
 
 def test_missing_slices_and_several_series_are_named(tmp_path):
     write_series(tmp_path / "gap", positions=[0, 4, 8, 16, 20])
-    with pytest.raises(InputError, match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and 16.0 mm"):
+    with pytest.raises(
+        InputError,
+        match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and 16.0 mm",
+    ):
         read(tmp_path / "gap")
     write_series(tmp_path / "two", VOLUME[:2])
     write_series(tmp_path / "more", VOLUME[:3], series="1.2.4")
@@ -42,6 +45,7 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
 
 def test_slices_that_may_be_missing_at_the_ends_are_doubts(tmp_path):
     """The first ones by the numbers, the last ones by the size of the acquisition, every second one by the step."""
+
     def doubts(name, **how):
         write_series(tmp_path / name, **how)
         return [doubt for doubt in read(tmp_path / name).doubts if "missing" in doubt]
@@ -50,10 +54,21 @@ def test_slices_that_may_be_missing_at_the_ends_are_doubts(tmp_path):
     assert doubts("whole", tags=[("0020|1002", "5")]) == []
     assert [d[:25] for d in doubts("start", first=3)] == ["the numbers of the DICOM "]
     assert [d[:21] for d in doubts("end", tags=[("0020|1002", "6")])] == ["the DICOM acquisition"]
-    for spacing, step, count in ((4, 8, 1), (5, 5, 0), (3, 12, 0), (4, 6, 0)):  # 3 is less than the slices are thick
+    for spacing, step, count in (
+        (4, 8, 1),
+        (5, 5, 0),
+        (3, 12, 0),
+        (4, 6, 0),
+    ):  # 3 is less than the slices are thick
         write_series(tmp_path / "step", positions=[step * z for z in range(5)])
-        for file in (tmp_path / "step").iterdir():  # ITK writes a SpacingBetweenSlices of 1 whatever it is given
-            file.write_bytes(file.read_bytes().replace(b"\x18\0\x88\0\2\0\0\x001 ", b"\x18\0\x88\0\2\0\0\0%d " % spacing))
+        for file in (
+            tmp_path / "step"
+        ).iterdir():  # ITK writes a SpacingBetweenSlices of 1 whatever it is given
+            file.write_bytes(
+                file.read_bytes().replace(
+                    b"\x18\0\x88\0\2\0\0\x001 ", b"\x18\0\x88\0\2\0\0\0%d " % spacing
+                )
+            )
         assert len(read(tmp_path / "step").doubts) == count, spacing
     assert doubts("words", tags=[("0020|1002", "many")]) == []
 
@@ -62,7 +77,9 @@ def test_a_file_of_a_series_that_cannot_be_read_is_told(tmp_path):
     write_series(tmp_path / "cut")
     (tmp_path / "cut" / "04.dcm").write_bytes((tmp_path / "cut" / "04.dcm").read_bytes()[:200])
     (tmp_path / "cut" / "empty.DCM").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be read as part of the series(.|\n)*2 others: 04.dcm, empty.DCM"):
+    with pytest.raises(
+        InputError, match="cannot be read as part of the series(.|\n)*2 others: 04.dcm, empty.DCM"
+    ):
         read(tmp_path / "cut")
 
 
@@ -102,7 +119,11 @@ def test_pages_of_a_tiff_are_slices(tmp_path):
 
 
 def test_only_black_and_white_labels_are_marked(tmp_path):
-    for name, values, white in (("bw", [0, 255], True), ("numbers", [0, 1], False), ("black", [0, 0], False)):
+    for name, values, white in (
+        ("bw", [0, 255], True),
+        ("numbers", [0, 1], False),
+        ("black", [0, 0], False),
+    ):
         Image.fromarray(np.array([values] * 3, np.uint8)).save(tmp_path / f"{name}.png")
         assert read_label(tmp_path / f"{name}.png").white == white
 
@@ -116,21 +137,34 @@ def test_pictures_keep_their_depth(tmp_path, dtype):
 
 def test_masks_as_pictures(tmp_path):
     mask = RNG.integers(0, 2, (6, 7)).astype(np.uint8)
-    for name, array in (("l", mask * 255), ("one_bit", mask > 0), ("rgba", np.stack([mask * 255] * 3 + [mask * 0 + 255], -1)), ("numbers", mask)):
+    for name, array in (
+        ("l", mask * 255),
+        ("one_bit", mask > 0),
+        ("rgba", np.stack([mask * 255] * 3 + [mask * 0 + 255], -1)),
+        ("numbers", mask),
+    ):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
         assert (read_label(tmp_path / f"{name}.png").array == mask[None]).all()
     Image.fromarray(mask * 3).save(tmp_path / "classes.png")
     assert set(np.unique(read_label(tmp_path / "classes.png").array)) == {0, 3}
     colour = np.stack([mask * 255, mask * 0, mask * 0], -1)
     Image.fromarray(colour).save(tmp_path / "colour.png")
-    with pytest.raises(InputError, match=f"a colour mask\n.*colour.png\n.*\n.*{mask.sum()} coloured pixels"):
+    with pytest.raises(
+        InputError, match=f"a colour mask\n.*colour.png\n.*\n.*{mask.sum()} coloured pixels"
+    ):
         read_label(tmp_path / "colour.png")
     assert read(tmp_path / "colour.png").array.max() == 76  # luminance of pure red, .299 * 255
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.png", b"not a png", "unreadable picture"), ("a.nii.gz", b"not gzip", "unreadable NIfTI"), ("a.h5", b"not hdf", "unreadable h5"),
-    ("a.xyz", b"", "unknown kind")])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.png", b"not a png", "unreadable picture"),
+        ("a.nii.gz", b"not gzip", "unreadable NIfTI"),
+        ("a.h5", b"not hdf", "unreadable h5"),
+        ("a.xyz", b"", "unknown kind"),
+    ],
+)
 def test_broken_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
@@ -147,7 +181,9 @@ def test_a_cut_off_picture_is_unreadable(tmp_path):
 
 def test_four_axes_and_h5_keys(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3, 2)), np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(InputError, match=r"not a 3-D volume.*\n.*a.nii\n.*three axes\n.*\(4, 4, 3, 2\)"):
+    with pytest.raises(
+        InputError, match=r"not a 3-D volume.*\n.*a.nii\n.*three axes\n.*\(4, 4, 3, 2\)"
+    ):
         read(tmp_path / "a.nii")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["image"] = VOLUME
@@ -161,7 +197,9 @@ def test_a_label_turned_against_its_image_is_told_the_angle(tmp_path):
     turned = np.diag([1.0, 1, 3, 1])
     turned[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     for name, affine in (("image", np.diag([1.0, 1, 3, 1])), ("label", turned)):
-        nibabel.save(nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), affine), tmp_path / f"{name}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(VOLUME.transpose(2, 1, 0), affine), tmp_path / f"{name}.nii.gz"
+        )
     image, label = (read(tmp_path / f"{name}.nii.gz") for name in ("image", "label"))
     with pytest.raises(InputError, match="axes turned by 10.0 degrees"):
         check_geometry(image, label)

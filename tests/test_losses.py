@@ -2,14 +2,22 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.networks.losses import cross_entropy, dice_loss, sam_loss, sam_loss_as_published, segmentation_loss
+from samatch.networks.losses import (
+    cross_entropy,
+    dice_loss,
+    sam_loss,
+    sam_loss_as_published,
+    segmentation_loss,
+)
 
 
 def test_cross_entropy_counts_kept_pixels_only():
     logits = torch.log(torch.tensor([[0.8, 0.3], [0.2, 0.7]])).view(1, 2, 1, 2)
     label = torch.tensor([[[0, 0]]])
     assert cross_entropy(logits, label).item() == pytest.approx((-np.log(0.8) - np.log(0.3)) / 2)
-    assert cross_entropy(logits, label, torch.tensor([[[True, False]]])).item() == pytest.approx(-np.log(0.8))
+    assert cross_entropy(logits, label, torch.tensor([[[True, False]]])).item() == pytest.approx(
+        -np.log(0.8)
+    )
 
 
 def test_dice_loss_by_hand():
@@ -24,7 +32,9 @@ def test_soft_targets_by_hand():
     """One pixel, half of it class 0: -(log .8 + log .2) / 2; Dice with squares of .5 below."""
     probs = torch.tensor([0.8, 0.2]).view(1, 2, 1, 1)
     half = torch.full((1, 2, 1, 1), 0.5)
-    assert cross_entropy(probs.log(), half).item() == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
+    assert cross_entropy(probs.log(), half).item() == pytest.approx(
+        -(np.log(0.8) + np.log(0.2)) / 2
+    )
     first, second = (2 * p * 0.5 / (p**2 + 0.5**2) for p in (0.8, 0.2))
     assert dice_loss(probs, half).item() == pytest.approx(1 - (first + second) / 2, abs=1e-4)
 
@@ -33,7 +43,11 @@ def test_soft_targets_of_one_and_zero_cost_what_the_class_map_costs():
     logits, label = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
     one_hot = torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
     for keep in (None, torch.rand(2, 6, 6) < 0.5):
-        for loss in (cross_entropy, segmentation_loss, lambda a, b, k: dice_loss(a.softmax(1), b, k)):
+        for loss in (
+            cross_entropy,
+            segmentation_loss,
+            lambda a, b, k: dice_loss(a.softmax(1), b, k),
+        ):
             assert torch.allclose(loss(logits, one_hot, keep), loss(logits, label, keep), atol=1e-6)
 
 
@@ -64,4 +78,6 @@ def test_published_loss_applies_softmax_twice():
     label = torch.zeros(1, 4, 4, dtype=torch.long)
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 0] = 50
-    assert sam_loss_as_published(logits, label).item() == pytest.approx(-np.log(np.e / (np.e + 2)), abs=1e-4)
+    assert sam_loss_as_published(logits, label).item() == pytest.approx(
+        -np.log(np.e / (np.e + 2)), abs=1e-4
+    )

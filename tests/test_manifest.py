@@ -4,13 +4,22 @@ from collections import Counter
 import pytest
 import yaml
 
-from samatch.system import paths
 from samatch.data.curate import draw_splits
-from samatch.data.volumes import Entry
-from samatch.system.errors import InputError
 from samatch.data.manifest import Case, load_manifest, manifest_faults, write_manifest
+from samatch.data.volumes import Entry
+from samatch.system import paths
+from samatch.system.errors import InputError
 
-ABOUT = dict(title="t", classes=["a"], normalisation="n", licence="l", source="s", citation="c", known_faults="k", budgets=[1, 2])
+ABOUT = dict(
+    title="t",
+    classes=["a"],
+    normalisation="n",
+    licence="l",
+    source="s",
+    citation="c",
+    known_faults="k",
+    budgets=[1, 2],
+)
 
 
 def case(name, patient, digest=""):
@@ -25,19 +34,32 @@ def test_tracked_manifests_load():
     acdc, phantom = load_manifest("acdc"), load_manifest("phantom")
     assert len(acdc.cases) == 200 and acdc.num_classes == 4
     assert [len(acdc.patients(s)) for s in ("train", "val", "test")] == [70, 10, 20]
-    assert [sum(c.n_slices for c in acdc.cases_of(acdc.labeled_patients(n))) for n in (1, 3, 7, 14, 70)] == [32, 68, 136, 256, 1312]
+    assert [
+        sum(c.n_slices for c in acdc.cases_of(acdc.labeled_patients(n))) for n in (1, 3, 7, 14, 70)
+    ] == [32, 68, 136, 256, 1312]
     assert acdc.labeled_patients(7)[3:] == ("patient100", "patient058", "patient021", "patient049")
     assert len(phantom.patients("test")) == 8
 
 
 def test_busi_and_chaos_follow_from_their_own_declarations():
     """Splits redrawn from the manifest alone, without images, are the tracked ones."""
-    for name, counts in (("chaos", [13, 2, 5]), ("busi", [303, 46, 156]), ("busi_with_normal", [358, 54, 184])):
+    for name, counts in (
+        ("chaos", [13, 2, 5]),
+        ("busi", [303, 46, 156]),
+        ("busi_with_normal", [358, 54, 184]),
+    ):
         manifest = load_manifest(name)
         about = yaml.safe_load((paths.MANIFESTS / name / "dataset.yaml").read_text())["drawn"]
-        entries = [Entry(c.case_id, c.patient_id, stratum=c.case_id.split(" ")[0] if "busi" in name else "") for c in manifest.cases]
+        entries = [
+            Entry(
+                c.case_id, c.patient_id, stratum=c.case_id.split(" ")[0] if "busi" in name else ""
+            )
+            for c in manifest.cases
+        ]
         drawn = draw_splits(entries, about["fractions"], about["seed"], about.get("unused", ()))
-        assert [list(manifest.patients(s)) for s in ("train", "val", "test")] == [drawn[s] for s in ("train", "val", "test")]
+        assert [list(manifest.patients(s)) for s in ("train", "val", "test")] == [
+            drawn[s] for s in ("train", "val", "test")
+        ]
         assert [len(manifest.patients(s)) for s in ("train", "val", "test")] == counts
 
 
@@ -45,32 +67,66 @@ def test_busi_budgets_count_pictures_of_both_classes():
     busi, whole = load_manifest("busi"), load_manifest("busi_with_normal")
     for n in busi.budgets:
         cases = busi.cases_of(busi.labeled_patients(n))
-        assert len(cases) == n and 0.2 < sum(c.case_id.startswith("malignant") for c in cases) / n <= 0.5
-    assert not any(c.case_id.startswith("normal") for s in ("val", "test") for c in busi.cases_of(busi.patients(s)))
+        assert (
+            len(cases) == n
+            and 0.2 < sum(c.case_id.startswith("malignant") for c in cases) / n <= 0.5
+        )
+    assert not any(
+        c.case_id.startswith("normal")
+        for s in ("val", "test")
+        for c in busi.cases_of(busi.patients(s))
+    )
     lesions = {c.patient_id for c in busi.cases if not c.case_id.startswith("normal")}
     for split in ("train", "val", "test"):
         assert set(busi.patients(split)) & lesions == set(whole.patients(split)) & lesions
-    assert whole.cases == busi.cases and busi.split_of["benign (433)"] and "malignant (145)" in {c.case_id for c in busi.cases_of(["benign (433)"])}
+    assert (
+        whole.cases == busi.cases
+        and busi.split_of["benign (433)"]
+        and "malignant (145)" in {c.case_id for c in busi.cases_of(["benign (433)"])}
+    )
 
 
 def test_round_trip(tmp_path):
     cases = [case("a1", "a"), case("b1", "b"), case("c1", "c"), case("d1", "d")]
     write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
     found = load_manifest("mine", tmp_path)
-    assert found.cases == tuple(cases) and found.labeled_patients(1) == ("b",) and found.patients("val") == ("c",)
+    assert (
+        found.cases == tuple(cases)
+        and found.labeled_patients(1) == ("b",)
+        and found.patients("val") == ("c",)
+    )
 
 
 def test_all_faults_are_found_together():
     cases = (case("x", "a", "h1"), case("x", "a", "h2"), case("y", "b", "h1"), case("z", "lost"))
-    rows = [row("a", "train", "1"), row("a", "test"), row("b", "val"), row("ghost", "train", "3"), row("b2", "holdout")]
+    rows = [
+        row("a", "train", "1"),
+        row("a", "test"),
+        row("b", "val"),
+        row("ghost", "train", "3"),
+        row("b2", "holdout"),
+    ]
     faults = "\n".join(manifest_faults(cases, rows, [9]))
-    for expected in ("case x is listed twice", "patient a is in train and test", "the same image in two splits: x (test), y (val)",
-                     "b2: unknown split 'holdout'", "lost has a case but no split", "ghost has a split but no case", "without a gap", "budget 9 exceeds"):
+    for expected in (
+        "case x is listed twice",
+        "patient a is in train and test",
+        "the same image in two splits: x (test), y (val)",
+        "b2: unknown split 'holdout'",
+        "lost has a case but no split",
+        "ghost has a split but no case",
+        "without a gap",
+        "budget 9 exceeds",
+    ):
         assert expected in faults
 
 
 def test_a_patient_in_two_splits_stops_the_reading(tmp_path):
-    write_manifest(tmp_path, ABOUT, [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    write_manifest(
+        tmp_path,
+        ABOUT,
+        [case(p, p) for p in "abcd"],
+        {"train": ["a", "b"], "val": ["c"], "test": ["d"]},
+    )
     with open(tmp_path / "splits.csv", "a") as handle:
         handle.write("a,test,\n")
     with pytest.raises(InputError, match="patient a is in train and test"):
@@ -98,22 +154,33 @@ def test_errors_name_what_exists(tmp_path):
 
 def test_a_manifest_beside_the_users_own_data_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMATCH_DATA", str(tmp_path))
-    write_manifest(paths.data_dir() / "mine" / "manifest", ABOUT | {"reader": "files"},
-                   [case(p, p) for p in "abcd"], {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
+    write_manifest(
+        paths.data_dir() / "mine" / "manifest",
+        ABOUT | {"reader": "files"},
+        [case(p, p) for p in "abcd"],
+        {"train": ["a", "b"], "val": ["c"], "test": ["d"]},
+    )
     assert load_manifest("mine").reader == "files"
 
 
 def test_acdc_has_a_spacing_and_a_diagnosis_for_every_patient():
     cases = load_manifest("acdc").cases
     assert load_manifest("acdc").distances == "voxel" and load_manifest("chaos").distances == "mm"
-    assert Counter(case.group for case in cases) == dict.fromkeys(("NOR", "MINF", "DCM", "HCM", "RV"), 40)
+    assert Counter(case.group for case in cases) == dict.fromkeys(
+        ("NOR", "MINF", "DCM", "HCM", "RV"), 40
+    )
     assert Counter(case.spacing[0] for case in cases) == {10: 172, 5: 24, 6.5: 2, 7: 2}
-    assert all(0.70 < case.spacing[1] < 1.93 and case.spacing[1] == case.spacing[2] for case in cases)
+    assert all(
+        0.70 < case.spacing[1] < 1.93 and case.spacing[1] == case.spacing[2] for case in cases
+    )
     assert {case.group for case in load_manifest("phantom").cases} == {""}
 
 
 def test_groups_make_the_round_trip_and_belong_to_a_patient(tmp_path):
-    cases = [dataclasses.replace(case(p, p), group=group) for p, group in zip("abcd", ("x", "x", "y", ""))]
+    cases = [
+        dataclasses.replace(case(p, p), group=group)
+        for p, group in zip("abcd", ("x", "x", "y", ""))
+    ]
     write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
     assert load_manifest("mine", tmp_path).cases == tuple(cases)
     cases.append(dataclasses.replace(cases[0], case_id="a2", group="y"))

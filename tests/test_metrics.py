@@ -62,7 +62,11 @@ def test_a_protocol_in_voxels_keeps_the_millimetres_beside():
     pred, ref = np.zeros((2, 9, 9), np.uint8), np.zeros((2, 9, 9), np.uint8)
     pred[:, 1, 1], ref[:, 4, 5] = 1, 1
     row = case_metrics(pred, ref, ("a",), (10.0, 2.0, 1.0), "voxel")[0]
-    assert (row["hd95"], row["asd"], row["distance_unit"]) == (pytest.approx(5), pytest.approx(5), "voxel")
+    assert (row["hd95"], row["asd"], row["distance_unit"]) == (
+        pytest.approx(5),
+        pytest.approx(5),
+        "voxel",
+    )
     assert row["hd95_mm"] == row["asd_mm"] == pytest.approx(np.hypot(6, 4))
     in_mm = case_metrics(pred, ref, ("a",), (10.0, 2.0, 1.0))[0]
     assert in_mm["distance_unit"] == "mm" and in_mm["hd95"] == in_mm["hd95_mm"] == row["hd95_mm"]

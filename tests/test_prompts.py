@@ -4,7 +4,19 @@ import torch
 from scipy import ndimage
 
 from samatch.config.settings import Refine, prompt_kinds
-from samatch.sam.prompts import NO_POINT, Prompt, boxes_of, class_masks, foreground_logits, jitter, largest_by_propagation, largest_components, points_of, prompt_from_probs, widen
+from samatch.sam.prompts import (
+    NO_POINT,
+    Prompt,
+    boxes_of,
+    class_masks,
+    foreground_logits,
+    jitter,
+    largest_by_propagation,
+    largest_components,
+    points_of,
+    prompt_from_probs,
+    widen,
+)
 
 
 def plain_box(mask):
@@ -37,10 +49,14 @@ def test_boxes_equal_the_plain_reference(name):
 
 def test_propagation_on_the_device_equals_scipy():
     rng = np.random.default_rng(0)
-    noise = [rng.random((24, 24)) < density for density in (0.1, 0.3, 0.4, 0.5, 0.7) for _ in range(8)]
+    noise = [
+        rng.random((24, 24)) < density for density in (0.1, 0.3, 0.4, 0.5, 0.7) for _ in range(8)
+    ]
     spiral = np.zeros((24, 24), bool)
     spiral[::4], spiral[2::8, 0], spiral[1::8, 23], spiral[3::8, 23] = True, True, True, True
-    masks = torch.from_numpy(np.stack(noise + [spiral, np.zeros((24, 24), bool), np.ones((24, 24), bool)]))
+    masks = torch.from_numpy(
+        np.stack(noise + [spiral, np.zeros((24, 24), bool), np.ones((24, 24), bool)])
+    )
     assert torch.equal(largest_by_propagation(masks), largest_components(masks))
 
 
@@ -48,14 +64,27 @@ def plain_points(mask, confidence, box, foreground, background):
     """Point prompts of one object with numpy loops."""
     size = mask.shape[-1]
     padded = np.pad(mask, 1, constant_values=True)
-    interior = np.array([[padded[y:y + 3, x:x + 3].all() for x in range(size)] for y in range(size)])
+    interior = np.array(
+        [[padded[y : y + 3, x : x + 3].all() for x in range(size)] for y in range(size)]
+    )
     interior = interior if interior.any() else mask
     around = np.zeros_like(mask)
     if mask.any():
-        x0, y0, x1, y1 = (int(max(0, v)) for v in (box[0] - size / 8, box[1] - size / 8, min(size - 1, box[2] + size / 8), min(size - 1, box[3] + size / 8)))
-        around[y0:y1 + 1, x0:x1 + 1] = True
+        x0, y0, x1, y1 = (
+            int(max(0, v))
+            for v in (
+                box[0] - size / 8,
+                box[1] - size / 8,
+                min(size - 1, box[2] + size / 8),
+                min(size - 1, box[3] + size / 8),
+            )
+        )
+        around[y0 : y1 + 1, x0 : x1 + 1] = True
     found = []
-    for score, allowed, count, label in ((confidence, interior, foreground, 1), (1 - confidence, around & ~mask, background, 0)):
+    for score, allowed, count, label in (
+        (confidence, interior, foreground, 1),
+        (1 - confidence, around & ~mask, background, 0),
+    ):
         free = [(-score[y, x], y, x) for y, x in zip(*np.nonzero(allowed))]
         for _ in range(count):
             if not free:
@@ -70,7 +99,12 @@ def plain_points(mask, confidence, box, foreground, background):
 def test_points_equal_the_plain_reference():
     rng = np.random.default_rng(1)
     masks = np.zeros((1, 5, 32, 32), bool)
-    masks[0, 0, 5:20, 8:25], masks[0, 1, 0:4, 28:32], masks[0, 2, 9, 9], masks[0, 3] = True, True, True, True
+    masks[0, 0, 5:20, 8:25], masks[0, 1, 0:4, 28:32], masks[0, 2, 9, 9], masks[0, 3] = (
+        True,
+        True,
+        True,
+        True,
+    )
     confidence = rng.random(masks.shape).astype(np.float32)
     tensors = torch.from_numpy(masks), torch.from_numpy(confidence)
     boxes, _ = boxes_of(tensors[0])
@@ -79,15 +113,19 @@ def test_points_equal_the_plain_reference():
         expected = plain_points(masks[0, k], confidence[0, k], boxes[0, k].tolist(), 4, 3)
         found = [(*xy, label) for xy, label in zip(points[0, k].tolist(), labels[0, k].tolist())]
         assert found == expected, k
-    assert (labels[0, 4] == NO_POINT).all()          # nothing there
-    assert (labels[0, 3, 4:] == NO_POINT).all()      # no background left
-    assert (labels[0, 2] == torch.tensor([1, NO_POINT, NO_POINT, NO_POINT, 0, 0, 0])).all()  # one pixel
+    assert (labels[0, 4] == NO_POINT).all()  # nothing there
+    assert (labels[0, 3, 4:] == NO_POINT).all()  # no background left
+    assert (
+        labels[0, 2] == torch.tensor([1, NO_POINT, NO_POINT, NO_POINT, 0, 0, 0])
+    ).all()  # one pixel
 
 
 @pytest.mark.parametrize("kind", prompt_kinds())
 def test_every_kind_of_prompt_holds_its_parts(kind):
     probs = torch.rand(2, 4, 32, 32).softmax(1)
-    prompt = prompt_from_probs(probs, probs.argmax(1), Refine(prompt=kind, points_foreground=2, points_background=2))
+    prompt = prompt_from_probs(
+        probs, probs.argmax(1), Refine(prompt=kind, points_foreground=2, points_background=2)
+    )
     assert (prompt.boxes is not None) is ("box" in kind)
     assert (prompt.mask_prompt is not None) is ("mask" in kind)
     assert (prompt.points is not None) is ("points" in kind)
@@ -97,7 +135,9 @@ def test_every_kind_of_prompt_holds_its_parts(kind):
 
 def test_class_masks_leave_background_out():
     label = torch.tensor([[[0, 1], [2, 2]]])
-    assert class_masks(label, 4).int().tolist() == [[[[0, 1], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]]]
+    assert class_masks(label, 4).int().tolist() == [
+        [[[0, 1], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]]
+    ]
 
 
 def test_widen_is_cut_at_the_border():
@@ -123,7 +163,9 @@ def test_jitter_stays_within_its_fraction_and_repeats():
 
 
 def test_resized_keeps_the_object():
-    prompt = Prompt(torch.tensor([[[0.0, 0, 31, 31]]]), torch.ones(1, 1, dtype=torch.bool), 32).resized(64)
+    prompt = Prompt(
+        torch.tensor([[[0.0, 0, 31, 31]]]), torch.ones(1, 1, dtype=torch.bool), 32
+    ).resized(64)
     assert prompt.boxes.tolist() == [[[0.5, 0.5, 62.5, 62.5]]] and prompt.image_size == 64
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 
-from samatch.system import paths
 from samatch.data import prepared, provide
-from samatch.system.archives import unpack
-from samatch.data.curate import curate
 from samatch.data.batches import SlicePool
-from samatch.data.volumes import load_case, load_cases
-from samatch.system.errors import InputError
+from samatch.data.curate import curate
 from samatch.data.manifest import load_manifest, write_cases
+from samatch.data.volumes import load_case, load_cases
+from samatch.system import paths
+from samatch.system.archives import unpack
+from samatch.system.errors import InputError
 from samatch.system.repro import file_sha256
 from tests.made import ellipse, png
 
@@ -45,11 +45,21 @@ def lesions(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMATCH_DATA", str(tmp_path / "data"))
     files = sorted(web.rglob("*.png"))
     with open(home / "files.csv", "w", newline="") as handle:
-        csv.writer(handle).writerows([("path", "bytes", "sha256"), *[(str(p.relative_to(web)), p.stat().st_size, file_sha256(p)) for p in files]])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(web)))
+        csv.writer(handle).writerows(
+            [
+                ("path", "bytes", "sha256"),
+                *[(str(p.relative_to(web)), p.stat().st_size, file_sha256(p)) for p in files],
+            ]
+        )
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(web))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     about = yaml.safe_load((home / "dataset.yaml").read_text())
-    about["public_copy"] = {"url": f"http://127.0.0.1:{server.server_port}/", "page": "http://example.org/lesions"}
+    about["public_copy"] = {
+        "url": f"http://127.0.0.1:{server.server_port}/",
+        "page": "http://example.org/lesions",
+    }
     (home / "dataset.yaml").write_text(yaml.safe_dump(about))
     yield web
     server.shutdown()
@@ -58,7 +68,11 @@ def lesions(tmp_path, monkeypatch):
 def test_fetch_prepare_verify(lesions, capsys):
     provide.data("lesions")
     shown = capsys.readouterr().out
-    assert "licence: not stated" in shown and "fetching 12 files" in shown and "prepared 6 cases" in shown
+    assert (
+        "licence: not stated" in shown
+        and "fetching 12 files" in shown
+        and "prepared 6 cases" in shown
+    )
     assert provide.verify("lesions") == ([], ["6 cases in files and in the prepared file"])
     with pytest.raises(SystemExit) as done:
         provide.main(["verify", "--dataset", "lesions"])
@@ -68,8 +82,14 @@ def test_fetch_prepare_verify(lesions, capsys):
 def test_the_prepared_file_gives_what_the_files_give(lesions):
     provide.data("lesions")
     manifest = load_manifest("lesions")
-    ready, raw = load_cases(manifest, manifest.cases), [load_case(manifest, case) for case in manifest.cases]
-    assert all((a.image == b.image).all() and (a.label == b.label).all() and a.spacing == b.spacing for a, b in zip(ready, raw))
+    ready, raw = (
+        load_cases(manifest, manifest.cases),
+        [load_case(manifest, case) for case in manifest.cases],
+    )
+    assert all(
+        (a.image == b.image).all() and (a.label == b.label).all() and a.spacing == b.spacing
+        for a, b in zip(ready, raw)
+    )
     for size in (prepared.SIZE, 32):
         a, b = SlicePool.from_volumes(ready, size), SlicePool.from_volumes(raw, size)
         assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
@@ -114,8 +134,17 @@ def test_without_network_one_message_with_urls_sizes_and_places(lesions):
     with pytest.raises(InputError) as error:
         provide.data("lesions")
     text = str(error.value)
-    assert "12 of 12 files" in text and "http://127.0.0.1:9/images/p%200.png" in text and "bytes) from" in text and "... and 2 more" in text
-    assert str(paths.data_dir() / "lesions") in text and "example.org" in text and not prepared.prepared_file(load_manifest("lesions")).exists()
+    assert (
+        "12 of 12 files" in text
+        and "http://127.0.0.1:9/images/p%200.png" in text
+        and "bytes) from" in text
+        and "... and 2 more" in text
+    )
+    assert (
+        str(paths.data_dir() / "lesions") in text
+        and "example.org" in text
+        and not prepared.prepared_file(load_manifest("lesions")).exists()
+    )
 
 
 def test_a_wrong_download_is_refused_and_a_fault_keeps_the_prepared_file_away(lesions):
@@ -157,12 +186,23 @@ def tar_of(path, *members):
 
 
 def test_unsafe_archives_are_refused_whole(tmp_path):
-    bad = tar_of(tmp_path / "a.tgz", ("../out.txt", tarfile.REGTYPE, 3), ("/abs.txt", tarfile.REGTYPE, 3), ("link", tarfile.SYMTYPE, 0),
-                 ("hard", tarfile.LNKTYPE, 0), ("good.txt", tarfile.REGTYPE, 3))
+    bad = tar_of(
+        tmp_path / "a.tgz",
+        ("../out.txt", tarfile.REGTYPE, 3),
+        ("/abs.txt", tarfile.REGTYPE, 3),
+        ("link", tarfile.SYMTYPE, 0),
+        ("hard", tarfile.LNKTYPE, 0),
+        ("good.txt", tarfile.REGTYPE, 3),
+    )
     with pytest.raises(InputError) as error:
         unpack(bad, tmp_path / "into")
     text = str(error.value)
-    assert "4 faults" in text and "../out.txt: leads out" in text and "link: not a plain file" in text and not (tmp_path / "into").exists()
+    assert (
+        "4 faults" in text
+        and "../out.txt: leads out" in text
+        and "link: not a plain file" in text
+        and not (tmp_path / "into").exists()
+    )
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("..\\out.txt", "x")
         link = zipfile.ZipInfo("link")

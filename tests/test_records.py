@@ -8,16 +8,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch.results import examples, stats, tables
-from samatch.system import paths, repro
+from samatch.__main__ import main
 from samatch.config.settings import make_config, run_id
 from samatch.data.curate import curate
+from samatch.results import examples, stats, tables
+from samatch.results.records import (
+    RUN_COLUMNS,
+    Run,
+    collect,
+    collect_trials,
+    read_results,
+    read_table,
+    result_faults,
+    write_text,
+)
+from samatch.system import paths, repro
 from samatch.system.errors import InputError
-from samatch.results.records import RUN_COLUMNS, Run, collect, collect_trials, read_results, read_table, result_faults, write_text
 from tests.made import ellipse, png
 
-SPECS = [("supervised", "", ""), ("fixmatch", "", ""), ("samatch-fixmatch", "lite_medsam", ""), ("samatch-fixmatch", "lite_medsam", "box"),
-         ("samatch-fixmatch", "", "no_sam"), ("finetune", "lite_medsam", "")]
+SPECS = [
+    ("supervised", "", ""),
+    ("fixmatch", "", ""),
+    ("samatch-fixmatch", "lite_medsam", ""),
+    ("samatch-fixmatch", "lite_medsam", "box"),
+    ("samatch-fixmatch", "", "no_sam"),
+    ("finetune", "lite_medsam", ""),
+]
 VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
 
 
@@ -26,12 +42,38 @@ def records(dataset="acdc"):
     runs, cases = [], []
     for (method, sam, variant), val in zip(SPECS, VAL):
         name = run_id(dataset, 3, method, sam, 0, variant)
-        runs.append({**dict.fromkeys(RUN_COLUMNS, ""), "run_id": name, "method": method, "sam": sam, "variant": variant, "n_labeled": 3,
-                     "seed": 0, "val_dice": val, "selected_iteration": 100, "manifest_sha256": "m", "splits_sha256": "s"})
+        runs.append(
+            {
+                **dict.fromkeys(RUN_COLUMNS, ""),
+                "run_id": name,
+                "method": method,
+                "sam": sam,
+                "variant": variant,
+                "n_labeled": 3,
+                "seed": 0,
+                "val_dice": val,
+                "selected_iteration": 100,
+                "manifest_sha256": "m",
+                "splits_sha256": "s",
+            }
+        )
         for patient in (f"p{i}" for i in range(6)):
-            cases += [{"run_id": name, "split": "val" if method == "finetune" else "test", "patient_id": patient, "case_id": f"{patient}_{f}", "class": c,
-                       "dice": val + rng.normal(0, 0.02), "hd95": rng.uniform(1, 9), "asd": 1.0, "distance_unit": "voxel", "status": "ok"}
-                      for f in (1, 2) for c in ("RV", "LV")]
+            cases += [
+                {
+                    "run_id": name,
+                    "split": "val" if method == "finetune" else "test",
+                    "patient_id": patient,
+                    "case_id": f"{patient}_{f}",
+                    "class": c,
+                    "dice": val + rng.normal(0, 0.02),
+                    "hd95": rng.uniform(1, 9),
+                    "asd": 1.0,
+                    "distance_unit": "voxel",
+                    "status": "ok",
+                }
+                for f in (1, 2)
+                for c in ("RV", "LV")
+            ]
     return pd.DataFrame(runs), pd.DataFrame(cases)
 
 
@@ -49,11 +91,19 @@ def test_results_are_read_back(folder):
 
 def test_all_faults_at_once():
     runs, cases = records()
-    runs = pd.concat([runs, runs.iloc[[0]], runs.iloc[[0]].assign(run_id="empty", manifest_sha256="other")])
+    runs = pd.concat(
+        [runs, runs.iloc[[0]], runs.iloc[[0]].assign(run_id="empty", manifest_sha256="other")]
+    )
     cases = pd.concat([cases.iloc[3:], cases.iloc[[10]], cases.iloc[[5]].assign(run_id="ghost")])
     faults = "\n".join(result_faults(runs, cases))
-    for expected in ("acdc-n3-supervised-s0 is listed twice", "is listed twice", "empty has no cases", "cases of ghost, but no such run",
-                     "2 different manifests", "acdc-n3-supervised-s0 lacks 3 of 24"):
+    for expected in (
+        "acdc-n3-supervised-s0 is listed twice",
+        "is listed twice",
+        "empty has no cases",
+        "cases of ghost, but no such run",
+        "2 different manifests",
+        "acdc-n3-supervised-s0 lacks 3 of 24",
+    ):
         assert expected in faults
 
 
@@ -83,8 +133,14 @@ def two_ways(monkeypatch):
 
 def test_sam_match_is_the_default_however_good_the_papers_box_is():
     runs, cases = records()
-    assert tables.chosen_guided(runs) == tables.all_chosen(runs)[0] == "acdc-n3-samatch-fixmatch-lite_medsam-s0"
-    assert runs.set_index("variant").val_dice["box"] == runs[runs.method != "finetune"].val_dice.max()
+    assert (
+        tables.chosen_guided(runs)
+        == tables.all_chosen(runs)[0]
+        == "acdc-n3-samatch-fixmatch-lite_medsam-s0"
+    )
+    assert (
+        runs.set_index("variant").val_dice["box"] == runs[runs.method != "finetune"].val_dice.max()
+    )
 
 
 def test_among_several_ways_sam_match_is_chosen_on_validation_alone(two_ways):
@@ -99,19 +155,30 @@ def test_summary_by_hand():
     row = tables.summary(runs, cases).set_index("run_id").loc["acdc-n3-fixmatch-s0"]
     mine = cases[cases.run_id == "acdc-n3-fixmatch-s0"]
     patients = [mine[mine.patient_id == p].dice.mean() for p in mine.patient_id.unique()]
-    assert row.dice == pytest.approx(100 * np.mean(patients)) and row.dice_sd == pytest.approx(100 * np.std(patients, ddof=1))
-    assert row.n == 6 and row["dice_RV"] == pytest.approx(100 * mine[mine["class"] == "RV"].dice.mean())
+    assert row.dice == pytest.approx(100 * np.mean(patients)) and row.dice_sd == pytest.approx(
+        100 * np.std(patients, ddof=1)
+    )
+    assert row.n == 6 and row["dice_RV"] == pytest.approx(
+        100 * mine[mine["class"] == "RV"].dice.mean()
+    )
 
 
 def test_sam_at_test_time_by_hand():
     runs, cases = records()
     guided = "acdc-n3-samatch-fixmatch-lite_medsam-s0"
     mine = cases[cases.run_id == guided]
-    more = [mine.assign(split=f"test_{way}", dice=mine.dice + gain) for way, gain in (("sam", -0.1), ("refined", 0.02))]
+    more = [
+        mine.assign(split=f"test_{way}", dice=mine.dice + gain)
+        for way, gain in (("sam", -0.1), ("refined", 0.02))
+    ]
     assert not len(tables.sam_at_test_time(runs, cases))
-    row, = tables.sam_at_test_time(runs, pd.concat([cases, *more])).itertuples()
-    assert row.run_id == guided and row.n == 6 and row.student == pytest.approx(100 * mine.dice.mean())
-    assert (row.sam_difference, row.refined_difference) == pytest.approx((-10, 2)) and row.sam == pytest.approx(row.student - 10)
+    (row,) = tables.sam_at_test_time(runs, pd.concat([cases, *more])).itertuples()
+    assert (
+        row.run_id == guided and row.n == 6 and row.student == pytest.approx(100 * mine.dice.mean())
+    )
+    assert (row.sam_difference, row.refined_difference) == pytest.approx(
+        (-10, 2)
+    ) and row.sam == pytest.approx(row.student - 10)
 
 
 def test_undefined_distances_are_counted_not_averaged():
@@ -129,45 +196,81 @@ def test_the_family_holds_every_comparison_method_and_no_sibling():
 
 def test_half_a_joint_training_is_compared_with_half_a_training_without_sam(tmp_path):
     runs, cases = records()
-    for whole, part in (("samatch-fixmatch-lite_medsam-s0", "half_joint"), ("samatch-fixmatch-s0-no_sam", "no_sam_half")):
+    for whole, part in (
+        ("samatch-fixmatch-lite_medsam-s0", "half_joint"),
+        ("samatch-fixmatch-s0-no_sam", "no_sam_half"),
+    ):
         run = runs[runs.run_id == f"acdc-n3-{whole}"].assign(run_id=part, variant=part)
         runs = pd.concat([runs, run], ignore_index=True)
-        cases = pd.concat([cases, cases[cases.run_id == f"acdc-n3-{whole}"].assign(run_id=part)], ignore_index=True)
-    assert set(tables.wilcoxon_table(runs, cases).comparison) == {"Supervised", "FixMatch", "FixMatch, continued"}
+        cases = pd.concat(
+            [cases, cases[cases.run_id == f"acdc-n3-{whole}"].assign(run_id=part)],
+            ignore_index=True,
+        )
+    assert set(tables.wilcoxon_table(runs, cases).comparison) == {
+        "Supervised",
+        "FixMatch",
+        "FixMatch, continued",
+    }
     found = tables.wilcoxon_table(runs, cases, reference="half_joint")
-    assert set(found.comparison) == {"Supervised", "FixMatch", "FixMatch, continued, joint training: half without SAM"}
+    assert set(found.comparison) == {
+        "Supervised",
+        "FixMatch",
+        "FixMatch, continued, joint training: half without SAM",
+    }
     assert set(found.reference) == {"SAM-Match (FixMatch), joint training: half"}
     for name, table in (("runs", runs), ("per_case", cases)):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     tables.write_tables("laptop", "made_up", tmp_path)
-    assert set(pd.read_csv(tmp_path / "wilcoxon.csv").reference) == {"SAM-Match (FixMatch)", *found.reference}
+    assert set(pd.read_csv(tmp_path / "wilcoxon.csv").reference) == {
+        "SAM-Match (FixMatch)",
+        *found.reference,
+    }
 
 
 def test_a_variant_of_ones_own_has_its_own_name():
     assert tables.label("samatch-fixmatch", "no_sam_slow") == "FixMatch, continued, no_sam_slow"
     assert tables.label("samatch-fixmatch", "slow") == "SAM-Match (FixMatch), slow"
-    assert tables.label("finetune") == "SAM alone" and tables.label("fixmatch", "slow") == "FixMatch, slow"
+    assert (
+        tables.label("finetune") == "SAM alone"
+        and tables.label("fixmatch", "slow") == "FixMatch, slow"
+    )
 
 
 def test_sam_alone_stands_in_the_table_where_it_was_tested():
     runs, cases = records()
     assert "SAM alone" not in set(tables.summary(runs, cases).method)
     mine = cases.run_id == "acdc-n3-finetune-lite_medsam-s0"
-    table = tables.summary(runs, cases.assign(split=cases.split.mask(mine, "test"))).set_index("method")
+    table = tables.summary(runs, cases.assign(split=cases.split.mask(mine, "test"))).set_index(
+        "method"
+    )
     assert table.dice["SAM alone"] == pytest.approx(100 * cases[mine].dice.mean())
 
 
 def test_ablation_cells_without_a_run_are_missing_not_zero():
     runs, cases = records()
-    runs = pd.concat([runs, runs[runs.variant == "box"].assign(run_id="other-seed", variant="mask", seed=1)])
+    runs = pd.concat(
+        [runs, runs[runs.variant == "box"].assign(run_id="other-seed", variant="mask", seed=1)]
+    )
     grid = tables.ablation_grid(runs, cases)
     cells, asked = grid.set_index(["factor", "level"]), "what SAM is asked"
-    assert len(grid) == len(tables.ABLATIONS) and set(grid[grid.default].level) >= {"nothing", "consensus", "quarter"}
+    assert len(grid) == len(tables.ABLATIONS) and set(grid[grid.default].level) >= {
+        "nothing",
+        "consensus",
+        "quarter",
+    }
     boxes = grid[grid.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"]
-    assert list(zip(boxes.factor, boxes.level)) == [(asked, "box in its place"), ("margin of the box, px at 256", "2"),
-                                                    ("arithmetic, with boxes", "corrected")]
-    assert cells.loc[(asked, "mask"), "status"] == "not run" and np.isnan(cells.loc[(asked, "mask"), "dice"])
-    mine = [cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean() for tail in ("-box", "")]
+    assert list(zip(boxes.factor, boxes.level)) == [
+        (asked, "box in its place"),
+        ("margin of the box, px at 256", "2"),
+        ("arithmetic, with boxes", "corrected"),
+    ]
+    assert cells.loc[(asked, "mask"), "status"] == "not run" and np.isnan(
+        cells.loc[(asked, "mask"), "dice"]
+    )
+    mine = [
+        cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean()
+        for tail in ("-box", "")
+    ]
     assert boxes.difference.tolist() == pytest.approx(3 * [100 * (mine[0] - mine[1])])
     assert cells.loc[("combine", "consensus"), "difference"] == 0
     assert cells.loc[("combine", "student alone"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
@@ -187,10 +290,14 @@ def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
 def with_seeds(**change):
     """The records of seed 0, and those of seed 1 with every Dice of `change`'s methods moved."""
     runs, cases = records()
-    runs1, cases1 = (table.assign(run_id=table.run_id.str.replace("-s0", "-s1")) for table in (runs, cases))
+    runs1, cases1 = (
+        table.assign(run_id=table.run_id.str.replace("-s0", "-s1")) for table in (runs, cases)
+    )
     for method, moved in change.items():
         cases1.loc[cases1.run_id.str.contains(method), "dice"] += moved
-    return pd.concat([runs, runs1.assign(seed=1, val_dice=runs1.val_dice + 0.02)], ignore_index=True), pd.concat([cases, cases1], ignore_index=True)
+    return pd.concat(
+        [runs, runs1.assign(seed=1, val_dice=runs1.val_dice + 0.02)], ignore_index=True
+    ), pd.concat([cases, cases1], ignore_index=True)
 
 
 def test_seeds_by_hand():
@@ -198,8 +305,14 @@ def test_seeds_by_hand():
     runs = runs[(runs.method != "fixmatch") | (runs.seed == 0)]
     table = tables.seed_table(runs, cases[cases.run_id.isin(runs.run_id)]).set_index("method")
     one = 100 * cases[cases.run_id == "acdc-n3-supervised-s0"].dice.mean()
-    assert table.loc["Supervised", "seeds"] == "0 1" and "FixMatch" not in table.index and "SAM alone" not in table.index
-    assert table.loc["Supervised"][["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
+    assert (
+        table.loc["Supervised", "seeds"] == "0 1"
+        and "FixMatch" not in table.index
+        and "SAM alone" not in table.index
+    )
+    assert table.loc["Supervised"][
+        ["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]
+    ].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
     assert tables.seed_table(*records()).empty and tables.wilcoxon_over_seeds(*records()).empty
 
 
@@ -208,17 +321,30 @@ def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
     runs = runs[(runs.method != "supervised") | (runs.seed == 0)]
     cases = cases[cases.run_id.isin(runs.run_id)]
     found = tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
-    assert set(found.reference) == {"SAM-Match (FixMatch), the paper's box"} and list(found.index) == ["FixMatch", "FixMatch, continued"] and set(found.n) == {6}
+    assert (
+        set(found.reference) == {"SAM-Match (FixMatch), the paper's box"}
+        and list(found.index) == ["FixMatch", "FixMatch, continued"]
+        and set(found.n) == {6}
+    )
     by_patient = cases.groupby(["run_id", "patient_id"]).dice.mean()
-    mean = {tail: (by_patient[f"acdc-n3-{tail.format(0)}"] + by_patient[f"acdc-n3-{tail.format(1)}"]) / 2
-            for tail in ("samatch-fixmatch-lite_medsam-s{}-box", "fixmatch-s{}")}
-    assert found.median_difference["FixMatch"] == pytest.approx(np.median(mean["samatch-fixmatch-lite_medsam-s{}-box"] - mean["fixmatch-s{}"]))
+    mean = {
+        tail: (by_patient[f"acdc-n3-{tail.format(0)}"] + by_patient[f"acdc-n3-{tail.format(1)}"])
+        / 2
+        for tail in ("samatch-fixmatch-lite_medsam-s{}-box", "fixmatch-s{}")
+    }
+    assert found.median_difference["FixMatch"] == pytest.approx(
+        np.median(mean["samatch-fixmatch-lite_medsam-s{}-box"] - mean["fixmatch-s{}"])
+    )
 
 
 def test_only_the_papers_method_gets_the_papers_number():
     assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
-    for run in ("acdc-n3-fixmatch-s0", "acdc-n7-samatch-fixmatch-lite_medsam-s0", "acdc-n3-samatch-fixmatch-s0-no_sam",
-                "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"):
+    for run in (
+        "acdc-n3-fixmatch-s0",
+        "acdc-n7-samatch-fixmatch-lite_medsam-s0",
+        "acdc-n3-samatch-fixmatch-s0-no_sam",
+        "acdc-n3-samatch-fixmatch-lite_medsam-s0-box",
+    ):
         assert tables.paper_value("acdc", run) == ""
     assert tables.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
 
@@ -227,10 +353,23 @@ def test_collect_gathers_complete_runs_only(tmp_path):
     for name, status in (("acdc-n3-fixmatch-s0", "run.json"), ("acdc-n3-other-s0", "none")):
         folder = paths.runs_dir("laptop") / name
         folder.mkdir(parents=True)
-        cfg = {"dataset": "acdc", "method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "", "train": {"iterations": 5}, "parents": []}
+        cfg = {
+            "dataset": "acdc",
+            "method": "fixmatch",
+            "variant": "",
+            "n_labeled": 3,
+            "seed": 0,
+            "sam_name": "",
+            "train": {"iterations": 5},
+            "parents": [],
+        }
         if status == "run.json":
-            (folder / status).write_text(json.dumps({"run_id": name, "status": "complete", "val_dice": 0.5, "config": cfg}))
-        (folder / "per_case.csv").write_text(f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,0.5\n")
+            (folder / status).write_text(
+                json.dumps({"run_id": name, "status": "complete", "val_dice": 0.5, "config": cfg})
+            )
+        (folder / "per_case.csv").write_text(
+            f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,0.5\n"
+        )
         (folder / "train_log.csv").write_text("iteration,val_dice\n0,0.5\n")
     found = collect("laptop", "acdc", tmp_path / "out")
     assert pd.read_csv(found / "runs.csv").run_id.tolist() == ["acdc-n3-fixmatch-s0"]
@@ -241,11 +380,25 @@ def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c", status="
     """A complete run's folder, or a trial's, written as by hand."""
     folder = paths.runs_dir("laptop") / name
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"dataset": dataset, "method": "fixmatch", "variant": "", "n_labeled": 3, "seed": 0, "sam_name": "",
-              "train": {"iterations": 5}, "parents": []}
-    (folder / "run.json").write_text(json.dumps({"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}))
+    config = {
+        "dataset": dataset,
+        "method": "fixmatch",
+        "variant": "",
+        "n_labeled": 3,
+        "seed": 0,
+        "sam_name": "",
+        "train": {"iterations": 5},
+        "parents": [],
+    }
+    (folder / "run.json").write_text(
+        json.dumps(
+            {"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}
+        )
+    )
     rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice}" for case in cases]
-    (folder / "per_case.csv").write_text("\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n")
+    (folder / "per_case.csv").write_text(
+        "\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n"
+    )
     (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
     return folder
 
@@ -260,7 +413,10 @@ def test_collect_keeps_what_the_folder_holds(tmp_path):
     run("acdc-n3-b-s0", 0.7)
     found = collect("laptop", "acdc", tmp_path / "out")
     for name, column in (("runs", "val_dice"), ("per_case", "dice"), ("train_log", "val_dice")):
-        assert dict(pd.read_csv(found / f"{name}.csv").set_index("run_id")[column]) == {"acdc-n3-a-s0": 0.5, "acdc-n3-b-s0": 0.7}
+        assert dict(pd.read_csv(found / f"{name}.csv").set_index("run_id")[column]) == {
+            "acdc-n3-a-s0": 0.5,
+            "acdc-n3-b-s0": 0.7,
+        }
 
 
 def test_sets_whose_names_begin_alike_are_not_mixed(tmp_path):
@@ -296,38 +452,83 @@ def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **gr
     """A trial's folder: validation Dice .5 and .7 of two classes, and what `more` adds to per_case.csv."""
     folder = paths.runs_dir("laptop") / name
     folder.mkdir(parents=True)
-    config = {"dataset": dataset, "method": method, "variant": "x", "n_labeled": 3, "seed": 0, "sam_name": "", "parents": [], **groups}
-    record = {"run_id": name, "status": "trial", "trial": asks, "config": config, "seconds": 90.0, "commit": "c", "finished": finished}
+    config = {
+        "dataset": dataset,
+        "method": method,
+        "variant": "x",
+        "n_labeled": 3,
+        "seed": 0,
+        "sam_name": "",
+        "parents": [],
+        **groups,
+    }
+    record = {
+        "run_id": name,
+        "status": "trial",
+        "trial": asks,
+        "config": config,
+        "seconds": 90.0,
+        "commit": "c",
+        "finished": finished,
+    }
     (folder / "run.json").write_text(json.dumps(record))
-    (folder / "per_case.csv").write_text("run_id,split,patient_id,case_id,class,dice\n"
-                                         f"{name},val,p,p_1,RV,0.5\n{name},val,p,p_1,LV,0.7\n" + more)
+    (folder / "per_case.csv").write_text(
+        "run_id,split,patient_id,case_id,class,dice\n"
+        f"{name},val,p,p_1,RV,0.5\n{name},val,p,p_1,LV,0.7\n" + more
+    )
 
 
 def test_trials_say_in_which_settings_they_differ():
     """Two trials of FixMatch differ in lr and in a setting that one of them has; the third is of another method."""
     same = {"iterations": 5, "image_size": 64}
     trial("late", "a lower lr?", "2025-01-02", train={"lr": 0.1, **same}, method_settings={})
-    trial("early", "the default", "2025-01-01", train={"lr": 0.2, **same}, method_settings={"lambda_u": 0.5})
+    trial(
+        "early",
+        "the default",
+        "2025-01-01",
+        train={"lr": 0.2, **same},
+        method_settings={"lambda_u": 0.5},
+    )
     more = "guided,val_sam,p,p_1,RV,0.8\nguided,val_refined,p,p_1,RV,0.9\n"
-    trial("guided", "with SAM?", "2025-01-03", "samatch-fixmatch", more=more, train={"lr": 0.3, **same}, sam={"lr": 1e-4})
+    trial(
+        "guided",
+        "with SAM?",
+        "2025-01-03",
+        "samatch-fixmatch",
+        more=more,
+        train={"lr": 0.3, **same},
+        sam={"lr": 1e-4},
+    )
     trial("other", "of another set", "2025-01-01", dataset="busi", train={"lr": 9.0, **same})
     trained("acdc-n3-result-s0")
     table = collect_trials("laptop", "acdc").set_index("run_id")
     assert list(table.index) == ["early", "late", "guided"]
     assert table.settings.tolist() == ["method.lambda_u=0.5 train.lr=0.2", "train.lr=0.1", ""]
-    assert table.asks.tolist() == ["the default", "a lower lr?", "with SAM?"] and set(table.minutes) == {1.5}
+    assert table.asks.tolist() == ["the default", "a lower lr?", "with SAM?"] and set(
+        table.minutes
+    ) == {1.5}
     assert table.val_dice.tolist() == pytest.approx([60] * 3)
     assert table.loc["late", ["val_dice_RV", "val_dice_LV"]].tolist() == pytest.approx([50, 70])
-    assert table.loc["guided", ["val_dice_sam", "val_dice_refined"]].tolist() == pytest.approx([80, 90])
+    assert table.loc["guided", ["val_dice_sam", "val_dice_refined"]].tolist() == pytest.approx(
+        [80, 90]
+    )
     assert table.loc[["early", "late"], "val_dice_sam"].isna().all()
 
 
 def test_the_table_of_trials_is_written(tmp_path):
-    words = ["--trials", "--profile", "laptop", "--dataset", "acdc", "--into", str(tmp_path / "into")]
+    words = [
+        "--trials",
+        "--profile",
+        "laptop",
+        "--dataset",
+        "acdc",
+        "--into",
+        str(tmp_path / "into"),
+    ]
     with pytest.raises(SystemExit, match="no trial of acdc in profile laptop"):
-        tables.main(words)
+        main(["tables", *words])
     trial("one", "does it?", "2025-01-01", train={"lr": 0.1})
-    tables.main(words)
+    main(["tables", *words])
     assert pd.read_csv(tmp_path / "into" / "trials.csv").asks.tolist() == ["does it?"]
     assert [path.name for path in (tmp_path / "into").iterdir()] == ["trials.csv"]
 
@@ -353,7 +554,10 @@ def test_a_complete_run_of_other_data_is_refused(file, word):
     """Two patients change places in the labeled order; or an image is another one."""
     path, config = own_set() / file, make_config("demo", "nums", 1, "supervised")
     finished(Run(config))
-    assert Run(config).complete and Run(config).read()["splits_sha256"] == Run(config).identity["splits_sha256"]
+    assert (
+        Run(config).complete
+        and Run(config).read()["splits_sha256"] == Run(config).identity["splits_sha256"]
+    )
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if word == "splits":
         train = table.split == "train"
@@ -371,7 +575,10 @@ def test_trials_and_results_do_not_share_a_folder():
     config, other = (make_config("demo", "phantom", n, "supervised") for n in (1, 3))
     finished(Run(config, "does it help?"))
     finished(Run(other))
-    assert Run(config, "another question").read()["status"] == "trial" and Run(other).read()["status"] == "complete"
+    assert (
+        Run(config, "another question").read()["status"] == "trial"
+        and Run(other).read()["status"] == "complete"
+    )
     for first, asks, got in ((config, "", "trial"), (other, "does it help?", "complete")):
         with pytest.raises(InputError, match="trials and results do not share a folder") as error:
             Run(first, asks)
@@ -387,7 +594,9 @@ def test_ids_stay_the_text_that_they_are(tmp_path):
         folder = collect("laptop", "acdc", tmp_path / "out")
         runs, cases = read_results("laptop", "acdc", folder)
         assert runs.commit.tolist() == ["123456789012", "1e8"] and runs.sam.tolist() == ["", ""]
-        assert cases.patient_id.tolist() == 2 * [i for i in ids if "_" not in i] and cases.dice.tolist() == 16 * [0.5]
+        assert cases.patient_id.tolist() == 2 * [
+            i for i in ids if "_" not in i
+        ] and cases.dice.tolist() == 16 * [0.5]
         assert sorted(stats.unit_scores(cases).index) == sorted(i for i in ids if "_" not in i)
     with pytest.raises(InputError, match="none.csv"):
         read_table(tmp_path / "none.csv")
@@ -396,7 +605,11 @@ def test_ids_stay_the_text_that_they_are(tmp_path):
 def undefined_distances(cases, run, **change):
     """As samatch.metrics writes a run whose predictions are all background."""
     where = cases.run_id == run
-    return cases.assign(**{name: cases[name].mask(where) for name in stats.DISTANCES}, status=cases.status.mask(where, "empty_pred"), **change)
+    return cases.assign(
+        **{name: cases[name].mask(where) for name in stats.DISTANCES},
+        status=cases.status.mask(where, "empty_pred"),
+        **change,
+    )
 
 
 def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkeypatch):
@@ -405,13 +618,29 @@ def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkey
     for name, table in (("runs", runs), ("per_case", cases)):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     tables.write_tables("laptop", "hearts", tmp_path)
-    tests = read_table(tmp_path / "wilcoxon.csv").query("metric == 'hd95' and unit == 'patient'").set_index("comparison")
-    assert tests.n.to_dict() == {"Supervised": 0, "FixMatch": 6, "FixMatch, continued": 6} and tests.undefined["Supervised"] == 6
-    assert np.isnan(tests.p["Supervised"]) and np.isnan(tests.p_holm["Supervised"]) and not tests.significant["Supervised"]
-    assert tests.p_bonferroni["FixMatch"] == pytest.approx(min(1, 3 * tests.p["FixMatch"]))  # the family stays as large as it was named
+    tests = (
+        read_table(tmp_path / "wilcoxon.csv")
+        .query("metric == 'hd95' and unit == 'patient'")
+        .set_index("comparison")
+    )
+    assert (
+        tests.n.to_dict() == {"Supervised": 0, "FixMatch": 6, "FixMatch, continued": 6}
+        and tests.undefined["Supervised"] == 6
+    )
+    assert (
+        np.isnan(tests.p["Supervised"])
+        and np.isnan(tests.p_holm["Supervised"])
+        and not tests.significant["Supervised"]
+    )
+    assert tests.p_bonferroni["FixMatch"] == pytest.approx(
+        min(1, 3 * tests.p["FixMatch"])
+    )  # the family stays as large as it was named
     monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
     shown = tables.final_table("laptop", "acdc")
-    assert shown["HD95 voxel"].tolist()[0] == "undefined" and "undefined" not in shown["HD95 voxel"].tolist()[1:]
+    assert (
+        shown["HD95 voxel"].tolist()[0] == "undefined"
+        and "undefined" not in shown["HD95 voxel"].tolist()[1:]
+    )
 
 
 def test_no_dice_at_all_leaves_the_grid_possible():
@@ -419,21 +648,41 @@ def test_no_dice_at_all_leaves_the_grid_possible():
     cases.loc[cases.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box", "dice"] = np.nan
     grid = tables.ablation_grid(runs, cases).set_index(["factor", "level"])
     box = "what SAM is asked", "box in its place"
-    assert np.isnan(grid.dice[box]) and grid.status[box] == "run" and not np.isnan(grid.dice["combine", "consensus"])
+    assert (
+        np.isnan(grid.dice[box])
+        and grid.status[box] == "run"
+        and not np.isnan(grid.dice["combine", "consensus"])
+    )
 
 
 def test_millimetres_and_voxels_have_no_mean(monkeypatch):
     """One run with cases of both, one run all in mm beside runs all in voxels: each mean has the unit of all of its cases."""
     runs, cases = records()
     mixed, metric = "acdc-n3-fixmatch-s0", "acdc-n3-supervised-s0"
-    cases.loc[(cases.run_id == metric) | (cases.run_id == mixed) & (cases.patient_id == "p0"), "distance_unit"] = "mm"
+    cases.loc[
+        (cases.run_id == metric) | (cases.run_id == mixed) & (cases.patient_id == "p0"),
+        "distance_unit",
+    ] = "mm"
     rows = tables.summary(runs, cases).set_index("run_id")
-    assert rows.unit[mixed] == "mm and voxel" and np.isnan(rows.hd95[mixed]) and np.isnan(rows.asd[mixed]) and rows.undefined[mixed] == 0
-    assert rows.unit[metric] == "mm" and rows.hd95[metric] == pytest.approx(cases[cases.run_id == metric].groupby("patient_id").hd95.mean().mean())
-    assert stats.unit_scores(cases, "hd95").isna().all(axis=None) and not stats.unit_scores(cases).isna().any(axis=None)
+    assert (
+        rows.unit[mixed] == "mm and voxel"
+        and np.isnan(rows.hd95[mixed])
+        and np.isnan(rows.asd[mixed])
+        and rows.undefined[mixed] == 0
+    )
+    assert rows.unit[metric] == "mm" and rows.hd95[metric] == pytest.approx(
+        cases[cases.run_id == metric].groupby("patient_id").hd95.mean().mean()
+    )
+    assert stats.unit_scores(cases, "hd95").isna().all(axis=None) and not stats.unit_scores(
+        cases
+    ).isna().any(axis=None)
     monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
     shown = tables.final_table("laptop", "acdc")["HD95 in its own unit"].tolist()
-    assert shown[0] == f"{rows.hd95[metric]:.2f} mm" and shown[1] == "undefined (mm and voxel)" and shown[2].endswith(" voxel")
+    assert (
+        shown[0] == f"{rows.hd95[metric]:.2f} mm"
+        and shown[1] == "undefined (mm and voxel)"
+        and shown[2].endswith(" voxel")
+    )
 
 
 def test_examples_of_patients_with_numbers_for_names(tmp_path):
@@ -445,16 +694,25 @@ def test_examples_of_patients_with_numbers_for_names(tmp_path):
         png(folder / "masks" / f"{patient}.png", label * 255 * (patient != "NA"))
     curate("nums", None, ["a"], allow_empty=True)
     run = trained("nums-n1-fixmatch-s0", dataset="nums", cases=("007", "NA"))
-    np.savez_compressed(run / "predictions.npz", **{patient: np.ones((1, 48, 48), np.uint8) for patient in ("007", "NA")})
+    np.savez_compressed(
+        run / "predictions.npz",
+        **{patient: np.ones((1, 48, 48), np.uint8) for patient in ("007", "NA")},
+    )
     cases = read_table(collect("laptop", "nums") / "per_case.csv")
     patients = list(stats.unit_scores(cases).index)
     panels = examples.panels("laptop", "nums", patients, {"reference": None, "FixMatch": run.name})
-    assert [title for title, _, _ in panels] == [f"{p}: {name}" for p in ("007", "NA") for name in ("reference", "FixMatch")]
+    assert [title for title, _, _ in panels] == [
+        f"{p}: {name}" for p in ("007", "NA") for name in ("reference", "FixMatch")
+    ]
     assert panels[2][1].shape == (48, 48)
 
 
 def git(folder, *words):
-    subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words],
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_a_surrounding_repository_gives_no_commit(tmp_path, monkeypatch):
@@ -464,7 +722,9 @@ def test_a_surrounding_repository_gives_no_commit(tmp_path, monkeypatch):
     git(tmp_path / "home", "init", "-q")
     git(tmp_path / "home", "commit", "-q", "--allow-empty", "-m", "dotfiles")
     assert repro.commit() == "unknown"
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "home" / ".git"))  # as within a hook of that repository
+    monkeypatch.setenv(
+        "GIT_DIR", str(tmp_path / "home" / ".git")
+    )  # as within a hook of that repository
     assert repro.commit() == "unknown"
     git(project, f"--git-dir={project / '.git'}", "init", "-q")
     git(project, f"--git-dir={project / '.git'}", "commit", "-q", "--allow-empty", "-m", "own")
@@ -487,7 +747,11 @@ def test_write_text_is_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
-@pytest.mark.parametrize("folder", sorted(p.parent for p in paths.TRACKED_RESULTS.glob("*/*/runs.csv")), ids=lambda f: "/".join(f.parts[-2:]))
+@pytest.mark.parametrize(
+    "folder",
+    sorted(p.parent for p in paths.TRACKED_RESULTS.glob("*/*/runs.csv")),
+    ids=lambda f: "/".join(f.parts[-2:]),
+)
 def test_tracked_results_are_sound(folder):
     """The repository's own records: no faults, tables that follow from them, complete test sets."""
     from samatch.data.manifest import load_manifest
@@ -495,8 +759,14 @@ def test_tracked_results_are_sound(folder):
     profile, dataset = folder.parts[-2:]
     runs, cases = read_results(profile, dataset, folder)
     manifest = load_manifest(dataset)
-    assert set(runs.manifest_sha256) == {manifest.sha256} and set(runs.splits_sha256) == {manifest.splits_sha256}
-    expected = {(c.case_id, name) for c in manifest.cases_of(manifest.patients("test")) for name in manifest.classes}
+    assert set(runs.manifest_sha256) == {manifest.sha256} and set(runs.splits_sha256) == {
+        manifest.splits_sha256
+    }
+    expected = {
+        (c.case_id, name)
+        for c in manifest.cases_of(manifest.patients("test"))
+        for name in manifest.classes
+    }
     for _, mine in cases[cases.split == "test"].groupby("run_id"):
         assert set(zip(mine.case_id, mine["class"])) == expected
     for run in runs.itertuples():
@@ -504,15 +774,22 @@ def test_tracked_results_are_sound(folder):
         assert record["status"] == "complete" and record["config_sha256"] == run.config_sha256
         assert not set(record["config"]["parents"]) - set(runs.run_id)
     kept = pd.read_csv(folder / "summary.csv")
-    assert kept.dice.to_numpy() == pytest.approx(tables.summary(runs, cases).dice.to_numpy(), rel=1e-4)
+    assert kept.dice.to_numpy() == pytest.approx(
+        tables.summary(runs, cases).dice.to_numpy(), rel=1e-4
+    )
     for name, table in tables.patient_tables(dataset, runs, cases).items():
         kept = pd.read_csv(folder / f"{name}.csv")
         assert kept.run_id.tolist() == table.run_id.tolist() and kept.n.tolist() == table.n.tolist()
         column = "bias" if name == "clinical" else "dice"
-        assert kept[column].to_numpy() == pytest.approx(table[column].to_numpy(), rel=1e-4, abs=1e-4)
+        assert kept[column].to_numpy() == pytest.approx(
+            table[column].to_numpy(), rel=1e-4, abs=1e-4
+        )
 
 
-@pytest.mark.parametrize("seeds, expected", [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})])
+@pytest.mark.parametrize(
+    "seeds, expected",
+    [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})],
+)
 def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, expected):
     for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
@@ -546,8 +823,12 @@ def test_millimetres_stand_beside_voxels_where_they_are_known():
     runs, cases = records()
     assert "hd95_mm" not in tables.summary(runs, cases)
     cases = cases.assign(hd95_mm=3 * cases.hd95, asd_mm=np.nan)
-    cases.loc[cases.run_id == "acdc-n3-supervised-s0", "hd95_mm"] = np.nan  # a run of earlier records
+    cases.loc[cases.run_id == "acdc-n3-supervised-s0", "hd95_mm"] = (
+        np.nan
+    )  # a run of earlier records
     table = tables.summary(runs, cases).set_index("run_id")
     assert np.isnan(table.hd95_mm["acdc-n3-supervised-s0"]) and "asd_mm" not in table
-    assert table.hd95_mm["acdc-n3-fixmatch-s0"] == pytest.approx(3 * table.hd95["acdc-n3-fixmatch-s0"])
+    assert table.hd95_mm["acdc-n3-fixmatch-s0"] == pytest.approx(
+        3 * table.hd95["acdc-n3-fixmatch-s0"]
+    )
     assert "hd95_mm" not in tables.summary(runs, cases.assign(distance_unit="mm"))

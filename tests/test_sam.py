@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.sam import model as sam_module
 from samatch.config.settings import make_config
-from samatch.system.errors import InputError
 from samatch.networks.unet import UNet
-from samatch.sam.prompts import Prompt
+from samatch.sam import model as sam_module
 from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
 from samatch.sam.models import _vit, lite_medsam
 from samatch.sam.models.lite_medsam import adapt
+from samatch.sam.prompts import Prompt
 from samatch.sam.weights import load_weights, weights_file
+from samatch.system.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def test_lite_medsam_equals_the_wheels_own_model(lite):
     boxes = torch.tensor([[[50.0, 60, 120, 140]], [[10, 20, 200, 100]]])
     with torch.no_grad():
         expected = theirs(image.expand(-1, 3, -1, -1), boxes[:, 0].numpy())[:, 0]
-        found, _ = lite(image, Prompt(boxes.expand(-1, 3, -1), torch.ones(2, 3, dtype=torch.bool), 256))
+        found, _ = lite(
+            image, Prompt(boxes.expand(-1, 3, -1), torch.ones(2, 3, dtype=torch.bool), 256)
+        )
     for k in range(3):  # class tokens start at zero: every class gets the same answer
         assert (found[:, k] - expected).abs().max() < 1e-4
 
@@ -49,13 +51,16 @@ def test_masks_are_drawn_as_the_official_upscaling_draws_them():
 def test_many_prompts_in_one_call_equal_single_calls():
     sam = build_sam("tiny", image_size=64, num_classes=4).eval()
     torch.nn.init.normal_(sam.class_tokens)
-    image, boxes = torch.rand(3, 1, 64, 64), torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (3, 3, 4))
+    image, boxes = (
+        torch.rand(3, 1, 64, 64),
+        torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (3, 3, 4)),
+    )
     together, quality = sam(image, Prompt(boxes, torch.ones(3, 3, dtype=torch.bool), 64))
     for b in range(3):
         for k in range(3):
             present = torch.zeros(1, 3, dtype=torch.bool)
             present[0, k] = True
-            single, single_quality = sam(image[b:b + 1], Prompt(boxes[b:b + 1], present, 64))
+            single, single_quality = sam(image[b : b + 1], Prompt(boxes[b : b + 1], present, 64))
             assert torch.allclose(single[0, k], together[b, k], atol=1e-5)
             assert torch.allclose(single_quality[0, k], quality[b, k], atol=1e-5)
 
@@ -73,7 +78,7 @@ def test_many_objects_asked_with_nothing_equal_single_calls():
             for k in range(3):
                 alone = torch.zeros(1, 3, dtype=torch.bool)
                 alone[0, k] = True
-                single, single_quality = sam(image[b:b + 1], Prompt(None, alone, 64))
+                single, single_quality = sam(image[b : b + 1], Prompt(None, alone, 64))
                 assert torch.allclose(single[0, k], together[b, k], atol=1e-5)
                 assert torch.allclose(single_quality[0, k], quality[b, k], atol=1e-5)
     assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-2)  # the class token is heard
@@ -86,10 +91,15 @@ def test_classes_without_a_prompt_equal_a_loop_over_images():
         embeddings = sam.encode(torch.rand(count, 1, 64, 64))
         together = sam.decode_classes(embeddings)
         loop = torch.cat([sam.decode_classes(one) for one in embeddings.split(1)])
-    assert together.shape == (count, 3, sam.mask_size, sam.mask_size) and together.dtype == torch.float32
+    assert (
+        together.shape == (count, 3, sam.mask_size, sam.mask_size)
+        and together.dtype == torch.float32
+    )
     assert torch.allclose(together, loop, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=1e-4)
-    assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-4)  # every class has its own answer
+    assert not torch.allclose(
+        together[0, 0], together[0, 1], atol=1e-4
+    )  # every class has its own answer
 
 
 def test_classes_without_a_query_cannot_be_asked():
@@ -100,20 +110,27 @@ def test_classes_without_a_query_cannot_be_asked():
 
 def test_absent_classes_are_not_asked():
     sam = build_sam("tiny", image_size=64, num_classes=3).eval()
-    mask_logits, iou_pred = sam(torch.rand(1, 1, 64, 64), Prompt(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.bool), 64))
+    mask_logits, iou_pred = sam(
+        torch.rand(1, 1, 64, 64),
+        Prompt(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.bool), 64),
+    )
     assert (mask_logits == ABSENT_LOGIT).all() and (iou_pred == 0).all()
     assert mask_logits.shape == (1, 2, 64, 64)
 
 
 def test_decoding_every_pair_answers_as_decoding_the_present_ones(monkeypatch):
     sam = build_sam("tiny", image_size=64, num_classes=4).eval()
-    boxes, present = torch.tensor([8.0, 10, 40, 50]).expand(2, 3, 4) * torch.tensor([[[1.0], [0], [0.9]], [[0], [0], [1]]]), torch.tensor([[True, False, True], [False, False, True]])
+    boxes, present = (
+        torch.tensor([8.0, 10, 40, 50]).expand(2, 3, 4)
+        * torch.tensor([[[1.0], [0], [0.9]], [[0], [0], [1]]]),
+        torch.tensor([[True, False, True], [False, False, True]]),
+    )
     embeddings = sam.encode(torch.rand(2, 1, 64, 64)).detach().requires_grad_()
     found = []
     for pairs in (sam_module.asked_pairs, sam_module.every_pair):
         monkeypatch.setattr(sam_module, "asked_pairs", pairs)
         masks, quality = sam.decode(embeddings, Prompt(boxes, present, 64))
-        gradient, = torch.autograd.grad(masks.square().sum() + quality.sum(), embeddings)
+        (gradient,) = torch.autograd.grad(masks.square().sum() + quality.sum(), embeddings)
         found.append((masks, quality, gradient))
     for a, b in zip(*found):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -128,7 +145,10 @@ def test_a_smaller_prompt_frame_is_scaled():
     assert torch.allclose(small, large, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode, encoder, decoder", [("frozen", False, False), ("decoder", False, True), ("all", True, True)])
+@pytest.mark.parametrize(
+    "mode, encoder, decoder",
+    [("frozen", False, False), ("decoder", False, True), ("all", True, True)],
+)
 def test_tuning_modes(mode, encoder, decoder):
     sam = build_sam("tiny", image_size=32, num_classes=3)
     count = sam.tune(mode)
@@ -199,10 +219,15 @@ def kept_for_backward(function) -> int:
 
     def keep(tensor):
         if not isinstance(tensor, torch.nn.Parameter):
-            found[tensor.untyped_storage().data_ptr()] = tensor  # kept alive: a freed place would be given to another
+            found[tensor.untyped_storage().data_ptr()] = (
+                tensor  # kept alive: a freed place would be given to another
+            )
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         function()
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
@@ -212,12 +237,16 @@ def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
     config = make_config("paper", "acdc", 3, "samatch-unimatch").train
     size, num_images = config.image_size, config.batch_labeled + config.batch_unlabeled
     image, student = torch.rand(1, 1, size, size), UNet(4)
-    prompt = Prompt(torch.tensor([[[20.0, 20, 120, 120]] * 3]), torch.ones(1, 3, dtype=torch.bool), size)
+    prompt = Prompt(
+        torch.tensor([[[20.0, 20, 120, 120]] * 3]), torch.ones(1, 3, dtype=torch.bool), size
+    )
     monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: lite_medsam.RECOMPUTED)
     lite.tune("all")
     sam = kept_for_backward(lambda: lite(image, prompt))
     views = config.batch_labeled + 3 * config.batch_unlabeled
-    weights = 4 * 4 * sum(p.numel() for network in (lite, student) for p in network.parameters())  # value, gradient, two moments
+    weights = (
+        4 * 4 * sum(p.numel() for network in (lite, student) for p in network.parameters())
+    )  # value, gradient, two moments
     total = num_images * sam + views * kept_for_backward(lambda: student(image)) + weights
     assert 5e9 < total < 7.5e9
 
@@ -225,7 +254,10 @@ def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
 def test_recomputed_stages_give_the_same_gradients(monkeypatch):
     sam, found = build_sam("lite_medsam", image_size=64, num_classes=2).eval(), []
     sam.tune("all")
-    assert [lite_medsam.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [0, lite_medsam.RECOMPUTED]
+    assert [lite_medsam.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [
+        0,
+        lite_medsam.RECOMPUTED,
+    ]
     for recomputed in (0, lite_medsam.RECOMPUTED):
         monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: recomputed)
         sam.zero_grad()
@@ -238,7 +270,9 @@ def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
     """timm keeps its attention biases between eval-mode calls; they must follow the weights."""
     sam = build_sam("lite_medsam", image_size=64, num_classes=2).eval()
     image = torch.rand(1, 1, 64, 64)
-    optimizer = torch.optim.SGD([p for name, p in sam.named_parameters() if "attention_biases" in name], 100.0)
+    optimizer = torch.optim.SGD(
+        [p for name, p in sam.named_parameters() if "attention_biases" in name], 100.0
+    )
     before = sam.encode(image)
     for _ in range(2):
         optimizer.zero_grad()
@@ -251,7 +285,15 @@ def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
 def small_vit():
     """The ViT SAM with two blocks, one of them windowed, with random relative positions."""
     torch.manual_seed(0)
-    sam = _vit.build_vit(image_size=64, num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,)).eval()
+    sam = _vit.build_vit(
+        image_size=64,
+        num_classes=4,
+        class_token=True,
+        width=32,
+        depth=2,
+        heads=2,
+        global_blocks=(1,),
+    ).eval()
     for name, parameter in sam.named_parameters():
         if "pos" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -259,7 +301,10 @@ def small_vit():
 
 
 def test_vit_shapes_batching_and_gradient(small_vit):
-    image, boxes = torch.rand(2, 1, 96, 96), torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (2, 3, 4))
+    image, boxes = (
+        torch.rand(2, 1, 96, 96),
+        torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (2, 3, 4)),
+    )
     together, quality = small_vit(image, Prompt(boxes, torch.ones(2, 3, dtype=torch.bool), 96))
     assert together.shape == (2, 3, 16, 16) and quality.shape == (2, 3)
     single, _ = small_vit(image[1:], Prompt(boxes[1:], torch.ones(1, 3, dtype=torch.bool), 96))
@@ -271,7 +316,11 @@ def test_vit_shapes_batching_and_gradient(small_vit):
 def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
     """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings are interpolated."""
     path = tmp_path / "vit.pth"
-    published = {key.replace("image_encoder.vit.", "image_encoder."): value for key, value in small_vit.state_dict().items() if not key.startswith("class_")}
+    published = {
+        key.replace("image_encoder.vit.", "image_encoder."): value
+        for key, value in small_vit.state_dict().items()
+        if not key.startswith("class_")
+    }
     torch.save(published, path)
     build = dict(num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,))
     same, larger = (_vit.build_vit(image_size=size, **build).eval() for size in (64, 128))
@@ -281,15 +330,23 @@ def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
     with torch.no_grad():
         assert torch.equal(same.encode(image), small_vit.encode(image))
         assert larger.encode(image).shape == (1, 256, 8, 8)
-    assert torch.allclose(larger.image_encoder.vit.pos_embed.mean(), small_vit.image_encoder.vit.pos_embed.mean(), atol=5e-3)
+    assert torch.allclose(
+        larger.image_encoder.vit.pos_embed.mean(),
+        small_vit.image_encoder.vit.pos_embed.mean(),
+        atol=5e-3,
+    )
 
 
-@pytest.mark.parametrize("name, millions", [("vit_b", 93.7), ("vit_l", 312.3), ("vit_h", 641.1), ("medsam_vit_b", 93.7)])
+@pytest.mark.parametrize(
+    "name, millions", [("vit_b", 93.7), ("vit_l", 312.3), ("vit_h", 641.1), ("medsam_vit_b", 93.7)]
+)
 def test_published_sizes_of_the_vit_sams(name, millions):
     with torch.device("meta"):
         sam = build_sam(name, num_classes=4, pretrained=False)
     assert sam.image_size == 1024 and sam.mask_size == 256
-    theirs = [p.numel() for part, p in sam.named_parameters() if not part.startswith("class_")]  # ours ask for classes
+    theirs = [
+        p.numel() for part, p in sam.named_parameters() if not part.startswith("class_")
+    ]  # ours ask for classes
     assert sum(theirs) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
@@ -299,8 +356,13 @@ def test_points_boxes_and_masks_are_each_heard():
     box = torch.tensor([[[10.0, 10, 40, 40]]])
     points, labels = torch.tensor([[[[20.0, 20], [50, 50]]]]), torch.tensor([[[1, 0]]])
     mask = torch.randn(1, 1, 64, 64)
-    prompts = [Prompt(box, present, 64), Prompt(None, present, 64, points=points, point_labels=labels), Prompt(None, present, 64, mask),
-               Prompt(box, present, 64, mask, points, labels), Prompt(None, present, 64, points=points, point_labels=1 - labels)]
+    prompts = [
+        Prompt(box, present, 64),
+        Prompt(None, present, 64, points=points, point_labels=labels),
+        Prompt(None, present, 64, mask),
+        Prompt(box, present, 64, mask, points, labels),
+        Prompt(None, present, 64, points=points, point_labels=1 - labels),
+    ]
     with torch.no_grad():
         answers = [sam(image, prompt)[0] for prompt in prompts]
     assert all(not torch.allclose(a, b) for i, a in enumerate(answers) for b in answers[:i])
@@ -312,16 +374,26 @@ def test_the_class_token_is_heard_whatever_is_asked(asked, count):
     """Of one object and of several: a mask alone and nothing at all have no token of their own that it could be added to."""
     sam = build_sam("tiny", image_size=64, num_classes=count + 1).eval()
     image, present = torch.rand(1, 1, 64, 64), torch.ones(1, count, dtype=torch.bool)
-    parts = {"box": {"boxes": torch.tensor([10.0, 10, 40, 40]).expand(1, count, 4)}, "nothing": {},
-             "points": {"points": torch.full((1, count, 1, 2), 20.0), "point_labels": torch.ones(1, count, 1, dtype=torch.long)},
-             "mask": {"mask_prompt": torch.randn(1, 1, 64, 64).expand(1, count, 64, 64)}}
+    parts = {
+        "box": {"boxes": torch.tensor([10.0, 10, 40, 40]).expand(1, count, 4)},
+        "nothing": {},
+        "points": {
+            "points": torch.full((1, count, 1, 2), 20.0),
+            "point_labels": torch.ones(1, count, 1, dtype=torch.long),
+        },
+        "mask": {"mask_prompt": torch.randn(1, 1, 64, 64).expand(1, count, 64, 64)},
+    }
     prompt = Prompt(**{"boxes": None, "present": present, "image_size": 64} | parts[asked])
     with torch.no_grad():
         before = sam(image, prompt)[0]
         torch.nn.init.normal_(sam.class_tokens)
         after = sam(image, prompt)[0]
     assert (after - before).abs().flatten(2).amax(2).min() > 1e-3
-    assert count == 1 or torch.allclose(before[:, 0], before[:, 1], atol=1e-5) and not torch.allclose(after[:, 0], after[:, 1], atol=1e-3)
+    assert (
+        count == 1
+        or torch.allclose(before[:, 0], before[:, 1], atol=1e-5)
+        and not torch.allclose(after[:, 0], after[:, 1], atol=1e-3)
+    )
 
 
 def test_unknown_sam_lists_what_exists():

@@ -49,8 +49,20 @@ def test_bootstrap_interval_covers_and_repeats():
 
 
 def per_case(scores):
-    rows = [{"run_id": run, "split": "test", "patient_id": p, "case_id": f"{p}_{f}", "class": c, "dice": d + 0.01 * f}
-            for run, by_patient in scores.items() for p, d in by_patient.items() for f in (0, 1) for c in ("a", "b")]
+    rows = [
+        {
+            "run_id": run,
+            "split": "test",
+            "patient_id": p,
+            "case_id": f"{p}_{f}",
+            "class": c,
+            "dice": d + 0.01 * f,
+        }
+        for run, by_patient in scores.items()
+        for p, d in by_patient.items()
+        for f in (0, 1)
+        for c in ("a", "b")
+    ]
     return pd.DataFrame(rows)
 
 
@@ -66,8 +78,15 @@ def test_bonferroni_over_the_family():
     rng = np.random.default_rng(1)
     patients = [f"p{i}" for i in range(12)]
     base = {p: rng.uniform(0.5, 0.8) for p in patients}
-    scores = stats.unit_scores(per_case({"ours": base, "worse": {p: v - rng.uniform(0.01, 0.1) for p, v in base.items()},
-                                         "same": {p: v + rng.normal(0, 0.01) for p, v in base.items()}}))
+    scores = stats.unit_scores(
+        per_case(
+            {
+                "ours": base,
+                "worse": {p: v - rng.uniform(0.01, 0.1) for p, v in base.items()},
+                "same": {p: v + rng.normal(0, 0.01) for p, v in base.items()},
+            }
+        )
+    )
     table = stats.wilcoxon_family(scores, "ours", ["worse", "same"]).set_index("comparison")
     assert table.p["worse"] == 2 / 2**12 and table.p_bonferroni["worse"] == 2 * table.p["worse"]
     assert table.significant.to_dict() == {"worse": True, "same": False}

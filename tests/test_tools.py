@@ -22,7 +22,16 @@ import write_pages  # noqa: E402
 from samatch.config.settings import make_config  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
 
-PARAMETERS = "\n".join(['profile: str = "demo"', 'dataset: str = "phantom"', "n_labeled: int = 3", 'method: str = "m"', 'sam: str = "s"', "seed: int = 0"])
+PARAMETERS = "\n".join(
+    [
+        'profile: str = "demo"',
+        'dataset: str = "phantom"',
+        "n_labeled: int = 3",
+        'method: str = "m"',
+        'sam: str = "s"',
+        "seed: int = 0",
+    ]
+)
 
 
 def notebook(path, *code, executed=True):
@@ -34,20 +43,37 @@ def notebook(path, *code, executed=True):
         else:
             cell.outputs = [new_output("stream", name="stdout", text="1\n")]
         cells += [new_markdown_cell("text"), cell]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path)
+    nbformat.write(
+        new_notebook(
+            cells=cells,
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+        ),
+        path,
+    )
     return path
 
 
 def run(*words):
-    return subprocess.run([sys.executable, ROOT / "tools" / "run_notebook.py", *map(str, words)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "run_notebook.py", *map(str, words)],
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_parameters_are_typed_and_unknown_ones_refused(tmp_path):
     source = notebook(tmp_path / "a.ipynb", "print(1)")
-    assert run_notebook.checked_parameters(source, ["profile=007", "seed=7"]) == {"profile": "007", "seed": 7}
+    assert run_notebook.checked_parameters(source, ["profile=007", "seed=7"]) == {
+        "profile": "007",
+        "seed": 7,
+    }
     with pytest.raises(SystemExit) as stop:
         run_notebook.checked_parameters(source, ["profil=demo", "seed=many"])
-    assert "no parameter 'profil'" in str(stop.value) and "seed of a.ipynb is a int" in str(stop.value)
+    assert "no parameter 'profil'" in str(stop.value) and "seed of a.ipynb is a int" in str(
+        stop.value
+    )
 
 
 def test_a_notebook_is_executed_with_its_parameters_or_leaves_no_target(tmp_path):
@@ -59,8 +85,14 @@ def test_a_notebook_is_executed_with_its_parameters_or_leaves_no_target(tmp_path
     bad = notebook(tmp_path / "bad.ipynb", "raise ValueError('broken on purpose')")
     failed = run(bad, tmp_path / "out" / "bad.ipynb")
     assert failed.returncode != 0
-    assert "broken on purpose" in failed.stderr and "bad.failed.ipynb" in failed.stderr.splitlines()[-1]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bad.failed.ipynb", "good.ipynb"]
+    assert (
+        "broken on purpose" in failed.stderr
+        and "bad.failed.ipynb" in failed.stderr.splitlines()[-1]
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "bad.failed.ipynb",
+        "good.ipynb",
+    ]
 
 
 def test_linter_passes_a_good_notebook(tmp_path):
@@ -75,7 +107,15 @@ def test_linter_finds_what_nbval_does_not(tmp_path):
     found.cells[2].source = PARAMETERS.replace("seed: int", "sead: int")
     nbformat.write(found, path)
     faults = "\n".join(check_notebooks.notebook_faults(path))
-    for expected in ("counts are not 1..n", "16 lines", "absolute path", "stderr", "prints 40 lines", "no text before it", "sead"):
+    for expected in (
+        "counts are not 1..n",
+        "16 lines",
+        "absolute path",
+        "stderr",
+        "prints 40 lines",
+        "no text before it",
+        "sead",
+    ):
         assert expected in faults
     raw = json.loads(path.read_text())
     raw["cells"][1]["id"] = raw["cells"][0]["id"]
@@ -95,7 +135,11 @@ def test_profile_is_chosen_by_what_is_here():
 
 
 def test_unknown_profile_ends_with_a_message():
-    found = subprocess.run([sys.executable, ROOT / "tools" / "choose_profile.py", "gpu", ""], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, ROOT / "tools" / "choose_profile.py", "gpu", ""],
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode != 0 and "demo, laptop, paper" in found.stderr
 
 
@@ -106,11 +150,21 @@ def test_environment_and_lock_come_from_one_source():
 
 
 def test_lists_of_runs_are_trainable_and_without_doubles():
-    grid, others = list_runs.runs("ablations", "unimatch"), list_runs.runs("comparisons", "fixmatch")
+    grid, others = (
+        list_runs.runs("ablations", "unimatch"),
+        list_runs.runs("comparisons", "fixmatch"),
+    )
     more = list_runs.runs("seeds", "bcp")
-    assert len(grid) == len(set(grid)) == 27 and "--method samatch-unimatch --variant sam_lora" in grid
-    assert len(others) == 13 and not any("samatch" in line or "finetune" in line or "supervised" in line for line in others)
-    assert len(more) == len(set(more)) == 6 and "--method samatch-bcp --variant no_sam --seed 2" in more
+    assert (
+        len(grid) == len(set(grid)) == 27 and "--method samatch-unimatch --variant sam_lora" in grid
+    )
+    assert len(others) == 13 and not any(
+        "samatch" in line or "finetune" in line or "supervised" in line for line in others
+    )
+    assert (
+        len(more) == len(set(more)) == 6
+        and "--method samatch-bcp --variant no_sam --seed 2" in more
+    )
     for line in grid:
         words = line.split()
         make_config("demo", "phantom", 3, words[1], variant=words[3] if len(words) > 2 else "")
@@ -119,20 +173,44 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
 
 
 def test_pages_are_what_the_tracked_results_say():
-    stale = [page.name for page in write_pages.pages() if write_pages.filled(page.read_text()) != page.read_text()]
+    stale = [
+        page.name
+        for page in write_pages.pages()
+        if write_pages.filled(page.read_text()) != page.read_text()
+    ]
     assert not stale, "run `make pages`"
 
 
 def test_a_table_of_a_page_is_made_anew_and_an_unknown_one_refused(monkeypatch):
-    monkeypatch.setitem(write_pages.TABLES, "runs", lambda profile, dataset: write_pages.markdown({"of": [profile], "set": [dataset]}))
+    monkeypatch.setitem(
+        write_pages.TABLES,
+        "runs",
+        lambda profile, dataset: write_pages.markdown({"of": [profile], "set": [dataset]}),
+    )
     page = "a\n<!-- table runs laptop/acdc -->\nold\n<!-- end of table -->\nb\n"
-    assert write_pages.filled(page) == "a\n<!-- table runs laptop/acdc -->\n| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
+    assert (
+        write_pages.filled(page)
+        == "a\n<!-- table runs laptop/acdc -->\n| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
+    )
     with pytest.raises(InputError, match="unknown kind of table"):
         write_pages.filled(page.replace("table runs", "table rums"))
 
 
 def test_answer_names_the_gain_over_the_same_training_without_sam():
     row = write_pages.answer_row("laptop", "acdc")
-    scores = write_pages.tables.stats.unit_scores(write_pages.read_results("laptop", "acdc", write_pages.paths.TRACKED_RESULTS / "laptop" / "acdc")[1])
-    gain = 100 * (scores["acdc-n3-samatch-fixmatch-lite_medsam-s0"] - scores["acdc-n3-samatch-fixmatch-s0-no_sam"]).median()
-    assert row["SAM-Match against continued"].startswith(f"{gain:+.1f} (") and row["test units"] == "20"
+    scores = write_pages.tables.stats.unit_scores(
+        write_pages.read_results(
+            "laptop", "acdc", write_pages.paths.TRACKED_RESULTS / "laptop" / "acdc"
+        )[1]
+    )
+    gain = (
+        100
+        * (
+            scores["acdc-n3-samatch-fixmatch-lite_medsam-s0"]
+            - scores["acdc-n3-samatch-fixmatch-s0-no_sam"]
+        ).median()
+    )
+    assert (
+        row["SAM-Match against continued"].startswith(f"{gain:+.1f} (")
+        and row["test units"] == "20"
+    )

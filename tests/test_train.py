@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-from samatch.training import evaluate, metrics, train
-from samatch.system import paths
-from samatch.results import records
+from samatch.__main__ import main
+from samatch.config.profiles import ABLATIONS
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import draw_batch
-from samatch.data.volumes import load_cases
-from samatch.system.errors import InputError
 from samatch.data.manifest import load_manifest
-from samatch.config.profiles import ABLATIONS
+from samatch.data.volumes import load_cases
+from samatch.results import records
 from samatch.results.records import Run, read_table
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.training import evaluate, metrics, train
 from samatch.training.task import load_student, prepare
 from tests.conftest import shrink_demo
 
@@ -87,7 +88,9 @@ def test_what_a_batch_without_any_object_teaches_sam(tiny_profile, variant, lear
     assert not torch.equal(weight, before)
 
 
-def test_a_killed_and_resumed_training_ends_with_the_same_weights(complete, tiny_profile, monkeypatch):
+def test_a_killed_and_resumed_training_ends_with_the_same_weights(
+    complete, tiny_profile, monkeypatch
+):
     """Killed after iteration 5, one past a saved state: student, SAM, log and test results are those of one go."""
     whole = config()
     monkeypatch.setattr(metrics, "surface_distances", differing_pixels)
@@ -103,11 +106,16 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(complete, tiny
     with pytest.raises(Killed):
         train.train(whole)
     run = Run(whole)
-    assert not run.complete and torch.load(run.partial / "state.pt", weights_only=True)["iteration"] == 4
+    assert (
+        not run.complete
+        and torch.load(run.partial / "state.pt", weights_only=True)["iteration"] == 4
+    )
     monkeypatch.setattr(train, "train_one", one)
     train.train(whole)
     expected, found = checkpoint(complete / whole.run_id), checkpoint(run.folder)
-    assert set(expected) == {"student", "sam"} and all(equal(expected[name], found[name]) for name in expected)
+    assert set(expected) == {"student", "sam"} and all(
+        equal(expected[name], found[name]) for name in expected
+    )
     for name in ("train_log.csv", "per_case.csv"):
         assert (run.folder / name).read_text() == (complete / whole.run_id / name).read_text()
 
@@ -115,11 +123,25 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(complete, tiny
 def test_sam_is_tested_as_it_is_asked(complete, tiny_profile):
     """SAM-Match: SAM's own map and the refined one beside the student's. SAM alone: without a prompt on the test patients,
     and with the reference's boxes, no prediction, on validation only."""
-    splits = {method: read_table(complete / config(method).run_id / "per_case.csv").groupby("split").size().to_dict()
-              for method in ("samatch-fixmatch", "finetune", "fixmatch")}
-    val, test = (3 * len(load_manifest("phantom").cases_of(load_manifest("phantom").patients(name))) for name in ("val", "test"))
-    assert splits["samatch-fixmatch"] == {"val": val, "val_sam": val, "val_refined": val,
-                                          "test": test, "test_sam": test, "test_refined": test}
+    splits = {
+        method: read_table(complete / config(method).run_id / "per_case.csv")
+        .groupby("split")
+        .size()
+        .to_dict()
+        for method in ("samatch-fixmatch", "finetune", "fixmatch")
+    }
+    val, test = (
+        3 * len(load_manifest("phantom").cases_of(load_manifest("phantom").patients(name)))
+        for name in ("val", "test")
+    )
+    assert splits["samatch-fixmatch"] == {
+        "val": val,
+        "val_sam": val,
+        "val_refined": val,
+        "test": test,
+        "test_sam": test,
+        "test_refined": test,
+    }
     assert splits["finetune"] == {"val": val, "val_reference_boxes": val, "test": test}
     assert splits["fixmatch"] == {"val": val, "test": test}
 
@@ -128,15 +150,20 @@ def test_a_sam_that_needs_boxes_is_measured_on_validation_alone(tiny_profile):
     record = train.train(config("finetune", variant="box"))
     folder = Run(config("finetune", variant="box")).folder
     assert record["config"]["sam"]["prompt_drop"] == 0
-    assert set(read_table(folder / "per_case.csv").split) == {"val"} and not (folder / "predictions.npz").exists()
+    assert (
+        set(read_table(folder / "per_case.csv").split) == {"val"}
+        and not (folder / "predictions.npz").exists()
+    )
 
 
 def test_the_network_that_is_kept_is_the_one_that_was_tested(complete, tiny_profile, monkeypatch):
     monkeypatch.setenv("SAMATCH_RUNS", str(complete.parent))
     run_config, manifest = config("fixmatch"), load_manifest("phantom")
-    volume, = load_cases(manifest, manifest.cases_of(manifest.patients("test"))[:1])
+    (volume,) = load_cases(manifest, manifest.cases_of(manifest.patients("test"))[:1])
     kept = np.load(complete / run_config.run_id / "predictions.npz")[volume.case.case_id]
-    assert (evaluate.segment_with_student(load_student(run_config, 4), volume.image, 32) == kept).all()
+    assert (
+        evaluate.segment_with_student(load_student(run_config, 4), volume.image, 32) == kept
+    ).all()
 
 
 def test_the_checkpoint_holds_the_moving_average_as_student(tiny_profile):
@@ -146,16 +173,31 @@ def test_the_checkpoint_holds_the_moving_average_as_student(tiny_profile):
     kept, method = train.kept_weights(task.method)["student"], task.method
     assert equal(kept, method.ema.state_dict()) and not equal(kept, method.student.state_dict())
     assert set(train.network_state(method)) == {"student", "ema"}
-    plain = prepare(config("supervised", variant="plain", overrides={"train.ema_decay": 0.0})).method
-    assert plain.ema is None and equal(train.kept_weights(plain)["student"], plain.student.state_dict())
+    plain = prepare(
+        config("supervised", variant="plain", overrides={"train.ema_decay": 0.0})
+    ).method
+    assert plain.ema is None and equal(
+        train.kept_weights(plain)["student"], plain.student.state_dict()
+    )
 
 
 def test_a_run_leaves_a_complete_record(tiny_profile):
     record = train.train(config("fixmatch"))
     folder = Run(config("fixmatch")).folder
     assert record == json.loads((folder / "run.json").read_text())
-    assert record["status"] == "complete" and record["config"]["parents"] == ["phantom-n3-supervised-s0"]
-    for key in ("commit", "versions", "device", "seconds", "manifest_sha256", "splits_sha256", "selection_rule", "config_sha256"):
+    assert record["status"] == "complete" and record["config"]["parents"] == [
+        "phantom-n3-supervised-s0"
+    ]
+    for key in (
+        "commit",
+        "versions",
+        "device",
+        "seconds",
+        "manifest_sha256",
+        "splits_sha256",
+        "selection_rule",
+        "config_sha256",
+    ):
         assert record[key], key
     cases = pd.read_csv(folder / "per_case.csv")
     assert (cases[cases.split == "test"].groupby("class").size() == 16).all()
@@ -174,7 +216,14 @@ def test_the_whole_sam_can_be_tuned_without_a_cache(complete, tiny_profile, monk
         bring_parents(complete, run_config)
         assert train.train(run_config)["status"] == "complete"
         task = prepare(run_config)
-        batch = draw_batch(task.data.pool, task.data.n_labeled_slices, run_config, torch.Generator().manual_seed(0), 0, bool(task.data.unlabeled))
+        batch = draw_batch(
+            task.data.pool,
+            task.data.n_labeled_slices,
+            run_config,
+            torch.Generator().manual_seed(0),
+            0,
+            bool(task.data.unlabeled),
+        )
         task.method.step(batch).losses["sam"].backward()
         assert task.method.sam.image_encoder[0].weight.grad.abs().sum() > 0
 
@@ -207,9 +256,15 @@ def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, 
     assert waiting.is_alive() and not Run(child).partial.exists()
     prepared = prepare(parent.config)
     torch.save(train.network_state(prepared.method), parent.partial / "checkpoint.pt")
-    parent.finish({"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]}))
+    parent.finish(
+        {"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]})
+    )
     waiting.join(600)  # as long as a busy machine needs
-    assert Run(child).complete and Run(parent.config).read()["val_dice"] == 0.5 and not parent.partial.exists()
+    assert (
+        Run(child).complete
+        and Run(parent.config).read()["val_dice"] == 0.5
+        and not parent.partial.exists()
+    )
 
 
 def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):
@@ -229,16 +284,23 @@ def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):
 
 def test_missing_data_ends_with_a_message_and_no_run(capsys):
     with pytest.raises(SystemExit) as stop:
-        train.main(["--profile", "laptop", "--dataset", "acdc", "--method", "supervised"])
+        main(["train", "--profile", "laptop", "--dataset", "acdc", "--method", "supervised"])
     assert "patient099_frame01 is missing" in str(stop.value) and "SAMATCH_DATA" in str(stop.value)
 
 
-@pytest.mark.parametrize("words, message", [(["--method", "fixmach"], "unknown method"), (["--dataset", "acdcc"], "unknown data set"),
-                                            (["--profile", "gpu"], "unknown profile"), (["--sam", "sam9"], "unknown SAM"),
-                                            (["--n-labeled", "99"], "impossible label budget")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--method", "fixmach"], "unknown method"),
+        (["--dataset", "acdcc"], "unknown data set"),
+        (["--profile", "gpu"], "unknown profile"),
+        (["--sam", "sam9"], "unknown SAM"),
+        (["--n-labeled", "99"], "impossible label budget"),
+    ],
+)
 def test_unknown_names_end_with_a_message(tiny_profile, words, message):
     with pytest.raises(SystemExit, match=message):
-        train.main(words)
+        main(["train", *words])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
@@ -246,11 +308,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
         train.train(config("supervised", variant="hot", overrides={"train.lr": 1e30}))
 
 
-@pytest.mark.parametrize("step, checkpoint_every, kept", [(4, 2, 2), (5, 2, 4), (6, 2, 4), (6, 100, None)])
-def test_broken_weights_are_never_saved_nor_complete(tiny_profile, monkeypatch, step, checkpoint_every, kept):
+@pytest.mark.parametrize(
+    "step, checkpoint_every, kept", [(4, 2, 2), (5, 2, 4), (6, 2, 4), (6, 100, None)]
+)
+def test_broken_weights_are_never_saved_nor_complete(
+    tiny_profile, monkeypatch, step, checkpoint_every, kept
+):
     """The step that breaks the weights has a finite loss still, and no row of the log looks at the losses before the end."""
-    run_config = config("supervised", variant="broken", overrides={"train.checkpoint_every": checkpoint_every, "train.log_every": 100,
-                                                                 "train.val_every": 100})
+    run_config = config(
+        "supervised",
+        variant="broken",
+        overrides={
+            "train.checkpoint_every": checkpoint_every,
+            "train.log_every": 100,
+            "train.val_every": 100,
+        },
+    )
     real, taken = train.descend, []
 
     def breaking(output, optimizers):
@@ -261,7 +334,9 @@ def test_broken_weights_are_never_saved_nor_complete(tiny_profile, monkeypatch, 
                 optimizers["student"].param_groups[0]["params"][3].view(-1)[0] = float("nan")
 
     monkeypatch.setattr(train, "descend", breaking)
-    with pytest.raises(InputError, match="is not finite" if step == 5 else "the weights are not finite") as error:
+    with pytest.raises(
+        InputError, match="is not finite" if step == 5 else "the weights are not finite"
+    ) as error:
         train.train(run_config)
     run = Run(run_config)
     assert run_config.run_id in str(error.value) and "learning rate" in str(error.value)
@@ -271,7 +346,11 @@ def test_broken_weights_are_never_saved_nor_complete(tiny_profile, monkeypatch, 
     else:
         state = torch.load(run.partial / "state.pt", weights_only=True)
         assert state["iteration"] == kept
-        assert all(value.isfinite().all() for network in state["networks"].values() for value in network.values())
+        assert all(
+            value.isfinite().all()
+            for network in state["networks"].values()
+            for value in network.values()
+        )
 
 
 def test_a_broken_moving_average_is_refused_too(tiny_profile):
@@ -284,12 +363,19 @@ def test_a_broken_moving_average_is_refused_too(tiny_profile):
 
 def test_learning_rates_by_hand(tiny_profile):
     """Poly decay with power .9 over 100 steps; SAM's rises over 30 first."""
-    run_config = config(variant="x", overrides={"train.iterations": 100, "train.lr": 0.01, "sam.lr": 0.003})
-    student, sam = ({t: train.learning_rate(run_config, name, t) for t in (0, 14, 29, 50, 75)} for name in ("student", "sam"))
+    run_config = config(
+        variant="x", overrides={"train.iterations": 100, "train.lr": 0.01, "sam.lr": 0.003}
+    )
+    student, sam = (
+        {t: train.learning_rate(run_config, name, t) for t in (0, 14, 29, 50, 75)}
+        for name in ("student", "sam")
+    )
     assert student[0] == 0.01 and student[50] == pytest.approx(0.01 * 0.535887, rel=1e-5)
     assert student[75] == pytest.approx(0.01 * 0.287175, rel=1e-5)
     assert sam[0] == pytest.approx(0.003 / 30) and sam[14] == pytest.approx(0.003 / 2 * 0.86**0.9)
-    assert sam[29] == pytest.approx(0.003 * 0.71**0.9) and sam[75] == pytest.approx(0.003 * 0.287175, rel=1e-5)
+    assert sam[29] == pytest.approx(0.003 * 0.71**0.9) and sam[75] == pytest.approx(
+        0.003 * 0.287175, rel=1e-5
+    )
 
 
 def test_every_generator_goes_on_where_it_was(tiny_profile, monkeypatch):
@@ -315,24 +401,38 @@ def test_a_state_of_other_data_starts_anew_and_says_so(tiny_profile, monkeypatch
     task, state, run = started(config("supervised"))
     train.train_one(task, state)
     state.save(run)
-    assert train.TrainingState.start(prepare(run.config), run).iteration == 1 and "anew" not in capsys.readouterr().out
+    assert (
+        train.TrainingState.start(prepare(run.config), run).iteration == 1
+        and "anew" not in capsys.readouterr().out
+    )
     manifest = load_manifest("phantom")
     for changed in ({"splits_sha256": "other"}, {"sha256": "other"}):
-        monkeypatch.setattr(records, "load_manifest", lambda name: dataclasses.replace(manifest, **changed))
+        monkeypatch.setattr(
+            records, "load_manifest", lambda name: dataclasses.replace(manifest, **changed)
+        )
         again = train.TrainingState.start(prepare(run.config), Run(run.config))
         assert again.iteration == 0 and [row["iteration"] for row in again.log] == [0]
-        assert f"{run.config.run_id}: the state of an interrupted run is of other settings or data" in capsys.readouterr().out
+        assert (
+            f"{run.config.run_id}: the state of an interrupted run is of other settings or data"
+            in capsys.readouterr().out
+        )
 
 
 @pytest.mark.parametrize("absent, mean", [((1,), 0.0), ((1, 2, 3), float("nan"))])
-def test_a_validation_set_without_a_class_leaves_a_checkpoint(tiny_profile, monkeypatch, absent, mean):
+def test_a_validation_set_without_a_class_leaves_a_checkpoint(
+    tiny_profile, monkeypatch, absent, mean
+):
     """Nothing but background is predicted: classes that validation has score 0, the others nothing."""
     real = prepare
 
     def prepared(run_config):
         task = real(run_config)
-        task.data.val = [dataclasses.replace(v, label=np.where(np.isin(v.label, absent), 0, v.label).astype(np.uint8))
-                         for v in task.data.val]
+        task.data.val = [
+            dataclasses.replace(
+                v, label=np.where(np.isin(v.label, absent), 0, v.label).astype(np.uint8)
+            )
+            for v in task.data.val
+        ]
         task.segment = lambda volume: np.zeros_like(volume.label)
         return task
 
@@ -342,7 +442,9 @@ def test_a_validation_set_without_a_class_leaves_a_checkpoint(tiny_profile, monk
     assert record["val_dice"] == pytest.approx(mean, nan_ok=True) and record["status"] == "complete"
     assert set(checkpoint(Run(run_config).folder)) == {"student"}
     last = pd.read_csv(Run(run_config).folder / "train_log.csv").iloc[-1]
-    assert [np.isnan(last[f"val_dice_{name}"]) for name in ("RV", "MYO", "LV")] == [value in absent for value in (1, 2, 3)]
+    assert [np.isnan(last[f"val_dice_{name}"]) for name in ("RV", "MYO", "LV")] == [
+        value in absent for value in (1, 2, 3)
+    ]
 
 
 def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeypatch):
@@ -353,7 +455,10 @@ def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeyp
     assert record["status"] == "trial" and record["trial"] == "does it help?" and asked == []
     for trial in (run_config, config("supervised")):
         folder = Run(trial, "does it help?").folder
-        assert set(read_table(folder / "per_case.csv").split) == {"val"} and not (folder / "predictions.npz").exists()
+        assert (
+            set(read_table(folder / "per_case.csv").split) == {"val"}
+            and not (folder / "predictions.npz").exists()
+        )
         assert json.loads((folder / "run.json").read_text())["status"] == "trial"
     with pytest.raises(InputError, match="trials and results do not share a folder"):
         train.train(run_config)
@@ -366,7 +471,9 @@ def test_what_another_process_has_completed_meanwhile_is_checked(tiny_profile, m
     def late(run, wait=False):
         other = Run(run.config, "asks")
         real(other)
-        other.finish({"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]}))
+        other.finish(
+            {"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]})
+        )
         real(run, wait)
 
     monkeypatch.setattr(Run, "open", late)
@@ -379,7 +486,10 @@ def test_a_method_that_needs_unlabeled_images_is_refused_without_any(tiny_profil
     """Before its parents are trained; supervised training and SAM's fine-tuning need none."""
     with pytest.raises(InputError, match="learns from unlabeled images") as error:
         train.train(make_config("demo", "phantom", 16, method, "tiny"))
-    assert "all 16 training patients labeled" in str(error.value) and not paths.runs_dir("demo").exists()
+    assert (
+        "all 16 training patients labeled" in str(error.value)
+        and not paths.runs_dir("demo").exists()
+    )
     for other in ("supervised", "finetune"):
         train.check_names(make_config("demo", "phantom", 16, other, "tiny"))
     train.check_names(make_config("demo", "phantom", 15, method, "tiny"))
@@ -387,7 +497,9 @@ def test_a_method_that_needs_unlabeled_images_is_refused_without_any(tiny_profil
 
 def test_the_student_learns(tiny_profile):
     """Thirty iterations on three phantoms: the loss falls by a third."""
-    run_config = config("supervised", variant="longer", overrides={"train.iterations": 30, "train.log_every": 5})
+    run_config = config(
+        "supervised", variant="longer", overrides={"train.iterations": 30, "train.log_every": 5}
+    )
     train.train(run_config)
     loss = pd.read_csv(Run(run_config).folder / "train_log.csv").loss_sup.dropna()
     assert loss.iloc[-1] < 0.67 * loss.iloc[0]
@@ -396,20 +508,56 @@ def test_the_student_learns(tiny_profile):
 def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profile, monkeypatch):
     monkeypatch.setitem(PROFILES["demo"]["all"], "train.iterations", 2)
     monkeypatch.setitem(PROFILES["demo"]["all"], "train.val_every", 2)
-    monkeypatch.setattr(train, "final_evaluation", lambda *_, **__: pd.DataFrame({"split": []}))  # surface distances take most of the time
-    trained = {variant: train.train(make_config("demo", "phantom", 1, "samatch-fixmatch", "tiny", variant=variant))
-               for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)}
+    monkeypatch.setattr(
+        train, "final_evaluation", lambda *_, **__: pd.DataFrame({"split": []})
+    )  # surface distances take most of the time
+    trained = {
+        variant: train.train(
+            make_config("demo", "phantom", 1, "samatch-fixmatch", "tiny", variant=variant)
+        )
+        for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)
+    }
     assert len({record["config_sha256"] for record in trained.values()}) == len(trained) == 27
-    sams = {variant: [parent.partition("finetune-tiny-s0")[2].removeprefix("-") for parent in record["config"]["parents"]
-                      if "finetune" in parent] for variant, record in trained.items()}
-    boxed = ("box_consensus", "mask", "points", "margin0", "margin10", "published_background", "published_filter",
-             "published_loss", "as_published")
+    sams = {
+        variant: [
+            parent.partition("finetune-tiny-s0")[2].removeprefix("-")
+            for parent in record["config"]["parents"]
+            if "finetune" in parent
+        ]
+        for variant, record in trained.items()
+    }
+    boxed = (
+        "box_consensus",
+        "mask",
+        "points",
+        "margin0",
+        "margin10",
+        "published_background",
+        "published_filter",
+        "published_loss",
+        "as_published",
+    )
     own = ("box", "sam_untuned", "sam_lora", "sam_all", "sam_random")
     assert {variant for variant, found in sams.items() if found == []} == {"no_sam", "no_sam_half"}
     assert {variant for variant, found in sams.items() if found == ["box"]} == {"box", *boxed}
-    assert {variant: found for variant, found in sams.items() if found not in ([], [""], ["box"])} == {
-        variant: [variant] for variant in own if variant != "box"}
-    assert all("phantom-n1-fixmatch-s0" in record["config"]["parents"] for record in trained.values())
-    assert [trained[variant]["selected_iteration"] for variant in ("", "half_joint", "no_sam_half")] == [2, 1, 1]
-    counts = {variant: trained[variant]["trainable_parameters"]["sam"] for variant in ("", "sam_frozen", "sam_untuned", "sam_lora", "sam_all")}
-    assert counts["sam_frozen"] == counts["sam_untuned"] == 0 < counts[""] <= counts["sam_lora"] < counts["sam_all"]
+    assert {
+        variant: found for variant, found in sams.items() if found not in ([], [""], ["box"])
+    } == {variant: [variant] for variant in own if variant != "box"}
+    assert all(
+        "phantom-n1-fixmatch-s0" in record["config"]["parents"] for record in trained.values()
+    )
+    assert [
+        trained[variant]["selected_iteration"] for variant in ("", "half_joint", "no_sam_half")
+    ] == [2, 1, 1]
+    counts = {
+        variant: trained[variant]["trainable_parameters"]["sam"]
+        for variant in ("", "sam_frozen", "sam_untuned", "sam_lora", "sam_all")
+    }
+    assert (
+        counts["sam_frozen"]
+        == counts["sam_untuned"]
+        == 0
+        < counts[""]
+        <= counts["sam_lora"]
+        < counts["sam_all"]
+    )

@@ -44,7 +44,11 @@ def test_an_interrupted_download_goes_on_where_it_stopped(url, tmp_path):
     Server.cut = 500_000
     with pytest.raises(InputError, match="cannot download the file") as error:
         download(url, tmp_path / "file.pth", "the file")
-    assert url in str(error.value) and "file.pth" in str(error.value) and not (tmp_path / "file.pth").exists()
+    assert (
+        url in str(error.value)
+        and "file.pth" in str(error.value)
+        and not (tmp_path / "file.pth").exists()
+    )
     download(url, tmp_path / "file.pth", "the file")
     assert (tmp_path / "file.pth").read_bytes() == CONTENT
     assert Server.asked == [0, 500_000]
@@ -52,7 +56,15 @@ def test_an_interrupted_download_goes_on_where_it_stopped(url, tmp_path):
 
 def test_weights_are_downloaded_once_and_checked(url, tmp_path, monkeypatch):
     md5 = hashlib.md5(CONTENT).hexdigest()
-    row = {"sam": "vit_b", "file": "file.pth", "hash": f"md5:{md5[:6]}", "package": "", "url": url, "megabytes": "1", "licence": "none"}
+    row = {
+        "sam": "vit_b",
+        "file": "file.pth",
+        "hash": f"md5:{md5[:6]}",
+        "package": "",
+        "url": url,
+        "megabytes": "1",
+        "licence": "none",
+    }
     monkeypatch.setattr(weights, "sam_weights", lambda: {"vit_b": row})
     assert weights.weights_file("vit_b").read_bytes() == CONTENT
     weights.weights_file("vit_b")
@@ -65,7 +77,10 @@ def test_weights_are_downloaded_once_and_checked(url, tmp_path, monkeypatch):
 def test_without_network_the_error_names_file_and_place(monkeypatch):
     row = weights.sam_weights()["vit_h"] | {"url": "http://127.0.0.1:9/sam_vit_h_4b8939.pth"}
     monkeypatch.setattr(weights, "sam_weights", lambda: {"vit_h": row})
-    with pytest.raises(InputError, match=r"2560 MB(.|\n)*127\.0\.0\.1:9/sam_vit_h_4b8939\.pth(.|\n)*put the file to") as error:
+    with pytest.raises(
+        InputError,
+        match=r"2560 MB(.|\n)*127\.0\.0\.1:9/sam_vit_h_4b8939\.pth(.|\n)*put the file to",
+    ) as error:
         weights.weights_file("vit_h")
     assert "sam_vit_h_4b8939.pth yourself" in str(error.value)
 

@@ -29,7 +29,9 @@ def notebook_faults(path: Path) -> list[str]:
             faults.append(f"cell [{cell.execution_count}] has no text before it")
     for cell in code:
         faults += [f"cell [{cell.execution_count}] {fault}" for fault in _cell_faults(cell)]
-    ids = [cell.get("id") for cell in json.loads(path.read_text())["cells"]]  # nbformat would mend them while reading
+    ids = [
+        cell.get("id") for cell in json.loads(path.read_text())["cells"]
+    ]  # nbformat would mend them while reading
     if len(set(ids)) < len(ids):
         faults.append("has two cells of one id")
     if not any(cell.get("outputs") for cell in code):
@@ -42,7 +44,11 @@ def _parameter_faults(code: list) -> list[str]:
     if len(cells) != 1:
         return ["needs exactly one cell tagged 'parameters'"]
     names = re.findall(r"^(\w+)\s*(?::\s*\w+\s*)?=", cells[0].source, flags=re.M)
-    return [] if tuple(names) == PARAMETERS else [f"declares the parameters {names}, expected {list(PARAMETERS)}"]
+    return (
+        []
+        if tuple(names) == PARAMETERS
+        else [f"declares the parameters {names}, expected {list(PARAMETERS)}"]
+    )
 
 
 def _cell_faults(cell) -> list[str]:
@@ -57,7 +63,9 @@ def _cell_faults(cell) -> list[str]:
         if output.get("name") == "stderr":
             faults.append(f"wrote to stderr: {text[:80]!r}")
         if len(text.splitlines()) > MAX_TEXT_LINES:
-            faults.append(f"prints {len(text.splitlines())} lines, at most {MAX_TEXT_LINES} are allowed")
+            faults.append(
+                f"prints {len(text.splitlines())} lines, at most {MAX_TEXT_LINES} are allowed"
+            )
         if ABSOLUTE_PATH.search(text):
             faults.append(f"prints an absolute path: {ABSOLUTE_PATH.search(text)[0]}")
     if ABSOLUTE_PATH.search(cell.source):

@@ -7,13 +7,13 @@ import sys
 
 import torch
 
-from samatch.system import paths
 from samatch.config.settings import PROFILES
-from samatch.data.volumes import data_folder, load_case
-from samatch.system.errors import InputError, known
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
+from samatch.data.volumes import data_folder, load_case
 from samatch.results.records import read_table
+from samatch.system import paths
+from samatch.system.errors import InputError, known
 
 PHANTOM, FIRST = "phantom", "acdc"
 
@@ -29,7 +29,10 @@ def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[s
     elif has_gpu and has_data:
         profile, why = "paper", f"a GPU and {name} are here"
     elif dataset:
-        profile, why = "laptop", f"{dataset} asked for, " + ("its data is not here yet" if has_gpu else "no GPU here")
+        profile, why = (
+            "laptop",
+            f"{dataset} asked for, " + ("its data is not here yet" if has_gpu else "no GPU here"),
+        )
     else:
         profile, why = "demo", f"no {FIRST} here" if has_gpu else "no GPU here"
     dataset = dataset or (PHANTOM if profile == "demo" else FIRST)
@@ -54,8 +57,11 @@ def recorded_minutes(profile: str, dataset: str) -> float | None:
     if not path.exists():
         return None
     runs = read_table(path)
-    first = runs[(runs.seed == runs.seed.min()) & runs.variant.isin(["", "no_sam", "box"])
-                 & runs.method.isin(["supervised", "fixmatch", "finetune", "samatch-fixmatch"])]
+    first = runs[
+        (runs.seed == runs.seed.min())
+        & runs.variant.isin(["", "no_sam", "box"])
+        & runs.method.isin(["supervised", "fixmatch", "finetune", "samatch-fixmatch"])
+    ]
     return first.seconds.sum() / 60
 
 
@@ -64,15 +70,24 @@ def main() -> None:
     try:
         if dataset:
             known(dataset, manifest_folders(), "data set")
-        profile, dataset, why = choose(profile, dataset, torch.cuda.is_available(), is_here(dataset or FIRST))
+        profile, dataset, why = choose(
+            profile, dataset, torch.cuda.is_available(), is_here(dataset or FIRST)
+        )
         minutes = recorded_minutes(profile, dataset)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} "
-          f"DATASET={'|'.join(manifest_folders())} DATA=DIR", file=sys.stderr)
-    print(f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on a core; a SAM with a fixed encoder "
-          "first encodes every slice once, half a second each on a core" if minutes else
-          f"no record says how long {dataset} takes in profile {profile}", file=sys.stderr)
+    print(
+        f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} "
+        f"DATASET={'|'.join(manifest_folders())} DATA=DIR",
+        file=sys.stderr,
+    )
+    print(
+        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on a core; a SAM with a fixed encoder "
+        "first encodes every slice once, half a second each on a core"
+        if minutes
+        else f"no record says how long {dataset} takes in profile {profile}",
+        file=sys.stderr,
+    )
     print(profile, dataset)
 
 

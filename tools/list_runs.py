@@ -2,11 +2,10 @@
 
 import sys
 
-from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
-from samatch.system.errors import InputError, known
-from samatch.methods.base import method_names
 from samatch.config.profiles import ABLATIONS
-
+from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
+from samatch.methods.base import method_names
+from samatch.system.errors import InputError, known
 
 SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
 
@@ -16,12 +15,24 @@ def runs(kind: str, match: str) -> list[str]:
     compared with first, on other seeds."""
     known(kind, ("ablations", "comparisons", "seeds"), "list of runs")
     if kind == "seeds":
-        words = (f"--method {match}", f"--method {GUIDED}{match}", f"--method {GUIDED}{match} --variant no_sam")
+        words = (
+            f"--method {match}",
+            f"--method {GUIDED}{match}",
+            f"--method {GUIDED}{match} --variant no_sam",
+        )
         return [f"{line} --seed {seed}" for line in words for seed in SEEDS]
     if kind == "ablations":
-        return [f"--method {GUIDED}{match} --variant {variant}" if variant else f"--method {GUIDED}{match}"
-                for variant in dict.fromkeys(level.variant for level in ABLATIONS)]
-    return [f"--method {name}" for name in method_names() if name not in (SUPERVISED, FINETUNE, match) and not name.startswith(GUIDED)]
+        return [
+            f"--method {GUIDED}{match} --variant {variant}"
+            if variant
+            else f"--method {GUIDED}{match}"
+            for variant in dict.fromkeys(level.variant for level in ABLATIONS)
+        ]
+    return [
+        f"--method {name}"
+        for name in method_names()
+        if name not in (SUPERVISED, FINETUNE, match) and not name.startswith(GUIDED)
+    ]
 
 
 if __name__ == "__main__":

@@ -51,14 +51,23 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(1.0):
             line = self.path.read_text() if self.path.exists() else ""
-            if line and line != self.last and (sys.stderr.isatty() or line.split(":")[0] != self.last.split(":")[0]):
+            if (
+                line
+                and line != self.last
+                and (sys.stderr.isatty() or line.split(":")[0] != self.last.split(":")[0])
+            ):
                 self.say(line)
             self.last = line or self.last
 
     def say(self, line: str, end: str = "") -> None:
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
         end = end or ("" if sys.stderr.isatty() else "\n")
-        print(f"{start}{self.notebook}  {time.monotonic() - self.start_time:4.0f} s  {line}", end=end, file=sys.stderr, flush=True)
+        print(
+            f"{start}{self.notebook}  {time.monotonic() - self.start_time:4.0f} s  {line}",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
@@ -72,13 +81,22 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
         reporter = Reporter(name, Path(os.environ["SAMATCH_PROGRESS"]))
         reporter.start()
         try:
-            papermill.execute_notebook(str(source), str(partial), parameters=parameters, cwd=str(ROOT / "notebooks"),
-                                       kernel_name="python3", progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
+            papermill.execute_notebook(
+                str(source),
+                str(partial),
+                parameters=parameters,
+                cwd=str(ROOT / "notebooks"),
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
         except papermill.PapermillExecutionError as error:
             partial.replace(failed)
             reporter.say("FAILED", "\n")
-            raise SystemExit(f"error: {source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                             f"       the notebook as far as it ran: {failed}") from None
+            raise SystemExit(
+                f"error: {source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"       the notebook as far as it ran: {failed}"
+            ) from None
         finally:
             reporter.ended.set()
     failed.unlink(missing_ok=True)
@@ -89,8 +107,10 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
 def clean_metadata(path: Path) -> None:
     """Leaves what a reader needs: outputs and counts, no times, no paths."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                         "language_info": {"name": "python"}}
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.get("tags", [])} if cell.metadata.get("tags") else {}
     nbformat.write(notebook, path)

@@ -25,7 +25,11 @@ def direct_names() -> list[str]:
 
 def locked() -> dict[str, str]:
     """name -> version of requirements.lock."""
-    rows = [line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    rows = [
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    ]
     return {name.lower().replace("_", "-"): version for name, version in rows}
 
 
@@ -33,10 +37,26 @@ def environment() -> str:
     """environment.yml: the direct packages at the locked versions, from conda-forge where it has them."""
     versions = locked()
     pins = {name: versions[name] for name in direct_names()}
-    conda = [f"  - {CONDA_NAMES.get(name, name)}={version}" for name, version in pins.items() if name not in ONLY_ON_PYPI]
+    conda = [
+        f"  - {CONDA_NAMES.get(name, name)}={version}"
+        for name, version in pins.items()
+        if name not in ONLY_ON_PYPI
+    ]
     pypi = [f"      - {name}=={version}" for name, version in pins.items() if name in ONLY_ON_PYPI]
-    return "\n".join([HEADER + "name: samatch", "channels: [conda-forge]", "dependencies:", "  - python=3.11", "  - pip", *conda,
-                      "  - pip:", *pypi, "      - -e .", ""])
+    return "\n".join(
+        [
+            HEADER + "name: samatch",
+            "channels: [conda-forge]",
+            "dependencies:",
+            "  - python=3.11",
+            "  - pip",
+            *conda,
+            "  - pip:",
+            *pypi,
+            "      - -e .",
+            "",
+        ]
+    )
 
 
 def write_lock() -> None:
@@ -45,7 +65,9 @@ def write_lock() -> None:
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         subprocess.run([*pip, "install", "--quiet", *project["dependencies"]], check=True)
-        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout.splitlines()
+        frozen = subprocess.run(
+            [*pip, "freeze"], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
     kept = [line for line in frozen if "==" in line and not PLATFORM_BOUND.match(line)]
     (ROOT / "requirements.lock").write_text(HEADER + "\n".join(kept) + "\n")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from samatch.system import paths
 from samatch.results import tables
-from samatch.system.errors import InputError, known
 from samatch.results.records import read_results, read_table
+from samatch.system import paths
+from samatch.system.errors import InputError, known
 
 MARKED = re.compile(r"(<!-- table (\w+) (\w+)/(\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -25,6 +25,7 @@ def pages() -> list[Path]:
 
 def filled(text: str) -> str:
     """The page with every marked table made anew. Raises InputError on an unknown kind of table."""
+
     def make(found: re.Match) -> str:
         start, kind, profile, dataset, end = found.groups()
         return f"{start}{TABLES[known(kind, TABLES, 'kind of table')](profile, dataset)}\n{end}"
@@ -37,11 +38,18 @@ def summary(profile: str, dataset: str) -> str:
     runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
     table = tables.summary(tables.headline(runs), per_case)
     classes = [name for name in table if name.startswith("dice_") and name != "dice_sd"]
-    columns = {"method": table.method, "validation Dice %": one(table.val_dice),
-               "test Dice %": [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)]}
+    columns = {
+        "method": table.method,
+        "validation Dice %": one(table.val_dice),
+        "test Dice %": [
+            f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)
+        ],
+    }
     if len(classes) > 1:
         columns |= {name.removeprefix("dice_"): one(table[name]) for name in classes}
-    columns[f"HD95 ({table.unit.iloc[0]})"] = [with_undefined(*row) for row in zip(table.hd95, table.undefined, strict=True)]
+    columns[f"HD95 ({table.unit.iloc[0]})"] = [
+        with_undefined(*row) for row in zip(table.hd95, table.undefined, strict=True)
+    ]
     if "hd95_mm" in table:
         columns["HD95 (mm)"] = one(table.hd95_mm)
     return markdown(columns)
@@ -52,19 +60,38 @@ def wilcoxon(profile: str, dataset: str) -> str:
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
     table = table[(table.metric == "dice") & (table.unit == "patient")]
     points = 100 * table[["median_difference", "ci_low", "ci_high"]]
-    return markdown({"SAM-Match": table.reference, "against": table.comparison, "n": table.n,
-                     "median difference (points)": [f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in points.to_numpy()],
-                     "p": probability(table.p), "Bonferroni": probability(table.p_bonferroni)})
+    return markdown(
+        {
+            "SAM-Match": table.reference,
+            "against": table.comparison,
+            "n": table.n,
+            "median difference (points)": [
+                f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in points.to_numpy()
+            ],
+            "p": probability(table.p),
+            "Bonferroni": probability(table.p_bonferroni),
+        }
+    )
 
 
 SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
-ANSWER = {"supervised": "Supervised", "fixmatch": "FixMatch", "no_sam": "FixMatch, continued", "finetune": "SAM alone",
-          "guided": "SAM-Match", "refined": "SAM-Match, SAM at test time"}
+ANSWER = {
+    "supervised": "Supervised",
+    "fixmatch": "FixMatch",
+    "no_sam": "FixMatch, continued",
+    "finetune": "SAM alone",
+    "guided": "SAM-Match",
+    "refined": "SAM-Match, SAM at test time",
+}
 
 
 def answer(profile: str, _: str) -> str:
     """One row per set: test Dice of the default methods, and SAM-Match against the same training without SAM."""
-    rows = [answer_row(profile, name) for name in SETS if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()]
+    rows = [
+        answer_row(profile, name)
+        for name in SETS
+        if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()
+    ]
     return markdown({name: [row[name] for row in rows] for name in rows[0]})
 
 
@@ -73,35 +100,72 @@ def answer_row(profile: str, dataset: str) -> dict[str, str]:
     runs = runs[runs.seed == runs.seed.min()]
     table = tables.summary(runs, per_case).set_index("run_id")
     at_test = tables.sam_at_test_time(runs, per_case).set_index("run_id")
-    guided = tables.chosen_guided(runs, "fixmatch", int(runs.n_labeled.mode()[0]), int(runs.seed.min()))
+    guided = tables.chosen_guided(
+        runs, "fixmatch", int(runs.n_labeled.mode()[0]), int(runs.seed.min())
+    )
     found = {run.method: run.run_id for run in runs[runs.variant == ""].itertuples()}
-    found |= {"guided": guided, "no_sam": next(iter(runs[runs.variant == tables.NO_SAM].run_id), "")}
-    row = {"set": SETS[dataset], "labeled": str(runs.n_labeled.mode()[0]), "test units": str(table.n.max())}
-    row |= {title: f"{table.dice[found[name]]:.1f}" if found.get(name) in table.index else "" for name, title in ANSWER.items()}
+    found |= {
+        "guided": guided,
+        "no_sam": next(iter(runs[runs.variant == tables.NO_SAM].run_id), ""),
+    }
+    row = {
+        "set": SETS[dataset],
+        "labeled": str(runs.n_labeled.mode()[0]),
+        "test units": str(table.n.max()),
+    }
+    row |= {
+        title: f"{table.dice[found[name]]:.1f}" if found.get(name) in table.index else ""
+        for name, title in ANSWER.items()
+    }
     row[ANSWER["refined"]] = f"{at_test.refined[guided]:.1f}" if guided in at_test.index else ""
     if found["no_sam"]:
         difference = tables.stats.unit_scores(per_case)
-        test = tables.stats.paired_test((difference[guided] - difference[found["no_sam"]]).to_numpy())
+        test = tables.stats.paired_test(
+            (difference[guided] - difference[found["no_sam"]]).to_numpy()
+        )
         low, median, high = (100 * test[key] for key in ("ci_low", "median_difference", "ci_high"))
-        row["SAM-Match against continued"] = f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {probability(pd.Series([test['p']]))[0].removeprefix('= ')}"
+        row["SAM-Match against continued"] = (
+            f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {probability(pd.Series([test['p']]))[0].removeprefix('= ')}"
+        )
     return row
 
 
 def test_time(profile: str, dataset: str) -> str:
     """SAM at test time beside the student alone."""
-    table = tables.sam_at_test_time(*read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset))
-    return markdown({"run": table.method, "student alone": one(table.student), "SAM": one(table.sam),
-                     "both together": one(table.refined), "gain over the student": [f"{d:+.1f}" for d in table.refined_difference]})
+    table = tables.sam_at_test_time(
+        *read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+    )
+    return markdown(
+        {
+            "run": table.method,
+            "student alone": one(table.student),
+            "SAM": one(table.sam),
+            "both together": one(table.refined),
+            "gain over the student": [f"{d:+.1f}" for d in table.refined_difference],
+        }
+    )
 
 
 def trials(profile: str, dataset: str) -> str:
     """What short trainings asked, on validation alone."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "trials.csv")
-    return markdown({"method": [tables.label(name) for name in table.method], "asks": table.asks, "validation Dice %": one(table.val_dice),
-                     "minutes": table.minutes.map("{:.0f}".format)})
+    return markdown(
+        {
+            "method": [tables.label(name) for name in table.method],
+            "asks": table.asks,
+            "validation Dice %": one(table.val_dice),
+            "minutes": table.minutes.map("{:.0f}".format),
+        }
+    )
 
 
-TABLES = {"answer": answer, "summary": summary, "wilcoxon": wilcoxon, "test_time": test_time, "trials": trials}
+TABLES = {
+    "answer": answer,
+    "summary": summary,
+    "wilcoxon": wilcoxon,
+    "test_time": test_time,
+    "trials": trials,
+}
 
 
 def one(values: pd.Series) -> list[str]:
@@ -119,7 +183,13 @@ def with_undefined(distance: float, undefined: int) -> str:
 def markdown(columns: dict) -> str:
     names = list(columns)
     rows = zip(*(columns[name] for name in names), strict=True)
-    return "\n".join([f"| {' | '.join(names)} |", "|---" * len(names) + "|", *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+    return "\n".join(
+        [
+            f"| {' | '.join(names)} |",
+            "|---" * len(names) + "|",
+            *(f"| {' | '.join(map(str, row))} |" for row in rows),
+        ]
+    )
 
 
 def main(words: list[str]) -> None:

@@ -20,19 +20,57 @@ def half(count: int) -> int:
 # published 10 the box of a cavity is that of the ring around it, and SAM answers with the ring (notebook 03).
 # Joint training is as long as the match stage in every profile, as in the paper.
 # demo: minutes on any CPU. laptop: real data, an afternoon on two cores. paper: the paper's sizes.
-_SECOND_OPINION = {"refine.prompt": "none", "refine.combine": "consensus", "refine.sam_conf_thresh": 0.75, "refine.box_margin_px": 2.0}
-_SMALL_AUGMENT = {"augment.scale": 0.25, "augment.shift": 0.05, "augment.elastic": 0.02, "augment.jitter": 0.5, "augment.gamma": 0.4,
-                  "augment.cutmix_prob": 0.5, "augment.jitter_labeled": True, "augment.soft_labels": True}
+_SECOND_OPINION = {
+    "refine.prompt": "none",
+    "refine.combine": "consensus",
+    "refine.sam_conf_thresh": 0.75,
+    "refine.box_margin_px": 2.0,
+}
+_SMALL_AUGMENT = {
+    "augment.scale": 0.25,
+    "augment.shift": 0.05,
+    "augment.elastic": 0.02,
+    "augment.jitter": 0.5,
+    "augment.gamma": 0.4,
+    "augment.cutmix_prob": 0.5,
+    "augment.jitter_labeled": True,
+    "augment.soft_labels": True,
+}
 # In so few iterations SGD is still at its start.
 _SMALL_STUDENT = {"train.optimizer": "adamw", "train.lr": 1e-3, "train.weight_decay": 0.01}
-_SMALL_JOINT = {"train.lr": 5e-4, "method.rampup": 0.0, "refine.renew": 0.25, "sam.lr": 1e-4, "sam.update_every": 8, **_SECOND_OPINION}
-_LATE_CROSS = {"method.rampup": 0.3}  # CPS: at this length a second network from a random start teaches background otherwise
-_UNIMATCH_AUGMENT = {"augment.jitter": 0.5, "augment.blur_prob": 0.5, "augment.cutmix_prob": 0.5}  # official UniMatch
+_SMALL_JOINT = {
+    "train.lr": 5e-4,
+    "method.rampup": 0.0,
+    "refine.renew": 0.25,
+    "sam.lr": 1e-4,
+    "sam.update_every": 8,
+    **_SECOND_OPINION,
+}
+_LATE_CROSS = {
+    "method.rampup": 0.3
+}  # CPS: at this length a second network from a random start teaches background otherwise
+_UNIMATCH_AUGMENT = {
+    "augment.jitter": 0.5,
+    "augment.blur_prob": 0.5,
+    "augment.cutmix_prob": 0.5,
+}  # official UniMatch
 PROFILES: dict[str, dict[str, Settings]] = {
     "demo": {
-        "all": {"train.image_size": 64, "train.batch_labeled": 4, "train.batch_unlabeled": 4, "train.val_every": 50,
-                "train.log_every": 10, "train.checkpoint_every": 100, "train.threads": 1, "sam.image_size": 128,
-                "sam.tune": "decoder", "sam.views": 3, "train.bf16": False, **_SMALL_AUGMENT, **_SMALL_STUDENT},
+        "all": {
+            "train.image_size": 64,
+            "train.batch_labeled": 4,
+            "train.batch_unlabeled": 4,
+            "train.val_every": 50,
+            "train.log_every": 10,
+            "train.checkpoint_every": 100,
+            "train.threads": 1,
+            "sam.image_size": 128,
+            "sam.tune": "decoder",
+            "sam.views": 3,
+            "train.bf16": False,
+            **_SMALL_AUGMENT,
+            **_SMALL_STUDENT,
+        },
         "cps": _LATE_CROSS,
         "warm_up": {"train.iterations": 200},
         "match": {"train.iterations": 200},
@@ -40,15 +78,31 @@ PROFILES: dict[str, dict[str, Settings]] = {
         "joint": {"train.iterations": 200, **_SMALL_JOINT},
     },
     "laptop": {
-        "all": {"train.image_size": 128, "train.batch_labeled": 8, "train.batch_unlabeled": 8, "train.val_every": 250,
-                "train.threads": 1, "train.checkpoint_every": 250, "sam.image_size": 256, "sam.tune": "decoder", "sam.views": 9,
-                **_SMALL_AUGMENT, **_SMALL_STUDENT},
+        "all": {
+            "train.image_size": 128,
+            "train.batch_labeled": 8,
+            "train.batch_unlabeled": 8,
+            "train.val_every": 250,
+            "train.threads": 1,
+            "train.checkpoint_every": 250,
+            "sam.image_size": 256,
+            "sam.tune": "decoder",
+            "sam.views": 9,
+            **_SMALL_AUGMENT,
+            **_SMALL_STUDENT,
+        },
         "fixmatch": {"method.lambda_u": 0.5, "method.rampup": 0.3},
         "unimatch": {"augment.blur_prob": 0.5},
         "cps": _LATE_CROSS,
         "warm_up": {"train.iterations": 1000},
         "match": {"train.iterations": 1000},
-        "finetune": {"train.iterations": 500, "train.val_every": 100, "sam.lr": 5e-4, "train.log_every": 20, "sam.prompt_drop": 1.0},
+        "finetune": {
+            "train.iterations": 500,
+            "train.val_every": 100,
+            "sam.lr": 5e-4,
+            "train.log_every": 20,
+            "sam.prompt_drop": 1.0,
+        },
         "joint": {"train.iterations": 1000, **_SMALL_JOINT},
     },
     "paper": {
@@ -68,7 +122,9 @@ _BOTH_SAM_STAGES = ("finetune", "joint")
 
 
 def _sam(**changes) -> dict[str, Settings]:
-    return {stage: {f"sam.{key}": value for key, value in changes.items()} for stage in _BOTH_SAM_STAGES}
+    return {
+        stage: {f"sam.{key}": value for key, value in changes.items()} for stage in _BOTH_SAM_STAGES
+    }
 
 
 def _joint(**changes) -> dict[str, Settings]:
@@ -99,8 +155,10 @@ VARIANTS: dict[str, dict[str, Settings | str]] = {
     "renew1": _joint(renew=1.0),
     "renew8th": _joint(renew=0.125),
     "sam_frozen": {"joint": {"sam.tune": "frozen"}},  # the fine-tuned SAM, fixed from then on
-    "sam_untuned": {"finetune": {"train.iterations": 0, "sam.prompt_drop": 0.0},
-                    "joint": _boxed()["joint"] | {"sam.tune": "frozen"}},
+    "sam_untuned": {
+        "finetune": {"train.iterations": 0, "sam.prompt_drop": 0.0},
+        "joint": _boxed()["joint"] | {"sam.tune": "frozen"},
+    },
     "sam_lora": _sam(tune="lora"),
     "sam_all": _sam(tune="all"),
     "sam_random": _sam(pretrained=False),
@@ -129,16 +187,51 @@ def _factor(name: str, **levels: str) -> list[Level]:
 
 # `make ablations` runs it, notebook 05 shows it.
 ABLATIONS: list[Level] = [
-    *_factor("what SAM is asked", nothing="", box_in_its_place="box", box_consensus="box_consensus", mask="mask", points="points"),
-    *[Level("margin of the box, px at 256", level, variant) for level, variant in (("0", "margin0"), ("2", "box"), ("10", "margin10"))],
-    *_factor("combine", consensus="", replace="replace", agree="agree", weighted_by_reliability="weighted", student_alone="no_sam"),
+    *_factor(
+        "what SAM is asked",
+        nothing="",
+        box_in_its_place="box",
+        box_consensus="box_consensus",
+        mask="mask",
+        points="points",
+    ),
+    *[
+        Level("margin of the box, px at 256", level, variant)
+        for level, variant in (("0", "margin0"), ("2", "box"), ("10", "margin10"))
+    ],
+    *_factor(
+        "combine",
+        consensus="",
+        replace="replace",
+        agree="agree",
+        weighted_by_reliability="weighted",
+        student_alone="no_sam",
+    ),
     *_factor("what is rejected", nothing="", by_agreement_and_ignored="gate"),
     *_factor("SAM's say", at_once="", growing="rampup"),
     *_factor("asked anew", quarter="", all="renew1", eighth="renew8th"),
-    *_factor("SAM's tuning", decoder="", untuned="sam_untuned", frozen_after_fine_tuning="sam_frozen", LoRA="sam_lora", all_weights="sam_all"),
+    *_factor(
+        "SAM's tuning",
+        decoder="",
+        untuned="sam_untuned",
+        frozen_after_fine_tuning="sam_frozen",
+        LoRA="sam_lora",
+        all_weights="sam_all",
+    ),
     *_factor("SAM's start", pretrained="", random="sam_random"),
     *_factor("who proposes", student="", moving_average="ema_proposer"),
-    *_factor("joint training", as_long_as_the_match_stage="", half="half_joint", half_without_SAM="no_sam_half"),
-    *_factor("arithmetic, with boxes", corrected="box", published_background="published_background", published_filter="published_filter",
-             published_loss="published_loss", as_published="as_published"),
+    *_factor(
+        "joint training",
+        as_long_as_the_match_stage="",
+        half="half_joint",
+        half_without_SAM="no_sam_half",
+    ),
+    *_factor(
+        "arithmetic, with boxes",
+        corrected="box",
+        published_background="published_background",
+        published_filter="published_filter",
+        published_loss="published_loss",
+        as_published="as_published",
+    ),
 ]

@@ -11,8 +11,8 @@ import json
 import typing
 from dataclasses import dataclass, field
 
-from samatch.system.errors import InputError, known
 from samatch.config.profiles import PROFILES, VARIANTS
+from samatch.system.errors import InputError, known
 
 SUPERVISED, FINETUNE, GUIDED = "supervised", "finetune", "samatch-"
 
@@ -24,38 +24,46 @@ class Train:
     iterations: int = 30_000
     batch_labeled: int = 4
     batch_unlabeled: int = 4
-    image_size: int = 256            # pixels; the student's input, square
-    optimizer: str = "sgd"           # of the student: sgd | adamw
+    image_size: int = 256  # pixels; the student's input, square
+    optimizer: str = "sgd"  # of the student: sgd | adamw
     lr: float = 0.01
-    momentum: float = 0.9            # of SGD
+    momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4
-    poly_power: float = 0.9          # lr * (1 - t/T)^power
-    ema_decay: float = 0.99          # of the student's moving average, which is validated and tested; 0: the student
-    proposer: str = "student"        # who makes pseudo-labels on weak views: student | ema
-    val_every: int = 500             # iterations between validations, which choose settings and never an iteration
-    log_every: int = 50              # iterations averaged into one row of train_log.csv
-    checkpoint_every: int = 500      # iterations between states that a cut-off run resumes from
-    bf16: bool = True                # autocast to bfloat16 where the processor has it
-    threads: int = 0                 # CPU threads; 0 leaves torch's choice. Fixed: repeatable sums
+    poly_power: float = 0.9  # lr * (1 - t/T)^power
+    ema_decay: float = (
+        0.99  # of the student's moving average, which is validated and tested; 0: the student
+    )
+    proposer: str = "student"  # who makes pseudo-labels on weak views: student | ema
+    val_every: int = (
+        500  # iterations between validations, which choose settings and never an iteration
+    )
+    log_every: int = 50  # iterations averaged into one row of train_log.csv
+    checkpoint_every: int = 500  # iterations between states that a cut-off run resumes from
+    bf16: bool = True  # autocast to bfloat16 where the processor has it
+    threads: int = 0  # CPU threads; 0 leaves torch's choice. Fixed: repeatable sums
 
 
 @dataclass(frozen=True)
 class Augment:
     """Weak and strong views (published FixMatch: rot90+flip or +-20 degrees; jitter .8 with p .8)."""
 
-    turn_prob: float = 0.5           # quarter turn and flips with this probability, else a rotation
-    rotation_deg: float = 20.0       # uniform in +-
-    scale: float = 0.0               # uniform in 1 +- scale
-    shift: float = 0.0               # uniform in +-, fraction of the image
-    elastic: float = 0.0             # labeled views: standard deviation of a smooth displacement, fraction of the image
-    foreground: float = 0.0          # share of labeled slices that are drawn from those with an object
-    soft_labels: bool = False        # labeled class maps are resized and warped as probabilities, not as nearest neighbours
-    jitter: float = 0.8              # strong view: brightness and contrast factors in 1 +- jitter
-    gamma: float = 0.0               # strong view: exponent in exp(+-gamma)
+    turn_prob: float = 0.5  # quarter turn and flips with this probability, else a rotation
+    rotation_deg: float = 20.0  # uniform in +-
+    scale: float = 0.0  # uniform in 1 +- scale
+    shift: float = 0.0  # uniform in +-, fraction of the image
+    elastic: float = (
+        0.0  # labeled views: standard deviation of a smooth displacement, fraction of the image
+    )
+    foreground: float = 0.0  # share of labeled slices that are drawn from those with an object
+    soft_labels: bool = False  # labeled class maps are resized and warped as probabilities, not as nearest neighbours
+    jitter: float = 0.8  # strong view: brightness and contrast factors in 1 +- jitter
+    gamma: float = 0.0  # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
-    blur_prob: float = 0.0           # strong view: Gaussian blur of sigma .1-2 pixels
-    jitter_labeled: bool = False     # labeled images get the strong view's brightness, contrast and gamma as well
-    cutmix_prob: float = 0.0         # strong view: box of area .02-.4 pasted from another image
+    blur_prob: float = 0.0  # strong view: Gaussian blur of sigma .1-2 pixels
+    jitter_labeled: bool = (
+        False  # labeled images get the strong view's brightness, contrast and gamma as well
+    )
+    cutmix_prob: float = 0.0  # strong view: box of area .02-.4 pasted from another image
 
 
 @dataclass(frozen=True)
@@ -63,39 +71,51 @@ class Sam:
     """The guiding SAM, its fine-tuning (stage 2) and its own optimiser in joint training (stage 3)."""
 
     name: str = "lite_medsam"
-    pretrained: bool = True          # False: random start, for the ablation
-    image_size: int = 0              # pixels; may exceed the student's. 0: what the model was trained at
-    tune: str = "all"                # frozen | decoder (both: embeddings cached) | lora | all
-    lora_rank: int = 4               # rank of the change to the encoder's attention weights
-    class_token: bool = True         # learned per-class vector on the prompt tokens (ours, not the paper's)
-    views: int = 0                   # fixed encoder: augmented views per labeled slice whose embeddings are cached
-    prompt_drop: float = 0.5         # fine-tuning: share of steps without a prompt, class tokens alone
-    lr: float = 5e-5                 # AdamW, after 30 rising steps falling as the student's
+    pretrained: bool = True  # False: random start, for the ablation
+    image_size: int = 0  # pixels; may exceed the student's. 0: what the model was trained at
+    tune: str = "all"  # frozen | decoder (both: embeddings cached) | lora | all
+    lora_rank: int = 4  # rank of the change to the encoder's attention weights
+    class_token: bool = (
+        True  # learned per-class vector on the prompt tokens (ours, not the paper's)
+    )
+    views: int = 0  # fixed encoder: augmented views per labeled slice whose embeddings are cached
+    prompt_drop: float = 0.5  # fine-tuning: share of steps without a prompt, class tokens alone
+    lr: float = 5e-5  # AdamW, after 30 rising steps falling as the student's
     weight_decay: float = 0.01
-    lambda_unsup: float = 0.25       # weight of SAM's loss against the student's pseudo-label
-    update_every: int = 1            # joint training: SAM's own step every so many iterations
+    lambda_unsup: float = 0.25  # weight of SAM's loss against the student's pseudo-label
+    update_every: int = 1  # joint training: SAM's own step every so many iterations
 
 
 @dataclass(frozen=True)
 class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
-    prompt: str = "box"              # none (class tokens alone), or box, points and mask, joined by +
-    box_margin_px: float = 10.0      # pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI
-    box_jitter: float = 0.1          # fraction of the box's side; reference boxes are drawn uniformly in +-
-    prompt_jitter: float = 0.0       # the same for the student's boxes
-    points_foreground: int = 3       # prompt "points": most confident interior pixels of the object ...
-    points_background: int = 1       # ... and least confident ones around it
-    combine: str = "replace"         # student (no SAM) | replace (the paper) | consensus | agree | weighted
-    renew: float = 1.0               # fixed encoder: share of SAM's answers that are asked anew; the others are remembered
-    rejected: str = "student"        # what an object that the gate rejects teaches: student (its map) | ignore (nothing)
-    gate: str = "none"               # none | iou_pred | agreement | both
-    gate_iou: float = 0.7            # least predicted IoU, and least IoU with the student's mask
-    gate_area_ratio: float = 0.7     # "agreement": least quotient of the smaller and the larger of both areas
-    sam_weight: float = 0.5          # SAM's share in a consensus ...
-    sam_rampup: float = 0.0          # ... after this fraction of the joint training, exp(-5(1-t)^2) of it before
-    sam_conf_thresh: float = 0.95    # a pixel is kept where the refined max probability reaches it
-    published: str = "none"          # wrong arithmetic kept for comparison: none | background | filter | loss | all
+    prompt: str = "box"  # none (class tokens alone), or box, points and mask, joined by +
+    box_margin_px: float = 10.0  # pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI
+    box_jitter: float = 0.1  # fraction of the box's side; reference boxes are drawn uniformly in +-
+    prompt_jitter: float = 0.0  # the same for the student's boxes
+    points_foreground: int = 3  # prompt "points": most confident interior pixels of the object ...
+    points_background: int = 1  # ... and least confident ones around it
+    combine: str = (
+        "replace"  # student (no SAM) | replace (the paper) | consensus | agree | weighted
+    )
+    renew: float = (
+        1.0  # fixed encoder: share of SAM's answers that are asked anew; the others are remembered
+    )
+    rejected: str = "student"  # what an object that the gate rejects teaches: student (its map) | ignore (nothing)
+    gate: str = "none"  # none | iou_pred | agreement | both
+    gate_iou: float = 0.7  # least predicted IoU, and least IoU with the student's mask
+    gate_area_ratio: float = (
+        0.7  # "agreement": least quotient of the smaller and the larger of both areas
+    )
+    sam_weight: float = 0.5  # SAM's share in a consensus ...
+    sam_rampup: float = (
+        0.0  # ... after this fraction of the joint training, exp(-5(1-t)^2) of it before
+    )
+    sam_conf_thresh: float = 0.95  # a pixel is kept where the refined max probability reaches it
+    published: str = (
+        "none"  # wrong arithmetic kept for comparison: none | background | filter | loss | all
+    )
 
 
 @dataclass(frozen=True)
@@ -104,35 +124,52 @@ class RunConfig:
 
     profile: str
     dataset: str
-    n_labeled: int                   # labeled patients (images for BUSI)
+    n_labeled: int  # labeled patients (images for BUSI)
     method: str
-    sam_name: str                    # "" where no SAM takes part
+    sam_name: str  # "" where no SAM takes part
     seed: int
     variant: str = ""
     train: Train = field(default_factory=Train)
     augment: Augment = field(default_factory=Augment)
-    method_settings: tuple[tuple[str, typing.Any], ...] = ()  # that differ from the method's own defaults
+    method_settings: tuple[
+        tuple[str, typing.Any], ...
+    ] = ()  # that differ from the method's own defaults
     sam: Sam = field(default_factory=Sam)
     refine: Refine = field(default_factory=Refine)
-    parents: tuple[str, ...] = ()    # run ids: the student's start, then SAM's
+    parents: tuple[str, ...] = ()  # run ids: the student's start, then SAM's
 
     @property
     def run_id(self) -> str:
-        return run_id(self.dataset, self.n_labeled, self.method, self.sam_name, self.seed, self.variant)
+        return run_id(
+            self.dataset, self.n_labeled, self.method, self.sam_name, self.seed, self.variant
+        )
 
     def to_dict(self) -> dict:
         """What the run uses: without SAM's groups where no SAM takes part."""
         found = dataclasses.asdict(self) | {"method_settings": dict(self.method_settings)}
         unused = () if self.sam_name else ("sam", "refine")
-        return json.loads(json.dumps({key: value for key, value in found.items() if key not in unused}))
+        return json.loads(
+            json.dumps({key: value for key, value in found.items() if key not in unused})
+        )
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def run_id(dataset: str, n_labeled: int, method: str, sam: str, seed: int, variant: str = "") -> str:
+def run_id(
+    dataset: str, n_labeled: int, method: str, sam: str, seed: int, variant: str = ""
+) -> str:
     """<set>-n<n_labeled>-<method>[-<sam>]-s<seed>[-<variant>]"""
-    return "-".join([dataset, f"n{n_labeled}", method, *([sam] if sam else []), f"s{seed}", *([variant] if variant else [])])
+    return "-".join(
+        [
+            dataset,
+            f"n{n_labeled}",
+            method,
+            *([sam] if sam else []),
+            f"s{seed}",
+            *([variant] if variant else []),
+        ]
+    )
 
 
 _PROMPT_PARTS = ("box", "points", "mask")
@@ -145,9 +182,33 @@ _CHOICES = {
     "refine.gate": ("none", "iou_pred", "agreement", "both"),
     "refine.published": ("none", "background", "filter", "loss", "all"),
 }
-_UNIT_INTERVAL = ("turn_prob", "sam_weight", "sam_rampup", "foreground", "prompt_drop", "renew", "conf_thresh", "rampup", "gate_iou", "gate_area_ratio", "sam_conf_thresh", "jitter_prob", "blur_prob", "cutmix_prob",
-                  "momentum", "ema_decay")
-_MAY_BE_ZERO = ("train.threads", "sam.views", "train.batch_unlabeled", "train.iterations", "sam.image_size", "refine.points_foreground", "refine.points_background")
+_UNIT_INTERVAL = (
+    "turn_prob",
+    "sam_weight",
+    "sam_rampup",
+    "foreground",
+    "prompt_drop",
+    "renew",
+    "conf_thresh",
+    "rampup",
+    "gate_iou",
+    "gate_area_ratio",
+    "sam_conf_thresh",
+    "jitter_prob",
+    "blur_prob",
+    "cutmix_prob",
+    "momentum",
+    "ema_decay",
+)
+_MAY_BE_ZERO = (
+    "train.threads",
+    "sam.views",
+    "train.batch_unlabeled",
+    "train.iterations",
+    "sam.image_size",
+    "refine.points_foreground",
+    "refine.points_background",
+)
 
 
 def tuning_modes() -> tuple[str, ...]:
@@ -156,16 +217,28 @@ def tuning_modes() -> tuple[str, ...]:
 
 def prompt_kinds() -> tuple[str, ...]:
     """No prompt, and every combination of prompt parts, in one order."""
-    return ("none",) + tuple("+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n))
+    return ("none",) + tuple(
+        "+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n)
+    )
 
 
 def stage_of(method: str) -> str:
     """warm_up (supervised), match (learns from unlabeled images), finetune (SAM) or joint (SAM-guided)."""
-    return {SUPERVISED: "warm_up", FINETUNE: "finetune"}.get(method, "joint" if method.startswith(GUIDED) else "match")
+    return {SUPERVISED: "warm_up", FINETUNE: "finetune"}.get(
+        method, "joint" if method.startswith(GUIDED) else "match"
+    )
 
 
-def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: str = "lite_medsam", seed: int = 0,
-                variant: str = "", overrides: dict[str, typing.Any] | None = None) -> RunConfig:
+def make_config(
+    profile: str,
+    dataset: str,
+    n_labeled: int,
+    method: str,
+    sam: str = "lite_medsam",
+    seed: int = 0,
+    variant: str = "",
+    overrides: dict[str, typing.Any] | None = None,
+) -> RunConfig:
     """The RunConfig of one run.
 
     `overrides` maps dotted names ("train.iterations", "method.conf_thresh") to values; a variant outside
@@ -176,17 +249,31 @@ def make_config(profile: str, dataset: str, n_labeled: int, method: str, sam: st
     if not overrides:
         known(variant, VARIANTS, "variant")
     elif not variant:
-        raise InputError("overrides without a variant", got=overrides, do="name the changed run with variant=...")
+        raise InputError(
+            "overrides without a variant", got=overrides, do="name the changed run with variant=..."
+        )
     stage, table = stage_of(method), PROFILES[profile]
-    settings = [table["all"], table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {}, table[stage],
-                variant_settings(variant, stage), overrides or {}]
-    uses_sam = stage in ("finetune", "joint") and not any(s.get("refine.combine") == "student" for s in settings)
+    settings = [
+        table["all"],
+        table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {},
+        table[stage],
+        variant_settings(variant, stage),
+        overrides or {},
+    ]
+    uses_sam = stage in ("finetune", "joint") and not any(
+        s.get("refine.combine") == "student" for s in settings
+    )
     config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
-    config = dataclasses.replace(config, parents=tuple(parent.run_id for parent in parent_configs(config)),
-                                 sam=dataclasses.replace(config.sam, name=config.sam_name))
+    config = dataclasses.replace(
+        config,
+        parents=tuple(parent.run_id for parent in parent_configs(config)),
+        sam=dataclasses.replace(config.sam, name=config.sam_name),
+    )
     for group in settings:
         for key, value in group.items():
-            if uses_sam or not key.startswith(("sam.", "refine.")):  # so that one SAM-free run serves all SAMs
+            if uses_sam or not key.startswith(
+                ("sam.", "refine.")
+            ):  # so that one SAM-free run serves all SAMs
                 config = _with(config, key, value)
     return config
 
@@ -203,8 +290,18 @@ def parent_configs(config: RunConfig) -> list[RunConfig]:
     if stage == "joint":
         methods = [config.method.removeprefix(GUIDED)] + ([FINETUNE] if config.sam_name else [])
     sam = config.sam_name or "lite_medsam"
-    return [make_config(config.profile, config.dataset, config.n_labeled, method, sam, config.seed, variant_of(config.variant, stage_of(method)))
-            for method in methods]
+    return [
+        make_config(
+            config.profile,
+            config.dataset,
+            config.n_labeled,
+            method,
+            sam,
+            config.seed,
+            variant_of(config.variant, stage_of(method)),
+        )
+        for method in methods
+    ]
 
 
 def variant_of(variant: str, stage: str) -> str:
@@ -214,18 +311,29 @@ def variant_of(variant: str, stage: str) -> str:
 
 
 def variant_settings(variant: str, stage: str) -> dict[str, typing.Any]:
-    return VARIANTS.get(variant_of(variant, stage), {}).get(stage, {}) if variant in VARIANTS else {}
+    return (
+        VARIANTS.get(variant_of(variant, stage), {}).get(stage, {}) if variant in VARIANTS else {}
+    )
 
 
 def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:
     """`config` with one dotted setting replaced, checked for name, type and range."""
     group, _, name = key.partition(".")
     if group == "method":  # its name and type are checked where the method is known
-        return dataclasses.replace(config, method_settings=tuple(sorted((dict(config.method_settings) | {name: value}).items())))
-    settable = {f"{g}.{f.name}" for g in ("train", "augment", "sam", "refine") for f in dataclasses.fields(getattr(config, g))}
+        return dataclasses.replace(
+            config,
+            method_settings=tuple(sorted((dict(config.method_settings) | {name: value}).items())),
+        )
+    settable = {
+        f"{g}.{f.name}"
+        for g in ("train", "augment", "sam", "refine")
+        for f in dataclasses.fields(getattr(config, g))
+    }
     known(key, settable | {"method.<setting>"}, "setting")
     value = checked(key, getattr(getattr(config, group), name), value)
-    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
+    return dataclasses.replace(
+        config, **{group: dataclasses.replace(getattr(config, group), **{name: value})}
+    )
 
 
 def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
@@ -234,18 +342,38 @@ def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(old):
-        raise InputError(f"{key} has the wrong type", expected=type(old).__name__, got=repr(value), do=f"for example {key}={old}")
+        raise InputError(
+            f"{key} has the wrong type",
+            expected=type(old).__name__,
+            got=repr(value),
+            do=f"for example {key}={old}",
+        )
     name = key.rpartition(".")[2]
     if key in _CHOICES:
         known(value, _CHOICES[key], key)
     elif key == "refine.prompt":
         known(value, prompt_kinds(), key)
     elif name in _UNIT_INTERVAL and not 0 <= value <= 1:
-        raise InputError(f"{key} is impossible", expected="a number from 0 to 1", got=value, do="correct it")
-    elif isinstance(value, int) and not isinstance(value, bool) and value < (0 if key in _MAY_BE_ZERO else 1):
-        raise InputError(f"{key} is impossible", expected="a positive whole number", got=value, do="correct it")
+        raise InputError(
+            f"{key} is impossible", expected="a number from 0 to 1", got=value, do="correct it"
+        )
+    elif (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value < (0 if key in _MAY_BE_ZERO else 1)
+    ):
+        raise InputError(
+            f"{key} is impossible", expected="a positive whole number", got=value, do="correct it"
+        )
     elif isinstance(value, float) and value < 0:
-        raise InputError(f"{key} is impossible", expected="a number not below 0", got=value, do="correct it")
+        raise InputError(
+            f"{key} is impossible", expected="a number not below 0", got=value, do="correct it"
+        )
     if name == "image_size" and value % 32:
-        raise InputError(f"{key} does not fit the networks", expected="a multiple of 32", got=value, do="for example 128 or 256")
+        raise InputError(
+            f"{key} does not fit the networks",
+            expected="a multiple of 32",
+            got=value,
+            do="for example 128 or 256",
+        )
     return value

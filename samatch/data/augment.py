@@ -28,15 +28,23 @@ def random_affine(count: int, augment: Augment, generator: torch.Generator) -> T
     total = turn * turned + angle * ~turned
     flip = torch.where(turned[:, None], flip, torch.ones_like(flip))
     zoom = uniform(count, 1 - augment.scale, 1 + augment.scale, generator)
-    rotation = torch.stack([total.cos(), -total.sin(), total.sin(), total.cos()], dim=1).view(-1, 2, 2)
+    rotation = torch.stack([total.cos(), -total.sin(), total.sin(), total.cos()], dim=1).view(
+        -1, 2, 2
+    )
     linear = rotation * flip[:, None, :] * zoom[:, None, None]
-    shift = 2 * uniform((count, 2, 1), -augment.shift, augment.shift, generator) if augment.shift else torch.zeros(count, 2, 1)
+    shift = (
+        2 * uniform((count, 2, 1), -augment.shift, augment.shift, generator)
+        if augment.shift
+        else torch.zeros(count, 2, 1)
+    )
     return torch.cat([linear, shift], dim=2)
 
 
 def inverse(theta: Tensor) -> Tensor:
     """The map that undoes `theta`, (B, 2, 3)."""
-    linear = torch.linalg.inv_ex(theta[:, :, :2]).inverse  # inv would wait for the device to say whether there is one
+    linear = torch.linalg.inv_ex(
+        theta[:, :, :2]
+    ).inverse  # inv would wait for the device to say whether there is one
     return torch.cat([linear, -linear @ theta[:, :, 2:]], dim=2)
 
 
@@ -47,29 +55,48 @@ def elastic_field(count: int, size: int, deviation: float, generator: torch.Gene
     return F.interpolate(lattice, (size, size), mode="bicubic", align_corners=True).movedim(1, -1)
 
 
-def warp(image: Tensor, theta: Tensor, size: int, mode: str = "bilinear", displacement: Tensor | None = None) -> Tensor:
+def warp(
+    image: Tensor,
+    theta: Tensor,
+    size: int,
+    mode: str = "bilinear",
+    displacement: Tensor | None = None,
+) -> Tensor:
     """(B, C, H, W) seen through theta at size x size, displaced where that is asked; outside the image is 0."""
-    grid = F.affine_grid(theta.to(image.dtype), [image.shape[0], image.shape[1], size, size], align_corners=False)
+    grid = F.affine_grid(
+        theta.to(image.dtype), [image.shape[0], image.shape[1], size, size], align_corners=False
+    )
     grid = grid if displacement is None else grid + displacement
     return F.grid_sample(image, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def warp_probs(probs: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None) -> Tensor:
+def warp_probs(
+    probs: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None
+) -> Tensor:
     """Class probabilities (B, C, H, W) seen through theta; what lies outside the image is background."""
     warped = warp(probs, theta, size, displacement=displacement)
     return torch.cat([1 - warped[:, 1:].sum(1, keepdim=True), warped[:, 1:]], dim=1)
 
 
-def warp_label(label: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None) -> Tensor:
+def warp_label(
+    label: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None
+) -> Tensor:
     """(B, H, W) class map seen through theta, nearest neighbour; outside is background."""
-    return warp(label[:, None].float(), theta, size, mode="nearest", displacement=displacement)[:, 0].to(label.dtype)
+    return warp(label[:, None].float(), theta, size, mode="nearest", displacement=displacement)[
+        :, 0
+    ].to(label.dtype)
 
 
 def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
     """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p jitter_prob, and blur, with p blur_prob."""
     count, jitter = image.shape[0], augment.jitter
-    draws = torch.stack([uniform(count, 1 - jitter, 1 + jitter, generator), uniform(count, 1 - jitter, 1 + jitter, generator),
-                         uniform(count, -augment.gamma, augment.gamma, generator).exp()])
+    draws = torch.stack(
+        [
+            uniform(count, 1 - jitter, 1 + jitter, generator),
+            uniform(count, 1 - jitter, 1 + jitter, generator),
+            uniform(count, -augment.gamma, augment.gamma, generator).exp(),
+        ]
+    )
     changed = torch.rand(count, generator=generator) < augment.jitter_prob
     brightness, contrast, gamma = send(draws, image.device)[:, :, None, None, None]
     mean = image.mean(dim=(2, 3), keepdim=True)
@@ -78,7 +105,9 @@ def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> 
     view = torch.where(send(changed, image.device)[:, None, None, None], view, image)
     if not augment.blur_prob:
         return view
-    sigma = uniform(count, 0.1, 2.0, generator) * (torch.rand(count, generator=generator) < augment.blur_prob)
+    sigma = uniform(count, 0.1, 2.0, generator) * (
+        torch.rand(count, generator=generator) < augment.blur_prob
+    )
     return blur(view, send(sigma, image.device))
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samatch.data import augment, prepared
 from samatch.config.settings import Augment, RunConfig
+from samatch.data import augment, prepared
 from samatch.data.volumes import Volume
 from samatch.system.devices import send
 
@@ -22,7 +22,9 @@ def resized(volume: Volume, size: int) -> tuple[Tensor, Tensor]:
     """Image (D, 1, S, S) float32 and label (D, S, S) uint8; from the prepared small copy where that has the size."""
     if volume.small is not None and size == prepared.SIZE:
         return torch.from_numpy(volume.small[0])[:, None], torch.from_numpy(volume.small[1])
-    label = F.interpolate(torch.from_numpy(volume.label)[:, None], (size, size), mode="nearest-exact")[:, 0]
+    label = F.interpolate(
+        torch.from_numpy(volume.label)[:, None], (size, size), mode="nearest-exact"
+    )[:, 0]
     return resize_image(torch.from_numpy(volume.image)[:, None], size), label
 
 
@@ -42,10 +44,19 @@ class SlicePool:
     soft: Tensor | None = None
 
     @classmethod
-    def from_volumes(cls, volumes: list[Volume], size: int, device: torch.device | str = "cpu",
-                     soft: Tensor | None = None) -> "SlicePool":
+    def from_volumes(
+        cls,
+        volumes: list[Volume],
+        size: int,
+        device: torch.device | str = "cpu",
+        soft: Tensor | None = None,
+    ) -> "SlicePool":
         images, labels = zip(*(resized(volume, size) for volume in volumes), strict=True)
-        return cls(torch.cat(images).to(device), torch.cat(labels).to(device).long(), None if soft is None else soft.to(device))
+        return cls(
+            torch.cat(images).to(device),
+            torch.cat(labels).to(device).long(),
+            None if soft is None else soft.to(device),
+        )
 
     def with_object(self, n_labeled: int) -> Tensor:
         """Numbers of the labeled slices that hold an object; of all of them where none does."""
@@ -56,7 +67,9 @@ class SlicePool:
         return len(self.image)
 
 
-def augmented_views(volumes: list[Volume], count: int, size: int, settings: Augment, seed: int) -> list[Volume]:
+def augmented_views(
+    volumes: list[Volume], count: int, size: int, settings: Augment, seed: int
+) -> list[Volume]:
     """`count` augmented copies of each volume at size x size, as volumes of their own: all of the first view, then
     all of the second. For a SAM whose encoder is fixed: its embeddings of these are computed once."""
     generator, views = torch.Generator().manual_seed(seed), []
@@ -85,35 +98,51 @@ class Batch:
     index_l: Tensor
     theta_l: Tensor
     iteration: int
-    progress: float                      # fraction of the training that is done, in [0, 1)
+    progress: float  # fraction of the training that is done, in [0, 1)
     image_w: Tensor | None = None
-    image_s1: Tensor | None = None       # strong view of image_w, CutMix applied
+    image_s1: Tensor | None = None  # strong view of image_w, CutMix applied
     cutmix_box1: Tensor | None = None
-    image_s2: Tensor | None = None       # a second one, drawn anew
+    image_s2: Tensor | None = None  # a second one, drawn anew
     cutmix_box2: Tensor | None = None
     index_u: Tensor | None = None
     theta_u: Tensor | None = None
     hidden_label_u: Tensor | None = None
 
 
-def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, generator: torch.Generator, iteration: int,
-               unlabeled: bool, strong_views: int = 1) -> Batch:
+def draw_batch(
+    pool: SlicePool,
+    n_labeled_slices: int,
+    config: RunConfig,
+    generator: torch.Generator,
+    iteration: int,
+    unlabeled: bool,
+    strong_views: int = 1,
+) -> Batch:
     """A batch drawn with replacement: the first slices of the pool are the labeled ones, the rest unlabeled."""
     size, settings = config.train.image_size, config.augment
     device, progress = pool.image.device, iteration / config.train.iterations
 
     index_l = send(draw_labeled(pool, n_labeled_slices, config, generator), device)
     theta_l = send(augment.random_affine(len(index_l), settings, generator), device)
-    moved = send(augment.elastic_field(len(index_l), size, settings.elastic, generator), device) if settings.elastic else None
+    moved = (
+        send(augment.elastic_field(len(index_l), size, settings.elastic, generator), device)
+        if settings.elastic
+        else None
+    )
     image_l = augment.warp(pool.image[index_l], theta_l, size, displacement=moved)
-    label_l = augment.warp_label(pool.label[index_l], theta_l, size, moved) if pool.soft is None else \
-        augment.warp_probs(pool.soft[index_l], theta_l, size, moved)
+    label_l = (
+        augment.warp_label(pool.label[index_l], theta_l, size, moved)
+        if pool.soft is None
+        else augment.warp_probs(pool.soft[index_l], theta_l, size, moved)
+    )
     if settings.jitter_labeled:
         image_l = augment.strong_view(image_l, settings, generator)
     if not unlabeled:
         return Batch(image_l, label_l, index_l, theta_l, iteration, progress)
     count = config.train.batch_unlabeled
-    index_u = send(torch.randint(n_labeled_slices, len(pool), (count,), generator=generator), device)
+    index_u = send(
+        torch.randint(n_labeled_slices, len(pool), (count,), generator=generator), device
+    )
     theta_u = send(augment.random_affine(count, settings, generator), device)
     image_w = augment.warp(pool.image[index_u], theta_u, size)
     hidden_label_u = augment.warp_label(pool.label[index_u], theta_u, size)
@@ -121,12 +150,28 @@ def draw_batch(pool: SlicePool, n_labeled_slices: int, config: RunConfig, genera
     for number in range(1, strong_views + 1):
         box = send(augment.cutmix_boxes(count, size, settings.cutmix_prob, generator), device)
         strong = augment.strong_view(image_w, settings, generator)
-        views |= {f"image_s{number}": augment.paste_donor(strong, box, number), f"cutmix_box{number}": box}
-    return Batch(image_l, label_l, index_l, theta_l, iteration, progress, image_w=image_w, index_u=index_u, theta_u=theta_u,
-                 hidden_label_u=hidden_label_u, **views)
+        views |= {
+            f"image_s{number}": augment.paste_donor(strong, box, number),
+            f"cutmix_box{number}": box,
+        }
+    return Batch(
+        image_l,
+        label_l,
+        index_l,
+        theta_l,
+        iteration,
+        progress,
+        image_w=image_w,
+        index_u=index_u,
+        theta_u=theta_u,
+        hidden_label_u=hidden_label_u,
+        **views,
+    )
 
 
-def draw_labeled(pool: SlicePool, n_labeled_slices: int, config: RunConfig, generator: torch.Generator) -> Tensor:
+def draw_labeled(
+    pool: SlicePool, n_labeled_slices: int, config: RunConfig, generator: torch.Generator
+) -> Tensor:
     """(batch,) numbers of labeled slices, drawn with replacement; a share of them from those with an object."""
     count = config.train.batch_labeled
     index = torch.randint(0, n_labeled_slices, (count,), generator=generator)
@@ -134,4 +179,6 @@ def draw_labeled(pool: SlicePool, n_labeled_slices: int, config: RunConfig, gene
         return index
     objects = pool.with_object(n_labeled_slices)
     chosen = objects[torch.randint(0, len(objects), (count,), generator=generator)]
-    return torch.where(torch.rand(count, generator=generator) < config.augment.foreground, chosen, index)
+    return torch.where(
+        torch.rand(count, generator=generator) < config.augment.foreground, chosen, index
+    )

@@ -18,16 +18,34 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from samatch.system import paths, repro
 from samatch.data import splits
-from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, arrays_of, data_folder, reader, reader_names
 from samatch.data.duplicates import groups_of, perceptual_hash, put_together
-from samatch.system.errors import InputError, raise_all
 from samatch.data.listing import from_csv, from_folder
-from samatch.data.manifest import SPLITS, Case, Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.data.manifest import (
+    SPLITS,
+    Case,
+    Manifest,
+    load_manifest,
+    manifest_faults,
+    write_manifest,
+)
+from samatch.data.volumes import (
+    UNKNOWN,
+    Entry,
+    Raw,
+    array_faults,
+    arrays_of,
+    data_folder,
+    reader,
+    reader_names,
+)
+from samatch.system import paths, repro
+from samatch.system.errors import InputError, raise_all
 from samatch.system.progress import Progress
 
-LABEL_LEVELS = 8  # an image of so few values, or of as many as there are classes, looks like a label
+LABEL_LEVELS = (
+    8  # an image of so few values, or of as many as there are classes, looks like a label
+)
 FRACTIONS = (0.7, 0.1, 0.2)
 
 
@@ -37,13 +55,26 @@ class Reading:
 
     cases: list[Case] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    hashes: dict[str, np.ndarray] = field(default_factory=dict)   # case -> perceptual hash, of 2-D images
-    shown: dict[str, set[int]] = field(default_factory=dict)      # case -> numbers of the classes in it
-    doubts: dict[str, list[str]] = field(default_factory=dict)    # kind of doubt -> cases
+    hashes: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # case -> perceptual hash, of 2-D images
+    shown: dict[str, set[int]] = field(default_factory=dict)  # case -> numbers of the classes in it
+    doubts: dict[str, list[str]] = field(default_factory=dict)  # kind of doubt -> cases
 
 
-def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, into: Path, *, fractions=FRACTIONS, seed: int = 0,
-                  unused=(), allow_empty: bool = False, join_near: bool = True) -> tuple[Manifest, list[str]]:
+def make_manifest(
+    name: str,
+    entries: list[Entry],
+    folder: Path,
+    about: dict,
+    into: Path,
+    *,
+    fractions=FRACTIONS,
+    seed: int = 0,
+    unused=(),
+    allow_empty: bool = False,
+    join_near: bool = True,
+) -> tuple[Manifest, list[str]]:
     """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report.
 
     Where splits are drawn, patients with the same image become one patient, and with `join_near` those of
@@ -53,17 +84,30 @@ def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, in
     found = read_all(entries, folder, about, allow_empty)
     faults = entry_faults(entries) + found.faults
     raise_all(f"data set {name}", faults, "correct these files; nothing was written")
-    given, digests = given_splits(entries), {case.case_id: case.image_sha256 for case in found.cases}
+    given, digests = (
+        given_splits(entries),
+        {case.case_id: case.image_sha256 for case in found.cases},
+    )
     alike = [] if given else groups_of(digests, found.hashes if join_near else {})
     entries, twins = put_together(entries, alike)
     of = {entry.case_id: entry for entry in entries}
-    cases = [dataclasses.replace(case, patient_id=of[case.case_id].patient_id) for case in found.cases]
+    cases = [
+        dataclasses.replace(case, patient_id=of[case.case_id].patient_id) for case in found.cases
+    ]
     members = [", ".join(c.case_id for c in cases if c.patient_id == p) for p in twins]
     joined = [f"near-duplicates, taken as one patient: {these}" for these in members]
     drawn = given or _drawn(entries, fractions, seed, unused, joined)
     about = {**about, "budgets": _budgets(about, drawn, bare_patients(entries))}
-    rows = [{"patient_id": p, "split": s, "labeled_rank": n if s == "train" else ""} for s, group in drawn.items() for n, p in enumerate(group, 1)]
-    remedy = "correct the column split" if given else "give the splits in a table, or other files or fractions"
+    rows = [
+        {"patient_id": p, "split": s, "labeled_rank": n if s == "train" else ""}
+        for s, group in drawn.items()
+        for n, p in enumerate(group, 1)
+    ]
+    remedy = (
+        "correct the column split"
+        if given
+        else "give the splits in a table, or other files or fractions"
+    )
     raise_all(f"splits of {name}", manifest_faults(tuple(cases), rows, about["budgets"]), remedy)
     write_manifest(into, about, cases, drawn)
     apart = groups_of(digests, found.hashes) if given or not join_near else []
@@ -71,15 +115,21 @@ def make_manifest(name: str, entries: list[Entry], folder: Path, about: dict, in
     return load_manifest(name, into), lines + shortened(left_apart(apart, cases, drawn))
 
 
-def _drawn(entries: list[Entry], fractions, seed: int, unused, joined: list[str]) -> dict[str, list[str]]:
+def _drawn(
+    entries: list[Entry], fractions, seed: int, unused, joined: list[str]
+) -> dict[str, list[str]]:
     """As `draw_splits`; where too few patients are left, the error names the cases that were put together."""
     try:
         return draw_splits(entries, fractions, seed, unused)
     except InputError as error:
         facts = dict(error.facts)
-        switch = ", or keep near-duplicates apart (CURATE_ARGS=--keep-near-duplicates)" if joined else ""
+        switch = (
+            ", or keep near-duplicates apart (CURATE_ARGS=--keep-near-duplicates)" if joined else ""
+        )
         what = "\n".join([error.what, *("  " + line for line in shortened(joined))])
-        raise InputError(what, expected=facts["expected"], got=facts["got"], do=facts["what to do"] + switch) from None
+        raise InputError(
+            what, expected=facts["expected"], got=facts["got"], do=facts["what to do"] + switch
+        ) from None
 
 
 def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
@@ -91,9 +141,15 @@ def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> 
 
 def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
     """Every file once: content hashes, sizes, faults."""
-    load, found, progress = reader(about["reader"]).load, Reading(), Progress(f"reading {folder.name}", len(entries))
+    load, found, progress = (
+        reader(about["reader"]).load,
+        Reading(),
+        Progress(f"reading {folder.name}", len(entries)),
+    )
     for number, entry in enumerate(entries, 1):
-        case = Case(entry.case_id, entry.patient_id, 0, 0, 0, None, "", "", entry.image, entry.label)
+        case = Case(
+            entry.case_id, entry.patient_id, 0, 0, 0, None, "", "", entry.image, entry.label
+        )
         try:
             raw = load(case, folder)
             if faults := array_faults(raw, len(about["classes"]) + 1):
@@ -111,35 +167,63 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
     levels = len(np.unique(image))
     like_a_label = levels <= max(num_classes, LABEL_LEVELS)
     if like_a_label and raw.label is None:
-        found.faults.append(f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; "
-                            "name it as the label of its image")
+        found.faults.append(
+            f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; "
+            "name it as the label of its image"
+        )
     swapped = "an image of hardly more values than a label has: are image and label swapped?"
     for doubt in dict.fromkeys([*raw.doubts, *([swapped] if like_a_label else [])]):
         found.doubts.setdefault(doubt, []).append(case.case_id)
     values = set(np.unique(label).tolist()) - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
-        found.faults.append(f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels")
+        found.faults.append(
+            f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels"
+        )
     found.shown[case.case_id] = values
-    found.cases.append(dataclasses.replace(case, n_slices=image.shape[0], height=image.shape[1], width=image.shape[2], spacing=raw.spacing,
-                                           image_sha256=repro.array_sha256(image), label_sha256=repro.array_sha256(label)))
+    found.cases.append(
+        dataclasses.replace(
+            case,
+            n_slices=image.shape[0],
+            height=image.shape[1],
+            width=image.shape[2],
+            spacing=raw.spacing,
+            image_sha256=repro.array_sha256(image),
+            label_sha256=repro.array_sha256(label),
+        )
+    )
     if len(image) == 1:
         found.hashes[case.case_id] = perceptual_hash(image[0])
 
 
 def entry_faults(entries: list[Entry]) -> list[str]:
     """Cases and files listed twice, images that are labels too, labels of two patients, patients in two splits."""
-    faults = [f"case {name} is listed {n} times" for name, n in Counter(e.case_id for e in entries).items() if n > 1]
-    faults += [f"image {name} belongs to {n} cases" for name, n in Counter(e.image for e in entries if e.image).items() if n > 1]
+    faults = [
+        f"case {name} is listed {n} times"
+        for name, n in Counter(e.case_id for e in entries).items()
+        if n > 1
+    ]
+    faults += [
+        f"image {name} belongs to {n} cases"
+        for name, n in Counter(e.image for e in entries if e.image).items()
+        if n > 1
+    ]
     images, owners = {e.image for e in entries if e.image}, {}
     for entry in entries:
         owners.setdefault(entry.label, set()).add(entry.patient_id)
     faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
-    faults += [f"label {name} belongs to several patients: {', '.join(sorted(found))}"
-               for name, found in owners.items() if name and len(found) > 1]
+    faults += [
+        f"label {name} belongs to several patients: {', '.join(sorted(found))}"
+        for name, found in owners.items()
+        if name and len(found) > 1
+    ]
     of = {}
     for entry in entries:
         of.setdefault(entry.patient_id, set()).add(entry.split)
-    return faults + [f"patient {patient} is in {' and '.join(sorted(found))}" for patient, found in of.items() if len(found) > 1]
+    return faults + [
+        f"patient {patient} is in {' and '.join(sorted(found))}"
+        for patient, found in of.items()
+        if len(found) > 1
+    ]
 
 
 def bare_patients(entries: list[Entry]) -> frozenset[str]:
@@ -158,32 +242,51 @@ def given_splits(entries: list[Entry]) -> dict[str, list[str]]:
 def draw_splits(entries: list[Entry], fractions, seed: int, unused) -> dict[str, list[str]]:
     """A patient's stratum is that of the first case; patients of several pictures get labels last, so that a budget counts pictures."""
     pictures = Counter(entry.patient_id for entry in entries)
-    by_case = all(entry.case_id == entry.patient_id or pictures[entry.patient_id] > 1 for entry in entries)
+    by_case = all(
+        entry.case_id == entry.patient_id or pictures[entry.patient_id] > 1 for entry in entries
+    )
     last = frozenset(p for p, n in pictures.items() if n > 1) if by_case else frozenset()
-    return splits.draw({e.patient_id: e.stratum for e in reversed(entries)}, fractions, seed, unused=unused, last=last, only_train=bare_patients(entries))
+    return splits.draw(
+        {e.patient_id: e.stratum for e in reversed(entries)},
+        fractions,
+        seed,
+        unused=unused,
+        last=last,
+        only_train=bare_patients(entries),
+    )
 
 
 def shortened(lines: list[str], most: int = 10) -> list[str]:
     return lines[:most] + [f"... and {len(lines) - most} more of these"] * (len(lines) > most)
 
 
-def left_apart(groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]) -> list[str]:
+def left_apart(
+    groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]
+) -> list[str]:
     """A line a group of near-duplicates of several patients; a warning where these are in several splits."""
     patient = {case.case_id: case.patient_id for case in cases}
     split, lines = {p: name for name, group in drawn.items() for p in group}, []
     for group in groups:
         where = {split[patient[case]] for case in group}
         if len({patient[case] for case in group}) > 1:
-            kind = "near-duplicates" if len(where) == 1 else "warning: near-duplicates in different splits"
+            kind = (
+                "near-duplicates"
+                if len(where) == 1
+                else "warning: near-duplicates in different splits"
+            )
             named = ", ".join(f"{case} ({split[patient[case]]})" for case in group)
             lines.append(f"{kind}, left as they are: {named}")
     return sorted(lines, key=lambda line: not line.startswith("warning"))
 
 
-def report(cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading) -> list[str]:
+def report(
+    cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading
+) -> list[str]:
     sizes = {(case.height, case.width) for case in cases}
-    lines = [f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
-             "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group)]
+    lines = [
+        f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
+        "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group),
+    ]
     lines += class_lines(cases, drawn, classes, found)
     for doubt, these in found.doubts.items():
         some = ", ".join([*these[:5], *["..."] * (len(these) > 5)])
@@ -206,20 +309,39 @@ def class_lines(cases: list[Case], drawn: dict, classes: list[str], found: Readi
 
 def about_own(name: str, classes: list[str], kind: str) -> dict:
     """dataset.yaml of a set of one's own; its owner fills in the rest."""
-    return {"title": name, "classes": classes, "normalisation": "min-max over the volume", "licence": "not stated", "source": "not stated",
-            "citation": "not stated", "known_faults": "not stated", "reader": kind}
+    return {
+        "title": name,
+        "classes": classes,
+        "normalisation": "min-max over the volume",
+        "licence": "not stated",
+        "source": "not stated",
+        "citation": "not stated",
+        "known_faults": "not stated",
+        "reader": kind,
+    }
 
 
-def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = None, seed: int = 0, allow_empty: bool = False,
-           fractions=FRACTIONS, join_near: bool = True) -> tuple[Manifest, list[str]]:
+def curate(
+    name: str,
+    csv: Path | None,
+    classes: list[str],
+    into: Path | None = None,
+    seed: int = 0,
+    allow_empty: bool = False,
+    fractions=FRACTIONS,
+    join_near: bool = True,
+) -> tuple[Manifest, list[str]]:
     """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as one's own.
 
     Raises InputError where that one has other classes, and where the project carries a set of this name.
     """
     folder = data_folder(name)
     if not into and (paths.MANIFESTS / name / "dataset.yaml").exists():
-        raise InputError(f"the name {name} is taken: this project carries a set of that name",
-                         where=paths.shown(paths.MANIFESTS / name), do="give your folder another name, and NAME= the same")
+        raise InputError(
+            f"the name {name} is taken: this project carries a set of that name",
+            where=paths.shown(paths.MANIFESTS / name),
+            do="give your folder another name, and NAME= the same",
+        )
     into = into or folder / "manifest"
     kind = name if name in reader_names() and name != "files" else "files"
     if (into / "dataset.yaml").exists():
@@ -229,24 +351,54 @@ def curate(name: str, csv: Path | None, classes: list[str], into: Path | None = 
     else:
         about = about_own(name, classes, kind)
     if not about["classes"]:
-        raise InputError("no classes are named", where=name, expected="names of the foreground classes, in label order from 1", got="none",
-                         do="give CLASSES=first,second")
-    entries = from_csv(csv) if csv else from_folder(folder) if kind == "files" else reader(kind).entries(folder)
+        raise InputError(
+            "no classes are named",
+            where=name,
+            expected="names of the foreground classes, in label order from 1",
+            got="none",
+            do="give CLASSES=first,second",
+        )
+    entries = (
+        from_csv(csv)
+        if csv
+        else from_folder(folder)
+        if kind == "files"
+        else reader(kind).entries(folder)
+    )
     if not entries:
-        raise InputError(f"no files of {name}", where=paths.shown(folder), expected="the layout of data_manifests/README.md", got="nothing", do="set DATA=DIR")
+        raise InputError(
+            f"no files of {name}",
+            where=paths.shown(folder),
+            expected="the layout of data_manifests/README.md",
+            got="nothing",
+            do="set DATA=DIR",
+        )
     drawn = about.get("drawn", {})
-    return make_manifest(name, entries, folder, about, into, fractions=drawn.get("fractions", fractions),
-                         seed=drawn.get("seed", seed), unused=drawn.get("unused", ()),
-                         allow_empty=allow_empty or drawn.get("allow_empty", False), join_near=join_near)
+    return make_manifest(
+        name,
+        entries,
+        folder,
+        about,
+        into,
+        fractions=drawn.get("fractions", fractions),
+        seed=drawn.get("seed", seed),
+        unused=drawn.get("unused", ()),
+        allow_empty=allow_empty or drawn.get("allow_empty", False),
+        join_near=join_near,
+    )
 
 
 def check_classes(asked: list[str], there: list[str], home: Path) -> None:
     """Raises InputError where other classes are asked for than the manifest has, whose order trained runs know."""
     if asked and asked != there:
         words = ",".join(there)
-        raise InputError("this set has a manifest with other classes", where=f"{home.parent.name}/{home.name}",
-                         expected=words, got=",".join(asked),
-                         do=f"give CLASSES={words}, or delete that folder and train anew what was trained on it")
+        raise InputError(
+            "this set has a manifest with other classes",
+            where=f"{home.parent.name}/{home.name}",
+            expected=words,
+            got=",".join(asked),
+            do=f"give CLASSES={words}, or delete that folder and train anew what was trained on it",
+        )
 
 
 def three_numbers(text: str) -> list[float]:
@@ -256,25 +408,62 @@ def three_numbers(text: str) -> list[float]:
     except ValueError:
         found = []
     if len(found) != 3 or min(found) < 0 or sum(found) <= 0:
-        raise InputError("impossible fractions", expected="three numbers, of train, val and test", got=repr(text), do="for example 0.7,0.1,0.2")
+        raise InputError(
+            "impossible fractions",
+            expected="three numbers, of train, val and test",
+            got=repr(text),
+            do="for example 0.7,0.1,0.2",
+        )
     return found
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="samatch manifest", description="Check the files of a set and write its manifest.")
+    parser = argparse.ArgumentParser(
+        prog="samatch manifest", description="Check the files of a set and write its manifest."
+    )
     parser.add_argument("--name", required=True, help="the set's folder under the data folder")
-    parser.add_argument("--csv", type=Path, help="table with case_id, patient_id, image, label, split; without it the folder is searched")
-    parser.add_argument("--classes", default="", help="foreground classes in label order, comma-separated")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        help="table with case_id, patient_id, image, label, split; without it the folder is searched",
+    )
+    parser.add_argument(
+        "--classes", default="", help="foreground classes in label order, comma-separated"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn splits")
-    parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)), help="of train, val and test")
-    parser.add_argument("--allow-empty", action="store_true", help="labels without any foreground are meant")
-    parser.add_argument("--keep-near-duplicates", action="store_true",
-                        help="report near-duplicate pictures instead of taking them as one patient")
-    parser.add_argument("--into", type=Path, help="folder of the manifest; default <data>/<name>/manifest")
+    parser.add_argument(
+        "--fractions", default=",".join(map(str, FRACTIONS)), help="of train, val and test"
+    )
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="labels without any foreground are meant"
+    )
+    parser.add_argument(
+        "--keep-near-duplicates",
+        action="store_true",
+        help="report near-duplicate pictures instead of taking them as one patient",
+    )
+    parser.add_argument(
+        "--into", type=Path, help="folder of the manifest; default <data>/<name>/manifest"
+    )
     args = parser.parse_args(words)
     classes = [c.strip() for c in args.classes.split(",") if c.strip()]
-    manifest, lines = curate(args.name, args.csv, classes, args.into, args.seed, args.allow_empty,
-                             three_numbers(args.fractions), join_near=not args.keep_near_duplicates)
+    manifest, lines = curate(
+        args.name,
+        args.csv,
+        classes,
+        args.into,
+        args.seed,
+        args.allow_empty,
+        three_numbers(args.fractions),
+        join_near=not args.keep_near_duplicates,
+    )
     warnings = sum(line.startswith("warning") for line in lines)
-    print("\n".join([f"manifest of {manifest.name}: 0 faults, {warnings} warnings", *lines,
-                     f"label budgets: {', '.join(map(str, manifest.budgets))}"]))
+    print(
+        "\n".join(
+            [
+                f"manifest of {manifest.name}: 0 faults, {warnings} warnings",
+                *lines,
+                f"label budgets: {', '.join(map(str, manifest.budgets))}",
+            ]
+        )
+    )

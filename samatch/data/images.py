@@ -12,14 +12,18 @@ import nibabel
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
+from samatch.data.geometry import nifti_place, shape_doubts
 from samatch.system import paths
 from samatch.system.errors import InputError
-from samatch.data.geometry import nifti_place, shape_doubts
 
 # It tells what it sets right in a header, which geometry.py refuses with a message.
 nibabel.imageglobals.logger.setLevel("CRITICAL")
 
-NIFTI, HDF5, PICTURES = (".nii", ".nii.gz"), (".h5", ".hdf5"), (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+NIFTI, HDF5, PICTURES = (
+    (".nii", ".nii.gz"),
+    (".h5", ".hdf5"),
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+)
 SUFFIXES = NIFTI + HDF5 + PICTURES
 
 
@@ -42,7 +46,9 @@ class Picture:
 
 
 def suffix_of(path: Path) -> str:
-    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    return next(
+        (s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), ""
+    )
 
 
 def stem_of(path: Path) -> str:
@@ -56,12 +62,27 @@ def read(path: Path, key: str = "image") -> Picture:
     Raises InputError on a missing, unreadable or unsuitable file.
     """
     if not path.exists():
-        raise InputError("a file is missing", where=paths.shown(path.parent), expected=path.name, got="no such file", do="get the data set's files again")
+        raise InputError(
+            "a file is missing",
+            where=paths.shown(path.parent),
+            expected=path.name,
+            got="no such file",
+            do="get the data set's files again",
+        )
     readers = {NIFTI: _nifti, PICTURES: _picture, HDF5: lambda file: _h5(file, key)}
-    reader = _dicom if path.is_dir() else next((r for endings, r in readers.items() if suffix_of(path) in endings), None)
+    reader = (
+        _dicom
+        if path.is_dir()
+        else next((r for endings, r in readers.items() if suffix_of(path) in endings), None)
+    )
     if reader is None:
-        raise InputError("a file of an unknown kind", where=path.name, expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
-                         got=path.suffix, do="convert it")
+        raise InputError(
+            "a file of an unknown kind",
+            where=path.name,
+            expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
+            got=path.suffix,
+            do="convert it",
+        )
     found = reader(path)
     return dataclasses.replace(found, doubts=found.doubts + shape_doubts(found.array.shape))
 
@@ -72,18 +93,29 @@ def read_label(path: Path) -> Picture:
     if suffix_of(path) in PICTURES:
         _check_grey(path)
     if suffix_of(path) in PICTURES and (values := set(np.unique(found.array).tolist())) <= {0, 255}:
-        return dataclasses.replace(found, array=(found.array > 0).astype(np.uint8), white=255 in values)
+        return dataclasses.replace(
+            found, array=(found.array > 0).astype(np.uint8), white=255 in values
+        )
     return found
 
 
 def check_geometry(image: Picture, label: Picture) -> None:
     """Raises InputError where image and label both know where they lie, and lie differently."""
-    if image.affine is None or label.affine is None or image.array.shape != label.array.shape or np.allclose(image.affine, label.affine, atol=1e-3):
+    if (
+        image.affine is None
+        or label.affine is None
+        or image.array.shape != label.array.shape
+        or np.allclose(image.affine, label.affine, atol=1e-3)
+    ):
         return
     turned = _degrees(image.affine, label.affine)
-    raise InputError("image and label lie differently in space", where=f"{image.source} and {label.source}", expected="equal affines",
-                     got=f"origins {image.affine[:3, 3].round(2).tolist()} and {label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
-                     do="resample the label to the image")
+    raise InputError(
+        "image and label lie differently in space",
+        where=f"{image.source} and {label.source}",
+        expected="equal affines",
+        got=f"origins {image.affine[:3, 3].round(2).tolist()} and {label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
+        do="resample the label to the image",
+    )
 
 
 def _degrees(a: np.ndarray, b: np.ndarray) -> float:
@@ -95,13 +127,29 @@ def _degrees(a: np.ndarray, b: np.ndarray) -> float:
 def _nifti(path: Path) -> Picture:
     try:
         volume = nibabel.load(path)
-        array = np.asarray(volume.dataobj) if 0 not in volume.shape else np.zeros(volume.shape)  # nibabel forgets the shape of nothing
+        array = (
+            np.asarray(volume.dataobj) if 0 not in volume.shape else np.zeros(volume.shape)
+        )  # nibabel forgets the shape of nothing
     except Exception as error:  # nibabel, gzip and zlib each raise their own kinds
-        raise InputError("unreadable NIfTI volume", where=path.name, expected="a NIfTI file", got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160], do="get the file again") from error
+        raise InputError(
+            "unreadable NIfTI volume",
+            where=path.name,
+            expected="a NIfTI file",
+            got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160],
+            do="get the file again",
+        ) from error
     if array.ndim != 3:
-        raise InputError("not a 3-D volume", where=path.name, expected="three axes", got=str(array.shape), do="give one file a frame")
+        raise InputError(
+            "not a 3-D volume",
+            where=path.name,
+            expected="three axes",
+            got=str(array.shape),
+            do="give one file a frame",
+        )
     spacing, affine, doubts = nifti_place(volume, path.name)
-    return Picture(array.transpose(2, 1, 0), spacing, affine, path.name, doubts, header=volume.header)
+    return Picture(
+        array.transpose(2, 1, 0), spacing, affine, path.name, doubts, header=volume.header
+    )
 
 
 def _h5(path: Path, key: str) -> Picture:
@@ -109,8 +157,13 @@ def _h5(path: Path, key: str) -> Picture:
         with h5py.File(path) as file:
             return Picture(file[key][:], None, None, path.name)
     except (OSError, KeyError) as error:
-        raise InputError("unreadable h5 volume", where=path.name, expected="an h5 file with 'image' and 'label'", got=str(error).replace(str(path), path.name)[:120],
-                         do="get the file again") from error
+        raise InputError(
+            "unreadable h5 volume",
+            where=path.name,
+            expected="an h5 file with 'image' and 'label'",
+            got=str(error).replace(str(path), path.name)[:120],
+            do="get the file again",
+        ) from error
 
 
 def _picture(path: Path) -> Picture:
@@ -121,11 +174,17 @@ def _picture(path: Path) -> Picture:
     pages, turned = _pages(path)
     sizes = {page.size for page in pages}
     if len(sizes) > 1:
-        raise InputError("pages of several sizes", where=path.name, expected="one size, a page a slice",
-                         got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)),
-                         do="save the pages that belong together as a file")
+        raise InputError(
+            "pages of several sizes",
+            where=path.name,
+            expected="one size, a page a slice",
+            got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)),
+            do="save the pages that belong together as a file",
+        )
     array = np.stack([_grey(page) for page in pages])
-    doubt = "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
+    doubt = (
+        "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
+    )
     return Picture(array, None, None, path.name, (doubt,) if turned else ())
 
 
@@ -150,11 +209,21 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
             tag = ExifTags.Base.Orientation
             found = [(page.getexif().get(tag, 1), ImageOps.exif_transpose(page)) for page in pages]
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and its own kinds
-        raise InputError("unreadable picture", where=path.name, expected="a " + ", ".join(PICTURES), got=f"{type(error).__name__}: {error}"[:160],
-                         do="get the file again") from error
+        raise InputError(
+            "unreadable picture",
+            where=path.name,
+            expected="a " + ", ".join(PICTURES),
+            got=f"{type(error).__name__}: {error}"[:160],
+            do="get the file again",
+        ) from error
     if count > 1 and kind not in ("TIFF", "MPO"):
-        raise InputError("several pictures in one file", where=path.name, expected="one, or the pages of a TIFF",
-                         got=f"{count} frames", do="save each as a file, or all as a TIFF")
+        raise InputError(
+            "several pictures in one file",
+            where=path.name,
+            expected="one, or the pages of a TIFF",
+            got=f"{count} frames",
+            do="save each as a file, or all as a TIFF",
+        )
     return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
@@ -166,8 +235,13 @@ def _check_grey(path: Path) -> None:
             channels = np.asarray(page.convert("RGB"))
             coloured += int((channels != channels[..., :1]).any(-1).sum())
     if coloured:
-        raise InputError("a colour mask", where=path.name, expected="grey values (equal channels)",
-                         got=f"{coloured} coloured pixels", do="give each class its number")
+        raise InputError(
+            "a colour mask",
+            where=path.name,
+            expected="grey values (equal channels)",
+            got=f"{coloured} coloured pixels",
+            do="give each class its number",
+        )
 
 
 def _dicom(folder: Path) -> Picture:
@@ -181,13 +255,23 @@ def _dicom(folder: Path) -> Picture:
     with kept_locale():
         found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         if len(found) != 1:
-            raise InputError("not one DICOM series", where=folder.name, expected="a folder with one series", got=f"{len(found)} series", do="give each series a folder")
+            raise InputError(
+                "not one DICOM series",
+                where=folder.name,
+                expected="a folder with one series",
+                got=f"{len(found)} series",
+                do="give each series a folder",
+            )
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
         dicom = {path.name for path in folder.iterdir() if path.suffix.lower() == ".dcm"}
         if others := sorted(dicom - {Path(file).name for file in files}):
-            raise InputError("DICOM files that cannot be read as part of the series", where=folder.name,
-                             expected="one series, every file whole", got=f"{len(others)} others: {', '.join(others[:3])}",
-                             do="export the series again, or move these files away")
+            raise InputError(
+                "DICOM files that cannot be read as part of the series",
+                where=folder.name,
+                expected="one series, every file whole",
+                got=f"{len(others)} others: {', '.join(others[:3])}",
+                do="export the series again, or move these files away",
+            )
         headers = [_header(sitk, file) for file in files]
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
@@ -197,8 +281,13 @@ def _dicom(folder: Path) -> Picture:
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
     spacing = tuple(float(s) for s in image.GetSpacing()[::-1])
-    return Picture(sitk.GetArrayFromImage(image), spacing, np.diag([-1, -1, 1, 1]) @ affine, folder.name,
-                   tuple(_series_doubts(headers)))
+    return Picture(
+        sitk.GetArrayFromImage(image),
+        spacing,
+        np.diag([-1, -1, 1, 1]) @ affine,
+        folder.name,
+        tuple(_series_doubts(headers)),
+    )
 
 
 @contextlib.contextmanager
@@ -212,7 +301,12 @@ def kept_locale():
 
 
 # InstanceNumber, ImagesInAcquisition, SpacingBetweenSlices, SliceThickness
-DICOM_TAGS = {"number": "0020|0013", "expected": "0020|1002", "step": "0018|0088", "thickness": "0018|0050"}
+DICOM_TAGS = {
+    "number": "0020|0013",
+    "expected": "0020|1002",
+    "step": "0018|0088",
+    "thickness": "0018|0050",
+}
 PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
@@ -224,9 +318,17 @@ def _header(sitk, file: str) -> dict:
     normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
     there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
     found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
-    numbers = {name: float(text) for name, text in found.items() if re.fullmatch(r"[-+]?\d+(\.\d*)?", text)}
-    return dict.fromkeys(DICOM_TAGS) | numbers | {"position": float(normal @ np.array(reader.GetOrigin())),
-                                                  "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS))}
+    numbers = {
+        name: float(text) for name, text in found.items() if re.fullmatch(r"[-+]?\d+(\.\d*)?", text)
+    }
+    return (
+        dict.fromkeys(DICOM_TAGS)
+        | numbers
+        | {
+            "position": float(normal @ np.array(reader.GetOrigin())),
+            "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)),
+        }
+    )
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:
@@ -234,13 +336,19 @@ def _series_doubts(headers: list[dict]) -> list[str]:
     numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
     if not all(h["sized"] for h in headers):
         doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
-    if len(set(numbers)) == len(headers) and (numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)):
-        doubts.append("the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some missing?")
+    if len(set(numbers)) == len(headers) and (
+        numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)
+    ):
+        doubts.append(
+            "the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some missing?"
+        )
     if any(h["expected"] and h["expected"] > len(headers) for h in headers):
         doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
     first, second = headers[0], headers[min(1, len(headers) - 1)]
     if _skips(abs(second["position"] - first["position"]), first["step"], first["thickness"]):
-        doubts.append("the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?")
+        doubts.append(
+            "the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?"
+        )
     return doubts
 
 
@@ -256,7 +364,15 @@ def _check_steps(folder: Path, positions: list[float]) -> None:
     if len(steps) < 2:
         return
     usual = float(np.median(steps))
-    missing = [f"{positions[i]:.1f} and {positions[i + 1]:.1f} mm" for i in np.flatnonzero(np.abs(steps - usual) > 0.02 * abs(usual))]
+    missing = [
+        f"{positions[i]:.1f} and {positions[i + 1]:.1f} mm"
+        for i in np.flatnonzero(np.abs(steps - usual) > 0.02 * abs(usual))
+    ]
     if missing:
-        raise InputError("slices of a DICOM series are missing", where=folder.name, expected=f"a slice every {usual:.2f} mm",
-                         got="other steps between " + ", ".join(missing[:3]), do="export the whole series")
+        raise InputError(
+            "slices of a DICOM series are missing",
+            where=folder.name,
+            expected=f"a slice every {usual:.2f} mm",
+            got="other steps between " + ", ".join(missing[:3]),
+            do="export the whole series",
+        )

@@ -34,11 +34,13 @@ class Case:
     height: int
     width: int
     spacing: tuple[float, float, float] | None
-    image_sha256: str    # of the normalised float32 image; "" where nothing is to be checked
-    label_sha256: str    # of the uint8 label
-    image: str = ""      # file, relative to the set's folder; "" where the reader finds it by the case's id
+    image_sha256: str  # of the normalised float32 image; "" where nothing is to be checked
+    label_sha256: str  # of the uint8 label
+    image: str = (
+        ""  # file, relative to the set's folder; "" where the reader finds it by the case's id
+    )
     label: str = ""
-    group: str = ""      # of the patient, a diagnosis for example; "" in sets without groups
+    group: str = ""  # of the patient, a diagnosis for example; "" in sets without groups
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,25 @@ class Manifest:
 
     name: str
     title: str
-    classes: tuple[str, ...]             # foreground, in label order from 1
+    classes: tuple[str, ...]  # foreground, in label order from 1
     normalisation: str
     licence: str
     source: str
     citation: str
-    known_faults: str                    # of the data set, told to the reader
-    reader: str                          # file of samatch/datasets that reads it
-    folder: str                          # name of the data's folder; the set's own unless it shares another's files
+    known_faults: str  # of the data set, told to the reader
+    reader: str  # file of samatch/datasets that reads it
+    folder: str  # name of the data's folder; the set's own unless it shares another's files
     budgets: tuple[int, ...]
     cases: tuple[Case, ...]
-    split_of: dict[str, str]             # patient_id -> train, val or test
+    split_of: dict[str, str]  # patient_id -> train, val or test
     labeled_order: tuple[str, ...]
     sha256: str
     splits_sha256: str
-    distances: str = "mm"                # unit of HD95 and ASD: mm where spacing is known, or always voxel
-    clinical: dict[str, str] = field(default_factory=dict)  # ventricle, ed, es: samatch/results/clinical.py
-    earlier_sha256: frozenset[str] = frozenset()            # of earlier cases.csv with the same images
+    distances: str = "mm"  # unit of HD95 and ASD: mm where spacing is known, or always voxel
+    clinical: dict[str, str] = field(
+        default_factory=dict
+    )  # ventricle, ed, es: samatch/results/clinical.py
+    earlier_sha256: frozenset[str] = frozenset()  # of earlier cases.csv with the same images
 
     @property
     def num_classes(self) -> int:
@@ -76,7 +80,11 @@ class Manifest:
 
     def patients(self, split: str) -> tuple[str, ...]:
         known(split, SPLITS, "split")
-        return self.labeled_order if split == "train" else tuple(p for p, s in self.split_of.items() if s == split)
+        return (
+            self.labeled_order
+            if split == "train"
+            else tuple(p for p, s in self.split_of.items() if s == split)
+        )
 
     @property
     def unlabeled(self) -> frozenset[str]:
@@ -86,8 +94,13 @@ class Manifest:
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
         most = sum(patient not in self.unlabeled for patient in self.labeled_order)
         if not 1 <= n_labeled <= most:
-            raise InputError("impossible label budget", where=self.name, expected=f"1 to {most}, usually one of {self.budgets}",
-                             got=n_labeled, do="choose another n_labeled")
+            raise InputError(
+                "impossible label budget",
+                where=self.name,
+                expected=f"1 to {most}, usually one of {self.budgets}",
+                got=n_labeled,
+                do="choose another n_labeled",
+            )
         return self.labeled_order[:n_labeled]
 
     def cases_of(self, patients) -> tuple[Case, ...]:
@@ -100,45 +113,91 @@ class Manifest:
 
 def manifest_folders() -> dict[str, Path]:
     """Data set -> folder of its manifest: the repository's, and those beside a user's own data."""
-    own = {path.parents[1].name: path.parent for path in paths.data_dir().glob("*/manifest/dataset.yaml")}
+    own = {
+        path.parents[1].name: path.parent
+        for path in paths.data_dir().glob("*/manifest/dataset.yaml")
+    }
     return own | {path.parent.name: path.parent for path in paths.MANIFESTS.glob("*/dataset.yaml")}
 
 
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     """Reads and checks a set's manifest; all faults are raised together."""
     folder = folder or manifest_folders()[known(name, manifest_folders(), "data set")]
-    about = yaml.safe_load((folder / "dataset.yaml").read_text()) if (folder / "dataset.yaml").exists() else {}
+    about = (
+        yaml.safe_load((folder / "dataset.yaml").read_text())
+        if (folder / "dataset.yaml").exists()
+        else {}
+    )
     shared = about.get("files_of", name)
-    files = [folder / "dataset.yaml", folder.parent / shared / "cases.csv" if shared != name else folder / "cases.csv", folder / "splits.csv"]
-    raise_all(f"manifest of {name} is incomplete", [f"{paths.shown(f)} is missing" for f in files if not f.exists()], "restore the file")
+    files = [
+        folder / "dataset.yaml",
+        folder.parent / shared / "cases.csv" if shared != name else folder / "cases.csv",
+        folder / "splits.csv",
+    ]
+    raise_all(
+        f"manifest of {name} is incomplete",
+        [f"{paths.shown(f)} is missing" for f in files if not f.exists()],
+        "restore the file",
+    )
     with open(files[1], newline="") as handle:
         cases = tuple(_case(row) for row in csv.DictReader(handle))
     with open(files[2], newline="") as handle:
         rows = list(csv.DictReader(handle))
-    raise_all(f"manifest of {name}", manifest_faults(cases, rows, about["budgets"]), "correct splits.csv or cases.csv")
+    raise_all(
+        f"manifest of {name}",
+        manifest_faults(cases, rows, about["budgets"]),
+        "correct splits.csv or cases.csv",
+    )
     distances = known(about.get("distances", "mm"), DISTANCES, "unit of distances")
-    order = sorted((int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train")
+    order = sorted(
+        (int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train"
+    )
     hashes = [repro.file_sha256(f) for f in files]
     home = files[1].with_name("dataset.yaml")
     earlier = frozenset(yaml.safe_load(home.read_text()).get("earlier_cases_sha256", ()))
-    return Manifest(name=name, classes=tuple(about["classes"]), budgets=tuple(about["budgets"]), cases=cases,
-                    split_of={row["patient_id"]: row["split"] for row in rows}, labeled_order=tuple(p for _, p in order),
-                    reader=about.get("reader", name), folder=shared, sha256=hashes[1], splits_sha256=hashes[2],
-                    distances=distances, earlier_sha256=earlier, clinical=_clinical(about),
-                    **{key: about[key] for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")})
+    return Manifest(
+        name=name,
+        classes=tuple(about["classes"]),
+        budgets=tuple(about["budgets"]),
+        cases=cases,
+        split_of={row["patient_id"]: row["split"] for row in rows},
+        labeled_order=tuple(p for _, p in order),
+        reader=about.get("reader", name),
+        folder=shared,
+        sha256=hashes[1],
+        splits_sha256=hashes[2],
+        distances=distances,
+        earlier_sha256=earlier,
+        clinical=_clinical(about),
+        **{
+            key: about[key]
+            for key in ("title", "normalisation", "licence", "source", "citation", "known_faults")
+        },
+    )
 
 
 def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int]) -> list[str]:
     """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost patients, ranks."""
-    faults = [f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)]
+    faults = [
+        f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)
+    ]
     split_of = {row["patient_id"]: row["split"] for row in rows}
     for digest in _doubles(case.image_sha256 for case in cases if case.image_sha256):
         twins = [case for case in cases if case.image_sha256 == digest]
         if len({split_of.get(case.patient_id) for case in twins}) > 1:
-            faults.append("the same image in two splits: " + ", ".join(f"{c.case_id} ({split_of.get(c.patient_id)})" for c in twins))
+            faults.append(
+                "the same image in two splits: "
+                + ", ".join(f"{c.case_id} ({split_of.get(c.patient_id)})" for c in twins)
+            )
     for patient in _doubles(row["patient_id"] for row in rows):
-        faults.append(f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}")
-    faults += [f"patient {row['patient_id']}: unknown split {row['split']!r}" for row in rows if row["split"] not in (*SPLITS, UNUSED)]
+        faults.append(
+            f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}"
+        )
+    faults += [
+        f"patient {row['patient_id']}: unknown split {row['split']!r}"
+        for row in rows
+        if row["split"] not in (*SPLITS, UNUSED)
+    ]
     bare = {case.patient_id for case in cases if case.image and not case.label}
     in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
     groups = {(case.patient_id, case.group) for case in cases}
@@ -148,18 +207,43 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     ranks = sorted(int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train")
     if ranks != list(range(1, len(ranks) + 1)):
         faults.append("labeled_rank of the training patients must count 1, 2, 3, ... without a gap")
-    last = max((int(row["labeled_rank"] or 0) for row in rows if row["split"] == "train" and row["patient_id"] not in bare), default=0)
-    faults += [f"patient {row['patient_id']} of {row['split']} has no label" for row in rows if row["split"] in ("val", "test") and row["patient_id"] in bare]
-    faults += [f"patient {row['patient_id']} has no label and must come after the labeled ones" for row in rows
-               if row["split"] == "train" and row["patient_id"] in bare and int(row["labeled_rank"] or 0) < last]
-    in_use = {row["split"] for row in rows if row["split"] != "train" or row["patient_id"] not in bare}
-    faults += [f"{split} is empty: no {'labeled ' if split == 'train' else ''}patient is in it"
-               for split in SPLITS if split not in in_use]
-    faults += [f"budget {n} exceeds {len(ranks)} training patients" for n in budgets if n > len(ranks)]
+    last = max(
+        (
+            int(row["labeled_rank"] or 0)
+            for row in rows
+            if row["split"] == "train" and row["patient_id"] not in bare
+        ),
+        default=0,
+    )
+    faults += [
+        f"patient {row['patient_id']} of {row['split']} has no label"
+        for row in rows
+        if row["split"] in ("val", "test") and row["patient_id"] in bare
+    ]
+    faults += [
+        f"patient {row['patient_id']} has no label and must come after the labeled ones"
+        for row in rows
+        if row["split"] == "train"
+        and row["patient_id"] in bare
+        and int(row["labeled_rank"] or 0) < last
+    ]
+    in_use = {
+        row["split"] for row in rows if row["split"] != "train" or row["patient_id"] not in bare
+    }
+    faults += [
+        f"{split} is empty: no {'labeled ' if split == 'train' else ''}patient is in it"
+        for split in SPLITS
+        if split not in in_use
+    ]
+    faults += [
+        f"budget {n} exceeds {len(ranks)} training patients" for n in budgets if n > len(ranks)
+    ]
     return faults
 
 
-def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]) -> None:
+def write_manifest(
+    folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]
+) -> None:
     """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that shares
     another's files has no cases.csv. `splits` maps a split to patients, train in labeled order."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +264,16 @@ def write_manifest(folder: Path, about: dict, cases: list[Case], splits: dict[st
 
 def write_cases(path: Path, cases: list[Case]) -> None:
     """cases.csv; with the columns image and label where a case names its files, group where one has one."""
-    columns = ["case_id", "patient_id", "n_slices", "height", "width", "spacing_zyx_mm", "image_sha256", "label_sha256"]
+    columns = [
+        "case_id",
+        "patient_id",
+        "n_slices",
+        "height",
+        "width",
+        "spacing_zyx_mm",
+        "image_sha256",
+        "label_sha256",
+    ]
     columns += ["image", "label"] if any(case.image for case in cases) else []
     columns += ["group"] if any(case.group for case in cases) else []
     with open(path, "w", newline="") as handle:
@@ -194,17 +287,32 @@ def write_cases(path: Path, cases: list[Case]) -> None:
 def _clinical(about: dict) -> dict[str, str]:
     """`clinical` of dataset.yaml, {} where it has none."""
     found = about.get("clinical", {})
-    if found and (set(found) != {"ventricle", "ed", "es"} or found["ventricle"] not in about["classes"]):
-        raise InputError("clinical of dataset.yaml cannot be read", where=about["title"], got=found,
-                         expected="{ventricle: a class, ed: a frame, es: a frame}", do="correct dataset.yaml")
+    if found and (
+        set(found) != {"ventricle", "ed", "es"} or found["ventricle"] not in about["classes"]
+    ):
+        raise InputError(
+            "clinical of dataset.yaml cannot be read",
+            where=about["title"],
+            got=found,
+            expected="{ventricle: a class, ed: a frame, es: a frame}",
+            do="correct dataset.yaml",
+        )
     return found
 
 
 def _case(row: dict) -> Case:
     spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
-    return Case(row["case_id"], row["patient_id"], int(row["n_slices"]), int(row["height"]), int(row["width"]), spacing,
-                row["image_sha256"], row["label_sha256"],
-                **{key: row.get(key, "") for key in ("image", "label", "group")})
+    return Case(
+        row["case_id"],
+        row["patient_id"],
+        int(row["n_slices"]),
+        int(row["height"]),
+        int(row["width"]),
+        spacing,
+        row["image_sha256"],
+        row["label_sha256"],
+        **{key: row.get(key, "") for key in ("image", "label", "group")},
+    )
 
 
 def _doubles(names) -> list[str]:

@@ -13,9 +13,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from samatch.data.manifest import Manifest
 from samatch.system import paths
 from samatch.system.errors import InputError
-from samatch.data.manifest import Manifest
 
 SIZE = 256  # pixels of the small copy
 
@@ -26,21 +26,34 @@ def prepared_file(manifest: Manifest) -> Path:
     return paths.prepared_dir() / f"{manifest.folder}.safetensors"
 
 
-def write(manifest: Manifest, cases: Iterable[tuple[str, Arrays, tuple[float, ...] | None]]) -> Path:
+def write(
+    manifest: Manifest, cases: Iterable[tuple[str, Arrays, tuple[float, ...] | None]]
+) -> Path:
     """Writes the file whole or not at all, from (case_id, {"image", "label", "small_image", "small_label"}, spacing)."""
     arrays, spacing = {}, {}
     for case_id, parts, mm in cases:
-        arrays |= {f"{case_id}/{kind}": np.ascontiguousarray(array) for kind, array in parts.items()}
+        arrays |= {
+            f"{case_id}/{kind}": np.ascontiguousarray(array) for kind, array in parts.items()
+        }
         spacing[case_id] = mm
     path = prepared_file(manifest)
     partial = path.with_name(f"{path.name}.partial{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, metadata={"cases_sha256": manifest.sha256, "spacing": json.dumps(spacing)})
+        save_file(
+            arrays,
+            partial,
+            metadata={"cases_sha256": manifest.sha256, "spacing": json.dumps(spacing)},
+        )
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise InputError("cannot write the prepared file", where=paths.shown(path), got=str(error)[:160], do="free some space and run `make data` again") from error
+        raise InputError(
+            "cannot write the prepared file",
+            where=paths.shown(path),
+            got=str(error)[:160],
+            do="free some space and run `make data` again",
+        ) from error
     return path
 
 
@@ -61,11 +74,23 @@ class Prepared:
             with safe_open(path, framework="np") as file:
                 about = file.metadata()
         except (SafetensorError, OSError) as error:
-            raise InputError("unreadable prepared file", where=paths.shown(path), got=str(error)[:160], do="delete it and run `make data` again") from error
-        return cls(path, json.loads(about["spacing"])) if about["cases_sha256"] == manifest.sha256 else None
+            raise InputError(
+                "unreadable prepared file",
+                where=paths.shown(path),
+                got=str(error)[:160],
+                do="delete it and run `make data` again",
+            ) from error
+        return (
+            cls(path, json.loads(about["spacing"]))
+            if about["cases_sha256"] == manifest.sha256
+            else None
+        )
 
     def read(self, case_id: str):
         """(image float32, label uint8, spacing or None, (image, label) at SIZE)."""
-        image, label, small_image, small_label = (self.file.get_tensor(f"{case_id}/{kind}") for kind in ("image", "label", "small_image", "small_label"))
+        image, label, small_image, small_label = (
+            self.file.get_tensor(f"{case_id}/{kind}")
+            for kind in ("image", "label", "small_image", "small_label")
+        )
         mm = self.spacing[case_id]
         return image, label, tuple(mm) if mm else None, (small_image, small_label)

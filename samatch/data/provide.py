@@ -17,14 +17,14 @@ from pathlib import Path
 
 import yaml
 
-from samatch.system import paths, repro
 from samatch.data import prepared
-from samatch.system.archives import unpack
 from samatch.data.batches import resized
+from samatch.data.manifest import Case, Manifest, load_manifest, manifest_folders
 from samatch.data.volumes import Volume, data_folder, from_prepared, load_case
+from samatch.system import paths, repro
+from samatch.system.archives import unpack
 from samatch.system.download import download
 from samatch.system.errors import InputError, raise_all
-from samatch.data.manifest import Case, Manifest, load_manifest, manifest_folders
 from samatch.system.progress import Progress
 
 AT_ONCE = 8  # downloads
@@ -42,7 +42,9 @@ def data(name: str, archive: Path | None = None) -> None:
         folder = paths.data_dir() / manifest.folder
         fetch(manifest, folder)
     path = prepared.write(manifest, _checked(manifest, folder))
-    print(f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, {path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}...")
+    print(
+        f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, {path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
+    )
 
 
 def _any_case(manifest: Manifest, folder: Path) -> bool:
@@ -60,27 +62,42 @@ def fetch(manifest: Manifest, folder: Path) -> None:
     Raises one InputError that says which files could not be had, from where, and where to put them.
     """
     home = manifest_folders()[manifest.folder]
-    copy, rows = yaml.safe_load((home / "dataset.yaml").read_text()).get("public_copy"), home / "files.csv"
+    copy, rows = (
+        yaml.safe_load((home / "dataset.yaml").read_text()).get("public_copy"),
+        home / "files.csv",
+    )
     if not copy or not rows.exists():
-        raise InputError(f"{manifest.name} cannot be fetched", where=paths.shown(folder), expected="the set's files", got="none, and no public copy is known",
-                         do="see data_manifests/README.md, and name your folder with DATA=DIR")
+        raise InputError(
+            f"{manifest.name} cannot be fetched",
+            where=paths.shown(folder),
+            expected="the set's files",
+            got="none, and no public copy is known",
+            do="see data_manifests/README.md, and name your folder with DATA=DIR",
+        )
     with open(rows, newline="") as handle:
         files = list(csv.DictReader(handle))
     total = sum(int(row["bytes"]) for row in files)
     print(f"fetching {len(files)} files, {total / 1e6:.0f} MB, from {copy['page']}")
     progress, faults = Progress(f"fetching {manifest.name}", len(files)), []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done, fault in enumerate(pool.map(lambda row: _fetch_one(row, copy["url"], folder), files), 1):
+        for done, fault in enumerate(
+            pool.map(lambda row: _fetch_one(row, copy["url"], folder), files), 1
+        ):
             faults += [fault] if fault else []
             progress(done)
     if faults:
-        shown = faults[:10] + [f"... and {len(faults) - 10} more, listed in {paths.shown(rows)}"] * (len(faults) > 10)
-        raise_all(f"{len(faults)} of {len(files)} files of {manifest.name} could not be had", shown,
-                  f"run again, which goes on where this stopped, or get the files of {copy['page']} and put them to {folder}, or name your folder with DATA=DIR")
+        shown = faults[:10] + [
+            f"... and {len(faults) - 10} more, listed in {paths.shown(rows)}"
+        ] * (len(faults) > 10)
+        raise_all(
+            f"{len(faults)} of {len(files)} files of {manifest.name} could not be had",
+            shown,
+            f"run again, which goes on where this stopped, or get the files of {copy['page']} and put them to {folder}, or name your folder with DATA=DIR",
+        )
 
 
 def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
-    """"" or what went wrong with one file."""
+    """ "" or what went wrong with one file."""
     path, url = folder / row["path"], base + urllib.parse.quote(row["path"])
     if path.exists() and repro.file_sha256(path) == row["sha256"]:
         return ""
@@ -94,34 +111,62 @@ def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
     return ""
 
 
-def _checked(manifest: Manifest, folder: Path) -> Iterator[tuple[str, prepared.Arrays, tuple[float, ...] | None]]:
+def _checked(
+    manifest: Manifest, folder: Path
+) -> Iterator[tuple[str, prepared.Arrays, tuple[float, ...] | None]]:
     """Every case with its small copy; raises InputError with all faults, and so before the file is written."""
     faults, progress = [], Progress(f"preparing {manifest.name}", len(manifest.cases))
     for done, case in enumerate(manifest.cases, 1):
         try:
             volume = load_case(manifest, case, folder)
             image, label = resized(volume, prepared.SIZE)
-            yield case.case_id, {"image": volume.image, "label": volume.label, "small_image": image[:, 0].numpy(), "small_label": label.numpy()}, volume.spacing
+            yield (
+                case.case_id,
+                {
+                    "image": volume.image,
+                    "label": volume.label,
+                    "small_image": image[:, 0].numpy(),
+                    "small_label": label.numpy(),
+                },
+                volume.spacing,
+            )
         except InputError as error:
             faults.append(error.brief)
         progress(done)
-    raise_all(f"data set {manifest.name}", faults, f"correct the files in {paths.shown(folder)}; no prepared file was written")
+    raise_all(
+        f"data set {manifest.name}",
+        faults,
+        f"correct the files in {paths.shown(folder)}; no prepared file was written",
+    )
 
 
 def verify(name: str) -> tuple[list[str], list[str]]:
     """(faults, notes): every case read from its files, and every array of the prepared file, against the manifest's hashes."""
     manifest = load_manifest(name)
     folder, faults, notes = data_folder(manifest.folder), [], []
-    ready, progress = prepared.Prepared.find(manifest), Progress(f"verifying {name}", len(manifest.cases))
+    ready, progress = (
+        prepared.Prepared.find(manifest),
+        Progress(f"verifying {name}", len(manifest.cases)),
+    )
     from_files = _any_case(manifest, folder)
     if not from_files and not ready:
-        raise InputError(f"no data of {name}", where=paths.shown(folder), expected=f"{len(manifest.cases)} cases", got="none", do=f"run `make data DATASET={name}`")
+        raise InputError(
+            f"no data of {name}",
+            where=paths.shown(folder),
+            expected=f"{len(manifest.cases)} cases",
+            got="none",
+            do=f"run `make data DATASET={name}`",
+        )
     for done, case in enumerate(manifest.cases, 1):
         faults += _fault_of(lambda: load_case(manifest, case, folder)) if from_files else []
         faults += _prepared_faults(ready, case) if ready else []
         progress(done)
-    notes.append(f"{len(manifest.cases)} cases" + (" in files" if from_files else "") + (" and" if from_files and ready else "")
-                 + (" in the prepared file" if ready else ""))
+    notes.append(
+        f"{len(manifest.cases)} cases"
+        + (" in files" if from_files else "")
+        + (" and" if from_files and ready else "")
+        + (" in the prepared file" if ready else "")
+    )
     return faults, notes + repacked(manifest, folder)
 
 
@@ -135,11 +180,22 @@ def _fault_of(read) -> list[str]:
 
 def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
     volume: Volume = from_prepared(ready, case)
-    faults = [f"{case.case_id}: {kind} of the prepared file has another content" for kind, array, expected in
-              (("image", volume.image, case.image_sha256), ("label", volume.label, case.label_sha256)) if expected and repro.array_sha256(array) != expected]
+    faults = [
+        f"{case.case_id}: {kind} of the prepared file has another content"
+        for kind, array, expected in (
+            ("image", volume.image, case.image_sha256),
+            ("label", volume.label, case.label_sha256),
+        )
+        if expected and repro.array_sha256(array) != expected
+    ]
     small = resized(Volume(case, volume.image, volume.label, None), prepared.SIZE)
-    if not ((small[0][:, 0].numpy() == volume.small[0]).all() and (small[1].numpy() == volume.small[1]).all()):
-        faults.append(f"{case.case_id}: the small copy in the prepared file does not follow from the image")
+    if not (
+        (small[0][:, 0].numpy() == volume.small[0]).all()
+        and (small[1].numpy() == volume.small[1]).all()
+    ):
+        faults.append(
+            f"{case.case_id}: the small copy in the prepared file does not follow from the image"
+        )
     return faults
 
 
@@ -150,12 +206,22 @@ def repacked(manifest: Manifest, folder: Path) -> list[str]:
         return []
     with open(rows, newline="") as handle:
         files = [(row["path"], row["sha256"]) for row in csv.DictReader(handle)]
-    other = [name for name, digest in files if (folder / name).exists() and repro.file_sha256(folder / name) != digest]
-    return [f"{len(other)} files have other bytes than the public copy: {', '.join(other[:3])}"] if other else []
+    other = [
+        name
+        for name, digest in files
+        if (folder / name).exists() and repro.file_sha256(folder / name) != digest
+    ]
+    return (
+        [f"{len(other)} files have other bytes than the public copy: {', '.join(other[:3])}"]
+        if other
+        else []
+    )
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="samatch", description="Get a data set, or check it against its manifest.")
+    parser = argparse.ArgumentParser(
+        prog="samatch", description="Get a data set, or check it against its manifest."
+    )
     parser.add_argument("what", choices=("data", "verify"))
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--archive", type=Path, help="zip or tar to unpack first")

@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from samatch.system.errors import InputError
 from samatch.data.manifest import SPLITS, UNUSED
+from samatch.system.errors import InputError
 
 
-def draw(stratum_of: Mapping[str, str], fractions: Sequence[float], seed: int, *, unused: Sequence[str] = (), last: frozenset[str] = frozenset(),
-         only_train: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+def draw(
+    stratum_of: Mapping[str, str],
+    fractions: Sequence[float],
+    seed: int,
+    *,
+    unused: Sequence[str] = (),
+    last: frozenset[str] = frozenset(),
+    only_train: frozenset[str] = frozenset(),
+) -> dict[str, list[str]]:
     """Split -> patients, train in the order in which they become labeled.
 
     stratum_of: patient -> stratum; each is shuffled with its own seed and cut by `fractions` of train, val, test. Patients of
@@ -20,7 +27,9 @@ def draw(stratum_of: Mapping[str, str], fractions: Sequence[float], seed: int, *
     splits, rank = {name: [] for name in (*SPLITS, UNUSED)}, {}
     for stratum in sorted(set(stratum_of.values())):
         patients = sorted(p for p, s in stratum_of.items() if s == stratum and p not in only_train)
-        order = np.random.default_rng([seed, zlib.crc32(stratum.encode())]).permutation(len(patients))
+        order = np.random.default_rng([seed, zlib.crc32(stratum.encode())]).permutation(
+            len(patients)
+        )
         patients = [patients[i] for i in order]
         if stratum in unused:
             splits[UNUSED] += patients
@@ -35,8 +44,12 @@ def draw(stratum_of: Mapping[str, str], fractions: Sequence[float], seed: int, *
     splits["train"] += sorted(only_train)
     empty = [name for name in SPLITS if not splits[name]]
     if empty:
-        raise InputError("too few patients for the splits", expected="a patient in each of train, val and test", got=f"none in {', '.join(empty)}",
-                         do="bring more labeled patients, or give other fractions")
+        raise InputError(
+            "too few patients for the splits",
+            expected="a patient in each of train, val and test",
+            got=f"none in {', '.join(empty)}",
+            do="bring more labeled patients, or give other fractions",
+        )
     return splits
 
 
@@ -50,8 +63,12 @@ def folds(first: Mapping[str, Sequence[str]], count: int, seed: int) -> list[dic
     """
     others, n_val = sorted([*first["train"], *first["val"]]), len(first["val"])
     if not 2 <= count <= len(others) + 1:
-        raise InputError("impossible number of folds", expected=f"2 to {len(others) + 1}", got=count,
-                         do="choose another")
+        raise InputError(
+            "impossible number of folds",
+            expected=f"2 to {len(others) + 1}",
+            got=count,
+            do="choose another",
+        )
     found = [{name: list(first[name]) for name in SPLITS}]
     shuffled = np.random.default_rng([seed, 1]).permutation(others).tolist()
     for number, test in enumerate(np.array_split(shuffled, count - 1), 2):

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from samatch.system import paths, repro
-from samatch.data import prepared
-from samatch.system.errors import InputError, known, raise_all
+from samatch.data import prepared, readers
 from samatch.data.manifest import Case, Manifest
-
+from samatch.system import paths, repro
+from samatch.system.errors import InputError, known, raise_all
 
 UNKNOWN = 255  # label value of every voxel of an unlabeled case
 TOLERANCE = 0.01  # relative difference of two spacings that are still the same one
@@ -27,10 +26,10 @@ class Entry:
 
     case_id: str
     patient_id: str
-    image: str = ""      # "" where the set's reader finds the files by the case's id
+    image: str = ""  # "" where the set's reader finds the files by the case's id
     label: str = ""
-    split: str = ""      # "" where it is to be drawn
-    stratum: str = ""    # patients of a stratum are spread evenly over the splits
+    split: str = ""  # "" where it is to be drawn
+    stratum: str = ""  # patients of a stratum are spread evenly over the splits
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,17 @@ class Volume:
 
 
 def reader_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(readers.__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(readers.__path__)
+        if not module.name.startswith("_")
+    )
 
 
 def reader(name: str):
-    return importlib.import_module(f"{readers.__name__}.{known(name, reader_names(), 'reader of data sets')}")
+    return importlib.import_module(
+        f"{readers.__name__}.{known(name, reader_names(), 'reader of data sets')}"
+    )
 
 
 def data_folder(name: str) -> Path:
@@ -87,36 +92,60 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 def arrays_of(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
     """Normalised image and uint8 label, UNKNOWN everywhere without one: what is trained on and hashed."""
-    label = np.full(raw.image.shape, UNKNOWN, np.uint8) if raw.label is None else raw.label.astype(np.uint8)
+    label = (
+        np.full(raw.image.shape, UNKNOWN, np.uint8)
+        if raw.label is None
+        else raw.label.astype(np.uint8)
+    )
     return normalise(raw.image), label
 
 
 def array_faults(raw: Raw, num_classes: int) -> list[str]:
     """What is wrong with the arrays of one case; the shapes first, since the rest depends on them."""
     if raw.image.ndim != 3 or not raw.image.size:
-        return [f"{raw.source}: image is not a volume; expected (slices, height, width), got shape {raw.image.shape}"]
+        return [
+            f"{raw.source}: image is not a volume; expected (slices, height, width), got shape {raw.image.shape}"
+        ]
     if raw.label is not None and raw.image.shape != raw.label.shape:
-        return [f"{raw.source}: image and label differ in shape: {raw.image.shape} and {raw.label.shape}"]
+        return [
+            f"{raw.source}: image and label differ in shape: {raw.image.shape} and {raw.label.shape}"
+        ]
     faults = []
     if not np.isfinite(raw.image).all():
-        faults.append(f"{raw.source}: image holds {int((~np.isfinite(raw.image)).sum())} NaN or infinite values")
+        faults.append(
+            f"{raw.source}: image holds {int((~np.isfinite(raw.image)).sum())} NaN or infinite values"
+        )
     elif raw.image.min() == raw.image.max():
         faults.append(f"{raw.source}: image is constant ({raw.image.min()})")
     if raw.white and num_classes > 2:
-        faults.append(f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} classes is 255? "
-                      "Expected class numbers")
+        faults.append(
+            f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} classes is 255? "
+            "Expected class numbers"
+        )
     values = [] if raw.label is None else np.unique(raw.label).tolist()
     if strange := [v for v in values if v not in range(num_classes)]:
-        grey = " (grey values: was a mask resized or saved with loss?)" if len(strange) > 5 and max(strange) <= 255 else ""
-        faults.append(f"{raw.source}: label outside the classes; expected 0 to {num_classes - 1}, got {strange[:5]}{grey}")
+        grey = (
+            " (grey values: was a mask resized or saved with loss?)"
+            if len(strange) > 5 and max(strange) <= 255
+            else ""
+        )
+        faults.append(
+            f"{raw.source}: label outside the classes; expected 0 to {num_classes - 1}, got {strange[:5]}{grey}"
+        )
     return faults
 
 
 def spacing_faults(raw: Raw, case: Case) -> list[str]:
     """A spacing of the file that differs from the manifest's by more than TOLERANCE on an axis."""
-    if not raw.spacing or not case.spacing or np.allclose(raw.spacing, case.spacing, rtol=TOLERANCE, atol=0):
+    if (
+        not raw.spacing
+        or not case.spacing
+        or np.allclose(raw.spacing, case.spacing, rtol=TOLERANCE, atol=0)
+    ):
         return []
-    expected, found = (" x ".join(f"{s:g}" for s in spacing) for spacing in (case.spacing, raw.spacing))
+    expected, found = (
+        " x ".join(f"{s:g}" for s in spacing) for spacing in (case.spacing, raw.spacing)
+    )
     return [f"{raw.source}: another voxel spacing (z y x); expected {expected} mm, got {found} mm"]
 
 
@@ -124,13 +153,26 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
     """Reads, checks and normalises one case from its source. Raises InputError with every fault of the case."""
     folder = folder or data_folder(manifest.folder)
     raw = reader(manifest.reader).load(case, folder)
-    raise_all(f"case {case.case_id} of {manifest.name}", array_faults(raw, manifest.num_classes), "restore the file from its source")
+    raise_all(
+        f"case {case.case_id} of {manifest.name}",
+        array_faults(raw, manifest.num_classes),
+        "restore the file from its source",
+    )
     image, label = arrays_of(raw)
     faults = spacing_faults(raw, case)
-    for kind, array, expected in (("image", image, case.image_sha256), ("label", label, case.label_sha256)):
+    for kind, array, expected in (
+        ("image", image, case.image_sha256),
+        ("label", label, case.label_sha256),
+    ):
         if expected and (found := repro.array_sha256(array)) != expected:
-            faults.append(f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., got {found[:12]}...")
-    raise_all(f"case {case.case_id} of {manifest.name}", faults, "get the file again, or give changed data a manifest of its own")
+            faults.append(
+                f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., got {found[:12]}..."
+            )
+    raise_all(
+        f"case {case.case_id} of {manifest.name}",
+        faults,
+        "get the file again, or give changed data a manifest of its own",
+    )
     return Volume(case, image, label, raw.spacing or case.spacing)
 
 
@@ -143,11 +185,16 @@ def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Vo
     volumes, faults = [], []
     for case in cases:
         try:
-            volumes.append(from_prepared(ready, case) if ready else load_case(manifest, case, folder))
+            volumes.append(
+                from_prepared(ready, case) if ready else load_case(manifest, case, folder)
+            )
         except InputError as error:
             faults.append(error.brief)
-    raise_all(f"data set {manifest.name}", faults,
-              f"put the data under {paths.shown(data_folder(manifest.folder))}, or set SAMATCH_DATA (make ... DATA=DIR)")
+    raise_all(
+        f"data set {manifest.name}",
+        faults,
+        f"put the data under {paths.shown(data_folder(manifest.folder))}, or set SAMATCH_DATA (make ... DATA=DIR)",
+    )
     return volumes
 
 

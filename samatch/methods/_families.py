@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from samatch.data.batches import Batch
-from samatch.networks.losses import segmentation_loss
 from samatch.methods.base import Method, Settings, StepOutput, rampup, update_ema
+from samatch.networks.losses import segmentation_loss
 from samatch.networks.unet import UNet
 
 
@@ -16,8 +16,8 @@ from samatch.networks.unet import UNet
 class ConsistencySettings(Settings):
     """Weight of the unlabeled term and its ramp-up; defaults of SSL4MIS's trainers."""
 
-    lambda_u: float = 0.1            # weight of the unlabeled term ...
-    rampup: float = 1.0              # ... after this fraction of the iterations, exp(-5(1-t)^2) before
+    lambda_u: float = 0.1  # weight of the unlabeled term ...
+    rampup: float = 1.0  # ... after this fraction of the iterations, exp(-5(1-t)^2) before
 
 
 class ConsistencyMethod(Method):
@@ -42,9 +42,14 @@ class ConsistencyMethod(Method):
         raise NotImplementedError
 
     def loss(self, predictions, batch, pseudo_label):
-        loss_sup, loss_unsup = self.supervised(predictions, batch), self.unsupervised(predictions, batch)
-        return StepOutput({"student": loss_sup + self.consistency_weight(batch) * loss_unsup},
-                          {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach()})
+        loss_sup, loss_unsup = (
+            self.supervised(predictions, batch),
+            self.unsupervised(predictions, batch),
+        )
+        return StepOutput(
+            {"student": loss_sup + self.consistency_weight(batch) * loss_unsup},
+            {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach()},
+        )
 
     def consistency_weight(self, batch: Batch) -> float:
         return self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
@@ -53,7 +58,7 @@ class ConsistencyMethod(Method):
 @dataclass(frozen=True)
 class TeacherSettings(ConsistencySettings):
     ema_decay: float = 0.99
-    noise: float = 0.1               # standard deviation of the noise on the teacher's images, cut at twice it
+    noise: float = 0.1  # standard deviation of the noise on the teacher's images, cut at twice it
 
 
 class TeacherMethod(ConsistencyMethod):
@@ -75,7 +80,9 @@ class TeacherMethod(ConsistencyMethod):
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
         """The teacher's logits on the image with noise, under dropout as in training."""
-        noise = (torch.randn_like(image) * self.settings.noise).clamp(-2 * self.settings.noise, 2 * self.settings.noise)
+        noise = (torch.randn_like(image) * self.settings.noise).clamp(
+            -2 * self.settings.noise, 2 * self.settings.noise
+        )
         return self.teacher.train()(image + noise)
 
 
@@ -98,7 +105,9 @@ class TwoStudents(ConsistencyMethod):
     def predict(self, batch):
         found = {}
         for suffix, network in (("", self.student), ("_2", self.student2)):
-            found["logits_l" + suffix], found["logits_w" + suffix] = forward_together(network, batch.image_l, batch.image_w)
+            found["logits_l" + suffix], found["logits_w" + suffix] = forward_together(
+                network, batch.image_l, batch.image_w
+            )
         return found
 
     def cross(self, predictions: dict[str, Tensor], mine: str, other: str, batch: Batch) -> Tensor:

@@ -18,22 +18,34 @@ from samatch.methods._families import ConsistencyMethod, like
 class Adversarial(ConsistencyMethod):
     def __init__(self, student, config):
         super().__init__(student, config)
-        self.discriminator = like(PatchDiscriminator(spatial_dims=2, channels=32, in_channels=student.num_classes + 1, num_layers_d=3), student)
+        self.discriminator = like(
+            PatchDiscriminator(
+                spatial_dims=2, channels=32, in_channels=student.num_classes + 1, num_layers_d=3
+            ),
+            student,
+        )
 
     def networks(self):
         return {"student": self.student, "discriminator": self.discriminator}
 
     def unsupervised(self, predictions, batch):
         fixed = {name: value.detach() for name, value in self.discriminator.state_dict().items()}
-        verdict = functional_call(self.discriminator, fixed, (evidence(batch.image_w, predictions["logits_w"]),))[-1]
+        verdict = functional_call(
+            self.discriminator, fixed, (evidence(batch.image_w, predictions["logits_w"]),)
+        )[-1]
         return verdict_loss(verdict, 1.0)
 
     def loss(self, predictions, batch, pseudo_label):
         output = super().loss(predictions, batch, pseudo_label)
-        labeled, unlabeled = (self.discriminator(evidence(image, predictions[name].detach()))[-1]
-                              for image, name in ((batch.image_l, "logits_l"), (batch.image_w, "logits_w")))
+        labeled, unlabeled = (
+            self.discriminator(evidence(image, predictions[name].detach()))[-1]
+            for image, name in ((batch.image_l, "logits_l"), (batch.image_w, "logits_w"))
+        )
         evaluator = verdict_loss(labeled, 1.0) + verdict_loss(unlabeled, 0.0)
-        return type(output)(output.losses | {"discriminator": evaluator}, output.logs | {"loss_discriminator": evaluator.detach()})
+        return type(output)(
+            output.losses | {"discriminator": evaluator},
+            output.logs | {"loss_discriminator": evaluator.detach()},
+        )
 
 
 def evidence(image: Tensor, logits: Tensor) -> Tensor:
@@ -41,7 +53,9 @@ def evidence(image: Tensor, logits: Tensor) -> Tensor:
 
 
 def verdict_loss(verdict: Tensor, target: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(verdict.float(), torch.full_like(verdict, target, dtype=torch.float32))
+    return F.binary_cross_entropy_with_logits(
+        verdict.float(), torch.full_like(verdict, target, dtype=torch.float32)
+    )
 
 
 METHOD = Adversarial

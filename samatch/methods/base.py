@@ -18,8 +18,8 @@ from samatch import methods
 from samatch.config.settings import GUIDED, RunConfig, checked
 from samatch.data.batches import Batch
 from samatch.data.volumes import UNKNOWN
-from samatch.system.errors import known
 from samatch.sam.prompts import class_masks
+from samatch.system.errors import known
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ class Settings:
         defaults = {f.name: f.default for f in dataclasses.fields(cls)}
         for name in changes:
             known(name, defaults, f"setting of {cls.__qualname__.removesuffix('Settings')}")
-        return cls(**{name: checked(f"method.{name}", defaults[name], value) for name, value in changes.items()})
+        return cls(
+            **{
+                name: checked(f"method.{name}", defaults[name], value)
+                for name, value in changes.items()
+            }
+        )
 
 
 class Method(nn.Module):
@@ -96,7 +101,11 @@ class Method(nn.Module):
     @property
     def proposer(self) -> nn.Module:
         """The network that makes pseudo-labels on weak views."""
-        return self.ema if self.proposes and self.ema is not None and self.config.train.proposer == "ema" else self.student
+        return (
+            self.ema
+            if self.proposes and self.ema is not None and self.config.train.proposer == "ema"
+            else self.student
+        )
 
     def predict_weak(self, image: Tensor) -> Tensor:
         """The proposer's logits, see `predict_weak`."""
@@ -105,7 +114,13 @@ class Method(nn.Module):
     def follow(self, iteration: int) -> None:
         """The moving average takes in the student's last step. A proposer has batch-norm statistics of its own."""
         if self.ema is not None:
-            update_ema(self.ema, self.student, self.config.train.ema_decay, iteration, buffers=self.proposer is not self.ema)
+            update_ema(
+                self.ema,
+                self.student,
+                self.config.train.ema_decay,
+                iteration,
+                buffers=self.proposer is not self.ema,
+            )
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Every forward pass of the student, once: logits by name."""
@@ -115,7 +130,9 @@ class Method(nn.Module):
         """The pseudo-label of the unlabeled weak views; None where the method has none."""
         raise NotImplementedError
 
-    def loss(self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None) -> StepOutput:
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
         raise NotImplementedError
 
     def step(self, batch: Batch) -> StepOutput:
@@ -135,7 +152,9 @@ class Method(nn.Module):
 
 
 @torch.no_grad()
-def update_ema(teacher: nn.Module, student: nn.Module, decay: float, iteration: int, buffers: bool = False) -> None:
+def update_ema(
+    teacher: nn.Module, student: nn.Module, decay: float, iteration: int, buffers: bool = False
+) -> None:
     """teacher = a teacher + (1 - a) student with a = min(1 - 1 / (iteration + 1), decay): a copy at iteration 0.
 
     buffers: whether batch-norm's running statistics follow too, and not at the start alone.
@@ -197,7 +216,9 @@ def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = N
 def _files() -> list[str]:
     """Files of methods; one that starts with _ holds what several share, SAM-Match is a twin of each."""
     found = (module.name for module in pkgutil.iter_modules(methods.__path__))
-    return [name for name in found if name not in ("base", "sam_match") and not name.startswith("_")]
+    return [
+        name for name in found if name not in ("base", "sam_match") and not name.startswith("_")
+    ]
 
 
 def method_names() -> list[str]:
@@ -208,4 +229,6 @@ def method_names() -> list[str]:
 
 def method_class(name: str) -> type[Method]:
     """The class METHOD of file `samatch/methods/<name>.py`; of the wrapped method for a SAM-guided twin."""
-    return importlib.import_module(f"{methods.__name__}.{known(name.removeprefix(GUIDED), _files(), 'method')}").METHOD
+    return importlib.import_module(
+        f"{methods.__name__}.{known(name.removeprefix(GUIDED), _files(), 'method')}"
+    ).METHOD

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.system.devices import send
-from samatch.networks.losses import segmentation_loss
-from samatch.methods.base import PseudoLabel, Settings, StepOutput
 from samatch.methods._families import TeacherMethod, forward_together
+from samatch.methods.base import PseudoLabel, Settings, StepOutput
+from samatch.networks.losses import segmentation_loss
 from samatch.sam.prompts import class_masks, largest_components
+from samatch.system.devices import send
 
 
 @dataclass(frozen=True)
 class BcpSettings(Settings):
     ema_decay: float = 0.99
-    alpha: float = 0.5               # weight of unlabeled pixels
-    side: float = 2 / 3              # of the pasted rectangle, as a fraction of the image's
+    alpha: float = 0.5  # weight of unlabeled pixels
+    side: float = 2 / 3  # of the pasted rectangle, as a fraction of the image's
 
 
 class Bcp(TeacherMethod):
@@ -38,9 +38,17 @@ class Bcp(TeacherMethod):
         self.update_teacher(batch)
         image_l, index, inside = pair_up(batch, self.settings.side)
         image_u = batch.image_w
-        logits_in, logits_out = forward_together(self.student, torch.where(inside[:, None], image_u, image_l[index]),
-                                                 torch.where(inside[:, None], image_l[index], image_u))
-        return {"logits_w": self.predict_weak(image_u), "logits_in": logits_in, "logits_out": logits_out, "inside": inside}
+        logits_in, logits_out = forward_together(
+            self.student,
+            torch.where(inside[:, None], image_u, image_l[index]),
+            torch.where(inside[:, None], image_l[index], image_u),
+        )
+        return {
+            "logits_w": self.predict_weak(image_u),
+            "logits_in": logits_in,
+            "logits_out": logits_out,
+            "inside": inside,
+        }
 
     def propose(self, predictions):
         probs = predictions["logits_w"].softmax(1)
@@ -50,14 +58,24 @@ class Bcp(TeacherMethod):
 
     def loss(self, predictions, batch, pseudo_label):
         inside = predictions["inside"]
-        label_l = batch.label_l[torch.arange(len(inside), device=inside.device) % len(batch.label_l)]
+        label_l = batch.label_l[
+            torch.arange(len(inside), device=inside.device) % len(batch.label_l)
+        ]
         terms = {}
         for name, is_labeled in (("in", ~inside), ("out", inside)):
             logits = predictions[f"logits_{name}"]
             terms[f"loss_sup_{name}"] = segmentation_loss(logits, label_l, is_labeled)
-            terms[f"loss_unsup_{name}"] = segmentation_loss(logits, pseudo_label.label, ~is_labeled & pseudo_label.keep)
-        total = sum(term * (self.settings.alpha if "unsup" in name else 1) for name, term in terms.items())
-        return StepOutput({"student": total}, {name: term.detach() for name, term in terms.items()} | {"mask_ratio": pseudo_label.keep.float().mean()})
+            terms[f"loss_unsup_{name}"] = segmentation_loss(
+                logits, pseudo_label.label, ~is_labeled & pseudo_label.keep
+            )
+        total = sum(
+            term * (self.settings.alpha if "unsup" in name else 1) for name, term in terms.items()
+        )
+        return StepOutput(
+            {"student": total},
+            {name: term.detach() for name, term in terms.items()}
+            | {"mask_ratio": pseudo_label.keep.float().mean()},
+        )
 
 
 def pair_up(batch, side: float):
@@ -67,7 +85,11 @@ def pair_up(batch, side: float):
     start = send(torch.randint(0, size - length + 1, (count, 2, 1)), device)
     pixels = torch.arange(size, device=device)
     within = (pixels >= start) & (pixels < start + length)
-    return batch.image_l, torch.arange(count, device=device) % len(batch.image_l), within[:, 0, :, None] & within[:, 1, None, :]
+    return (
+        batch.image_l,
+        torch.arange(count, device=device) % len(batch.image_l),
+        within[:, 0, :, None] & within[:, 1, None, :],
+    )
 
 
 def largest_of_each_class(label: torch.Tensor, num_classes: int) -> torch.Tensor:

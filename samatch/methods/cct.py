@@ -18,7 +18,9 @@ from samatch.networks.unet import Decoder
 class Cct(ConsistencyMethod):
     def __init__(self, student, config):
         super().__init__(student, config)
-        self.auxiliary = like(nn.ModuleList(Decoder(student.num_classes) for _ in PERTURBATIONS), student)
+        self.auxiliary = like(
+            nn.ModuleList(Decoder(student.num_classes) for _ in PERTURBATIONS), student
+        )
 
     def networks(self):
         return {"student": self.student, "auxiliary": self.auxiliary}
@@ -28,12 +30,24 @@ class Cct(ConsistencyMethod):
         features = self.student.features(torch.cat([batch.image_l, batch.image_w]))
         logits_l, logits_w = self.student.decoder(features).split([count, len(batch.image_w)])
         unlabeled = [x[count:] for x in features]
-        perturbed = [decoder([perturb(x) for x in unlabeled]) for decoder, perturb in zip(self.auxiliary, PERTURBATIONS)]
-        return {"logits_l": logits_l, "logits_w": logits_w, "logits_perturbed": torch.stack(perturbed)}
+        perturbed = [
+            decoder([perturb(x) for x in unlabeled])
+            for decoder, perturb in zip(self.auxiliary, PERTURBATIONS)
+        ]
+        return {
+            "logits_l": logits_l,
+            "logits_w": logits_w,
+            "logits_perturbed": torch.stack(perturbed),
+        }
 
     def unsupervised(self, predictions, batch):
         target = predictions["logits_w"].detach().float().softmax(1)
-        return torch.stack([F.mse_loss(logits.float().softmax(1), target) for logits in predictions["logits_perturbed"]]).mean()
+        return torch.stack(
+            [
+                F.mse_loss(logits.float().softmax(1), target)
+                for logits in predictions["logits_perturbed"]
+            ]
+        ).mean()
 
 
 def feature_noise(x: Tensor) -> Tensor:
@@ -44,7 +58,9 @@ def feature_noise(x: Tensor) -> Tensor:
 def feature_drop(x: Tensor) -> Tensor:
     """Without the positions whose mean activity exceeds a share of the sample's maximum, drawn from .7-.9."""
     activity = x.detach().mean(1, keepdim=True)
-    limit = activity.amax(dim=(2, 3), keepdim=True) * torch.empty_like(x[:, :1, :1, :1]).uniform_(0.7, 0.9)
+    limit = activity.amax(dim=(2, 3), keepdim=True) * torch.empty_like(x[:, :1, :1, :1]).uniform_(
+        0.7, 0.9
+    )
     return x * (activity < limit)
 
 

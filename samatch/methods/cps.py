@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.networks.losses import cross_entropy
 from samatch.methods._families import ConsistencySettings, TwoStudents
+from samatch.networks.losses import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Cps(TwoStudents):
     Settings = CpsSettings
 
     def cross(self, predictions, mine, other, batch):
-        taught, teaching = (torch.cat([predictions["logits_l" + suffix], predictions["logits_w" + suffix]]) for suffix in (mine, other))
+        taught, teaching = (
+            torch.cat([predictions["logits_l" + suffix], predictions["logits_w" + suffix]])
+            for suffix in (mine, other)
+        )
         return cross_entropy(taught.float(), teaching.detach().argmax(1))
 
 

@@ -8,16 +8,24 @@ starts from ImageNet's. The CNN is validated and tested, as in the paper.
 
 from monai.networks.nets import SwinUNETR
 
-from samatch.networks.losses import dice_loss
 from samatch.methods._families import TwoStudents, like
+from samatch.networks.losses import dice_loss
 
 
 class CrossTeaching(TwoStudents):
     def new_partner(self, student):
-        return like(SwinUNETR(in_channels=1, out_channels=student.num_classes, spatial_dims=2, feature_size=24), student)
+        return like(
+            SwinUNETR(
+                in_channels=1, out_channels=student.num_classes, spatial_dims=2, feature_size=24
+            ),
+            student,
+        )
 
     def cross(self, predictions, mine, other, batch):
-        return dice_loss(predictions["logits_w" + mine].float().softmax(1), predictions["logits_w" + other].detach().argmax(1))
+        return dice_loss(
+            predictions["logits_w" + mine].float().softmax(1),
+            predictions["logits_w" + other].detach().argmax(1),
+        )
 
 
 METHOD = CrossTeaching

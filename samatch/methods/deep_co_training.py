@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.methods.base import frozen_statistics
 from samatch.methods._families import ConsistencySettings, TwoStudents, entropy
+from samatch.methods.base import frozen_statistics
 
 
 @dataclass(frozen=True)
 class DeepCoTrainingSettings(ConsistencySettings):
-    lambda_u: float = 10.0           # of the divergence
+    lambda_u: float = 10.0  # of the divergence
     lambda_diff: float = 0.5
-    rampup: float = 0.13             # 80 of 600 epochs
-    epsilon: float = 0.02            # of a unit of intensity
+    rampup: float = 0.13  # 80 of 600 epochs
+    epsilon: float = 0.02  # of a unit of intensity
 
 
 class DeepCoTraining(TwoStudents):
@@ -28,7 +28,10 @@ class DeepCoTraining(TwoStudents):
 
     def predict(self, batch):
         found = super().predict(batch)
-        for mine, network, other in (("", self.student, self.student2), ("_2", self.student2, self.student)):
+        for mine, network, other in (
+            ("", self.student, self.student2),
+            ("_2", self.student2, self.student),
+        ):
             attack = adversarial(network, batch.image_w, self.settings.epsilon)
             with frozen_statistics(other):
                 found["logits_attacked" + ("_2" if mine == "" else "")] = other(attack)
@@ -36,9 +39,15 @@ class DeepCoTraining(TwoStudents):
 
     def cross(self, predictions, mine, other, batch):
         """Its own half of the divergence, and the attack on the other network, withstood."""
-        probs, probs_other = (predictions["logits_w" + suffix].float().softmax(1) for suffix in (mine, other))
-        divergence = (entropy((probs + probs_other) / 2) - (entropy(probs) + entropy(probs_other)) / 2).mean() / 2
-        withstood = F.cross_entropy(predictions["logits_attacked" + mine].float(), probs_other.detach())
+        probs, probs_other = (
+            predictions["logits_w" + suffix].float().softmax(1) for suffix in (mine, other)
+        )
+        divergence = (
+            entropy((probs + probs_other) / 2) - (entropy(probs) + entropy(probs_other)) / 2
+        ).mean() / 2
+        withstood = F.cross_entropy(
+            predictions["logits_attacked" + mine].float(), probs_other.detach()
+        )
         return divergence + self.settings.lambda_diff / self.settings.lambda_u * withstood
 
 
@@ -47,7 +56,7 @@ def adversarial(network: torch.nn.Module, image: torch.Tensor, epsilon: float) -
     image = image.detach().requires_grad_()
     with frozen_statistics(network):
         logits = network(image).float()
-    gradient, = torch.autograd.grad(F.cross_entropy(logits, logits.detach().argmax(1)), image)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, logits.detach().argmax(1)), image)
     return (image + epsilon * gradient.sign()).detach()
 
 

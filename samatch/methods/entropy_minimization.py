@@ -1,6 +1,6 @@
 """Entropy minimisation (Vu et al., ADVENT, CVPR 2019): unlabeled predictions should be sure.
 
-    unsupervised = mean over pixels of H(softmax f(w)) / log C
+unsupervised = mean over pixels of H(softmax f(w)) / log C
 """
 
 import math

@@ -8,7 +8,6 @@ embeddings of the slices and of some augmented views of each (`sam.views`) come 
 """
 
 import torch
-
 from torch import nn
 
 from samatch.config.settings import RunConfig
@@ -19,7 +18,9 @@ from samatch.sam.model import SamModel, classes_loss, reference_loss
 class FineTune(Method):
     needs_unlabeled = False
 
-    def __init__(self, sam: SamModel, config: RunConfig, num_classes: int, embeddings=None, labels=None):
+    def __init__(
+        self, sam: SamModel, config: RunConfig, num_classes: int, embeddings=None, labels=None
+    ):
         """embeddings[index] and labels[index] (N, S, S): of labeled slices and their views; None to encode."""
         super().__init__(nn.Identity(), config)
         self.sam, self.num_classes = sam, num_classes
@@ -33,7 +34,9 @@ class FineTune(Method):
         if self.answers_alone and torch.rand(()) < self.config.sam.prompt_drop:
             loss, name = classes_loss(self.sam, embeddings, label), "loss_sam_alone"
         else:
-            loss = reference_loss(self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter)
+            loss = reference_loss(
+                self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter
+            )
             name = "loss_sam_boxes"
         return StepOutput({"sam": loss}, {name: loss.detach()})
 

@@ -10,16 +10,23 @@ batch-norm's running statistics, and the complementary-label term is left out.
 from dataclasses import dataclass
 
 from samatch.data.augment import paste_donor
-from samatch.networks.losses import segmentation_loss
-from samatch.methods.base import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
 from samatch.methods._families import forward_together
+from samatch.methods.base import (
+    Method,
+    PseudoLabel,
+    Settings,
+    StepOutput,
+    frozen_statistics,
+    rampup,
+)
+from samatch.networks.losses import segmentation_loss
 
 
 @dataclass(frozen=True)
 class FixMatchSettings(Settings):
-    conf_thresh: float = 0.95        # tau: a pixel is kept where the student's max softmax reaches it
-    lambda_u: float = 1.0            # weight of the unlabeled term ...
-    rampup: float = 0.4              # ... after this fraction of the iterations, exp(-5(1-t)^2) before
+    conf_thresh: float = 0.95  # tau: a pixel is kept where the student's max softmax reaches it
+    lambda_u: float = 1.0  # weight of the unlabeled term ...
+    rampup: float = 0.4  # ... after this fraction of the iterations, exp(-5(1-t)^2) before
 
 
 class FixMatch(Method):
@@ -40,8 +47,14 @@ class FixMatch(Method):
         keep = paste_donor(pseudo_label.keep, batch.cutmix_box1)
         loss_unsup_s1 = segmentation_loss(predictions["logits_s1"], label, keep)
         weight = self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
-        return StepOutput({"student": loss_sup + weight * loss_unsup_s1},
-                          {"loss_sup": loss_sup.detach(), "loss_unsup_s1": loss_unsup_s1.detach(), "mask_ratio": keep.float().mean()})
+        return StepOutput(
+            {"student": loss_sup + weight * loss_unsup_s1},
+            {
+                "loss_sup": loss_sup.detach(),
+                "loss_unsup_s1": loss_unsup_s1.detach(),
+                "mask_ratio": keep.float().mean(),
+            },
+        )
 
 
 METHOD = FixMatch

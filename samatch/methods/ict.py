@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.system.devices import send
 from samatch.methods._families import TeacherMethod, TeacherSettings, forward_together
+from samatch.system.devices import send
 
 
 @dataclass(frozen=True)
 class IctSettings(TeacherSettings):
     alpha: float = 0.2
-    noise: float = 0.0               # the interpolation is the perturbation
+    noise: float = 0.0  # the interpolation is the perturbation
 
 
 class Ict(TeacherMethod):
@@ -26,8 +26,12 @@ class Ict(TeacherMethod):
     def predict(self, batch):
         self.update_teacher(batch)
         concentration = torch.full((len(batch.image_w), 1, 1, 1), self.settings.alpha)
-        share = send(torch.distributions.Beta(concentration, concentration).sample(), batch.image_w.device)
-        logits_l, logits_mixed = forward_together(self.student, batch.image_l, interpolate(batch.image_w, share))
+        share = send(
+            torch.distributions.Beta(concentration, concentration).sample(), batch.image_w.device
+        )
+        logits_l, logits_mixed = forward_together(
+            self.student, batch.image_l, interpolate(batch.image_w, share)
+        )
         target = interpolate(self.teach(batch.image_w).float().softmax(1), share)
         return {"logits_l": logits_l, "logits_mixed": logits_mixed, "target": target}
 

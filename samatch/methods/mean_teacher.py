@@ -1,6 +1,6 @@
 """Mean teacher (Tarvainen & Valpola, NeurIPS 2017).
 
-    unsupervised = mean (softmax f(w) - softmax t(w + noise))^2,   t = moving average of f
+unsupervised = mean (softmax f(w) - softmax t(w + noise))^2,   t = moving average of f
 """
 
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ class MeanTeacher(TeacherMethod):
         return super().predict(batch) | {"logits_teacher": self.teach(batch.image_w)}
 
     def unsupervised(self, predictions, batch):
-        return F.mse_loss(predictions["logits_w"].float().softmax(1), predictions["logits_teacher"].float().softmax(1))
+        return F.mse_loss(
+            predictions["logits_w"].float().softmax(1),
+            predictions["logits_teacher"].float().softmax(1),
+        )
 
 
 METHOD = MeanTeacher

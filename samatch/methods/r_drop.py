@@ -1,6 +1,6 @@
 """R-Drop (Wu et al., NeurIPS 2021): two passes under dropout should agree, on labeled and unlabeled images.
 
-    loss = mean over both passes of L(f(x_l), y_l) + lambda_u r(t) (KL(p || q) + KL(q || p)) / 2
+loss = mean over both passes of L(f(x_l), y_l) + lambda_u r(t) (KL(p || q) + KL(q || p)) / 2
 """
 
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from samatch.networks.losses import segmentation_loss
 from samatch.methods._families import ConsistencyMethod, ConsistencySettings
+from samatch.networks.losses import segmentation_loss
 
 
 @dataclass(frozen=True)
 class RDropSettings(ConsistencySettings):
-    lambda_u: float = 0.6            # the paper's alpha for images
+    lambda_u: float = 0.6  # the paper's alpha for images
     rampup: float = 0.0
 
 
@@ -26,11 +26,19 @@ class RDrop(ConsistencyMethod):
         return {"logits": self.student(images), "logits_again": self.student(images)}
 
     def supervised(self, predictions, batch):
-        return sum(segmentation_loss(logits[:len(batch.label_l)], batch.label_l) for logits in predictions.values()) / 2
+        return (
+            sum(
+                segmentation_loss(logits[: len(batch.label_l)], batch.label_l)
+                for logits in predictions.values()
+            )
+            / 2
+        )
 
     def unsupervised(self, predictions, batch):
         p, q = (predictions[name].float().log_softmax(1) for name in ("logits", "logits_again"))
-        both = F.kl_div(q, p, reduction="none", log_target=True) + F.kl_div(p, q, reduction="none", log_target=True)
+        both = F.kl_div(q, p, reduction="none", log_target=True) + F.kl_div(
+            p, q, reduction="none", log_target=True
+        )
         return both.sum(1).mean() / 2
 
 

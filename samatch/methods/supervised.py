@@ -1,7 +1,7 @@
 """Supervised training on the labeled images alone: the lower bound, and stage 1 of the small profiles."""
 
-from samatch.networks.losses import segmentation_loss
 from samatch.methods.base import Method, StepOutput
+from samatch.networks.losses import segmentation_loss
 
 
 class Supervised(Method):

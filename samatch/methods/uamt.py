@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
-from samatch.methods.base import rampup
 from samatch.methods._families import TeacherMethod, TeacherSettings, entropy
+from samatch.methods.base import rampup
 
 
 @dataclass(frozen=True)
 class UamtSettings(TeacherSettings):
-    passes: int = 8                  # T
+    passes: int = 8  # T
 
 
 class Uamt(TeacherMethod):
@@ -27,11 +27,18 @@ class Uamt(TeacherMethod):
         self.update_teacher(batch)
         sampled = self.teach(batch.image_w.repeat(self.settings.passes, 1, 1, 1)).float().softmax(1)
         mean = torch.stack(sampled.chunk(self.settings.passes)).mean(0)
-        return super().predict(batch) | {"logits_teacher": self.teach(batch.image_w), "uncertainty": entropy(mean)}
+        return super().predict(batch) | {
+            "logits_teacher": self.teach(batch.image_w),
+            "uncertainty": entropy(mean),
+        }
 
     def unsupervised(self, predictions, batch):
-        student, teacher = (predictions[name].float().softmax(1) for name in ("logits_w", "logits_teacher"))
-        threshold = (0.75 + 0.25 * rampup(batch.progress, self.settings.rampup)) * math.log(student.shape[1])
+        student, teacher = (
+            predictions[name].float().softmax(1) for name in ("logits_w", "logits_teacher")
+        )
+        threshold = (0.75 + 0.25 * rampup(batch.progress, self.settings.rampup)) * math.log(
+            student.shape[1]
+        )
         sure = (predictions["uncertainty"] < threshold).float()
         return ((student - teacher).square().sum(1) * sure).sum() / sure.sum().clamp(min=1)
 

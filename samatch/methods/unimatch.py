@@ -14,16 +14,23 @@ import torch
 import torch.nn.functional as F
 
 from samatch.data.augment import paste_donor
+from samatch.methods.base import (
+    Method,
+    PseudoLabel,
+    Settings,
+    StepOutput,
+    frozen_statistics,
+    rampup,
+)
 from samatch.networks.losses import dice_loss, segmentation_loss
-from samatch.methods.base import Method, PseudoLabel, Settings, StepOutput, frozen_statistics, rampup
 
 
 @dataclass(frozen=True)
 class UniMatchSettings(Settings):
-    conf_thresh: float = 0.95        # tau
-    lambda_u: float = 1.0            # weight of the unlabeled terms ...
-    rampup: float = 0.0              # ... after this fraction of the iterations
-    drop: float = 0.5                # share of channels that feature perturbation drops
+    conf_thresh: float = 0.95  # tau
+    lambda_u: float = 1.0  # weight of the unlabeled terms ...
+    rampup: float = 0.0  # ... after this fraction of the iterations
+    drop: float = 0.5  # share of channels that feature perturbation drops
 
 
 class UniMatch(Method):
@@ -33,26 +40,51 @@ class UniMatch(Method):
         logits_w = self.predict_weak(batch.image_w)
         count_l, count_u = len(batch.image_l), len(batch.image_w)
         with frozen_statistics(self.student):
-            features = self.student.features(torch.cat([batch.image_l, batch.image_s1, batch.image_s2, batch.image_w]))
-            features = [torch.cat([x[:-count_u], F.dropout2d(x[-count_u:], self.settings.drop)]) for x in features]
-            logits_l, logits_s1, logits_s2, logits_fp = self.student.decoder(features).split([count_l] + 3 * [count_u])
-        return {"logits_l": logits_l, "logits_w": logits_w, "logits_s1": logits_s1, "logits_s2": logits_s2, "logits_fp": logits_fp}
+            features = self.student.features(
+                torch.cat([batch.image_l, batch.image_s1, batch.image_s2, batch.image_w])
+            )
+            features = [
+                torch.cat([x[:-count_u], F.dropout2d(x[-count_u:], self.settings.drop)])
+                for x in features
+            ]
+            logits_l, logits_s1, logits_s2, logits_fp = self.student.decoder(features).split(
+                [count_l] + 3 * [count_u]
+            )
+        return {
+            "logits_l": logits_l,
+            "logits_w": logits_w,
+            "logits_s1": logits_s1,
+            "logits_s2": logits_s2,
+            "logits_fp": logits_fp,
+        }
 
     def propose(self, predictions):
         return PseudoLabel.from_probs(predictions["logits_w"].softmax(1), self.settings.conf_thresh)
 
     def loss(self, predictions, batch, pseudo_label):
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
-        views = {"s1": (batch.cutmix_box1, 1), "s2": (batch.cutmix_box2, 2), "fp": (torch.zeros_like(batch.cutmix_box1), 0)}
+        views = {
+            "s1": (batch.cutmix_box1, 1),
+            "s2": (batch.cutmix_box2, 2),
+            "fp": (torch.zeros_like(batch.cutmix_box1), 0),
+        }
         terms = {}
         for name, donor in views.items():
-            label, keep = paste_donor(pseudo_label.label, *donor), paste_donor(pseudo_label.keep, *donor)
+            label, keep = (
+                paste_donor(pseudo_label.label, *donor),
+                paste_donor(pseudo_label.keep, *donor),
+            )
             terms[name] = dice_loss(predictions[f"logits_{name}"].float().softmax(1), label, keep)
         unsupervised = terms["s1"] / 4 + terms["s2"] / 4 + terms["fp"] / 2
         weight = self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
-        return StepOutput({"student": (loss_sup + weight * unsupervised) / 2},
-                          {"loss_sup": loss_sup.detach(), **{f"loss_unsup_{name}": term.detach() for name, term in terms.items()},
-                           "mask_ratio": pseudo_label.keep.float().mean()})
+        return StepOutput(
+            {"student": (loss_sup + weight * unsupervised) / 2},
+            {
+                "loss_sup": loss_sup.detach(),
+                **{f"loss_unsup_{name}": term.detach() for name, term in terms.items()},
+                "mask_ratio": pseudo_label.keep.float().mean(),
+            },
+        )
 
 
 METHOD = UniMatch

@@ -10,35 +10,53 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samatch.networks.losses import segmentation_loss
 from samatch.methods._families import ConsistencyMethod, like
+from samatch.networks.losses import segmentation_loss
 from samatch.networks.unet import CHANNELS
 
 
 class Urpc(ConsistencyMethod):
     def __init__(self, student, config):
         super().__init__(student, config)
-        self.heads = like(nn.ModuleList(nn.Conv2d(channels, student.num_classes, 3, padding=1) for channels in CHANNELS[-2:0:-1]), student)
+        self.heads = like(
+            nn.ModuleList(
+                nn.Conv2d(channels, student.num_classes, 3, padding=1)
+                for channels in CHANNELS[-2:0:-1]
+            ),
+            student,
+        )
 
     def networks(self):
         return {"student": self.student, "heads": self.heads}
 
     def predict(self, batch):
-        maps = self.student.decoder.maps(self.student.features(torch.cat([batch.image_l, batch.image_w])))
+        maps = self.student.decoder.maps(
+            self.student.features(torch.cat([batch.image_l, batch.image_w]))
+        )
         size, coarse = batch.image_l.shape[-2:], [head(x) for head, x in zip(self.heads, maps)]
-        logits = [self.student.decoder.classifier(maps[-1])] + [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in coarse]
+        logits = [self.student.decoder.classifier(maps[-1])] + [
+            F.interpolate(x, size, mode="bilinear", align_corners=False) for x in coarse
+        ]
         return {"logits": torch.stack(logits)}
 
     def supervised(self, predictions, batch):
-        return torch.stack([segmentation_loss(logits[:len(batch.label_l)], batch.label_l) for logits in predictions["logits"]]).mean()
+        return torch.stack(
+            [
+                segmentation_loss(logits[: len(batch.label_l)], batch.label_l)
+                for logits in predictions["logits"]
+            ]
+        ).mean()
 
     def unsupervised(self, predictions, batch):
-        probs = predictions["logits"][:, len(batch.label_l):].float().softmax(2)
+        probs = predictions["logits"][:, len(batch.label_l) :].float().softmax(2)
         mean = probs.mean(0, keepdim=True)
         difference = (probs * (probs.clamp(min=1e-8).log() - mean.clamp(min=1e-8).log())).sum(2)
         weight = torch.exp(-difference)
         distance = (probs - mean).square().sum(2)
-        return ((distance * weight).flatten(1).sum(1) / weight.flatten(1).sum(1) + difference.flatten(1).mean(1)).mean()
+        return (
+            (distance * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+            + difference.flatten(1).mean(1)
+        ).mean()
 
 
 METHOD = Urpc

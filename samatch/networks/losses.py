@@ -15,7 +15,9 @@ def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> 
     return (loss * keep).sum() / keep.sum().clamp(min=1)
 
 
-def dice_loss(probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def dice_loss(
+    probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """Soft Dice loss, mean over all classes, sums over batch and kept pixels (Milletari et al., 2016).
 
     probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither counts 0.

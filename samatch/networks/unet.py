@@ -9,9 +9,15 @@ DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def _block(channels_in: int, channels: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.LeakyReLU(),
-                         nn.Dropout(dropout),
-                         nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.LeakyReLU())
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(),
+    )
 
 
 class Decoder(nn.Module):
@@ -41,7 +47,12 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """(B, 1, H, W) in [0, 1], H and W divisible by 16 -> logits (B, num_classes, H, W)."""
 
-    def __init__(self, num_classes: int, channels: tuple[int, ...] = CHANNELS, dropout: tuple[float, ...] = DROPOUT):
+    def __init__(
+        self,
+        num_classes: int,
+        channels: tuple[int, ...] = CHANNELS,
+        dropout: tuple[float, ...] = DROPOUT,
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.encoder = nn.ModuleList(map(_block, (1, *channels[:-1]), channels, dropout))

@@ -8,10 +8,14 @@ undefined, not as 0 ml.
 import numpy as np
 import pandas as pd
 
-from samatch.system.errors import raise_all
 from samatch.data.manifest import Manifest
+from samatch.system.errors import raise_all
 
-UNITS = {"EDV": "ml", "ESV": "ml", "EF": "%"}  # end-diastolic and end-systolic volume, ejection fraction
+UNITS = {
+    "EDV": "ml",
+    "ESV": "ml",
+    "EF": "%",
+}  # end-diastolic and end-systolic volume, ejection fraction
 LIMITS = 1.96  # standard deviations of the differences on both sides of their mean
 DO = "collect the runs again, or correct cases.csv"
 
@@ -27,18 +31,26 @@ def measurements(per_case: pd.DataFrame, manifest: Manifest, split: str = "test"
     rows = per_case[(per_case.split == split) & (per_case["class"] == about["ventricle"])]
     raise_all(f"ventricle volumes of {manifest.name}", _faults(rows, manifest), DO)
     ml = rows.case_id.map(lambda case_id: np.prod(spacing[case_id]) / 1000)
-    rows = rows.assign(**{side: (rows[count] * ml).where(rows[count] > 0)
-                          for side, count in (("pred", "n_pred"), ("ref", "n_ref"))})
+    rows = rows.assign(
+        **{
+            side: (rows[count] * ml).where(rows[count] > 0)
+            for side, count in (("pred", "n_pred"), ("ref", "n_ref"))
+        }
+    )
     edv, esv = (_of_frame(rows, about[phase]) for phase in ("ed", "es"))
     found = {"EDV": edv, "ESV": esv.loc[edv.index], "EF": 100 * (edv - esv.loc[edv.index]) / edv}
-    parts = [part.assign(measure=name, unit=UNITS[name]).reset_index() for name, part in found.items()]
+    parts = [
+        part.assign(measure=name, unit=UNITS[name]).reset_index() for name, part in found.items()
+    ]
     table = pd.concat(parts, ignore_index=True)
     return table.assign(group=table.patient_id.map(_groups(manifest)))
 
 
 def _of_frame(rows: pd.DataFrame, frame: str) -> pd.DataFrame:
     """Volumes pred and ref of one frame, by run and patient."""
-    return rows[rows.case_id.str.endswith(f"_{frame}")].set_index(["run_id", "patient_id"])[["pred", "ref"]]
+    return rows[rows.case_id.str.endswith(f"_{frame}")].set_index(["run_id", "patient_id"])[
+        ["pred", "ref"]
+    ]
 
 
 def _groups(manifest: Manifest) -> dict[str, str]:
@@ -49,11 +61,17 @@ def _faults(rows: pd.DataFrame, manifest: Manifest) -> list[str]:
     about, spacing = manifest.clinical, {case.case_id: case.spacing for case in manifest.cases}
     ids = sorted(set(rows.case_id))
     faults = [f"case {name} is not in the manifest" for name in ids if name not in spacing]
-    faults += [f"case {name} has no spacing" for name in ids if name in spacing and not spacing[name]]
+    faults += [
+        f"case {name} has no spacing" for name in ids if name in spacing and not spacing[name]
+    ]
     for frame in (about["ed"], about["es"]):
-        counts = rows.case_id.str.endswith(f"_{frame}").groupby([rows.run_id, rows.patient_id]).sum()
-        faults += [f"{run_id}: patient {patient} has {count} results of {frame}; expected 1"
-                   for (run_id, patient), count in counts[counts != 1].items()]
+        counts = (
+            rows.case_id.str.endswith(f"_{frame}").groupby([rows.run_id, rows.patient_id]).sum()
+        )
+        faults += [
+            f"{run_id}: patient {patient} has {count} results of {frame}; expected 1"
+            for (run_id, patient), count in counts[counts != 1].items()
+        ]
     return faults
 
 
@@ -64,15 +82,28 @@ def bias_and_limits(pred: np.ndarray, ref: np.ndarray) -> dict:
     difference = difference[~np.isnan(difference)]
     n = len(difference)
     bias, sd = difference.mean() if n else np.nan, difference.std(ddof=1) if n > 1 else np.nan
-    return {"n": n, "undefined": undefined, "bias": float(bias), "sd": float(sd),
-            "low": float(bias - LIMITS * sd), "high": float(bias + LIMITS * sd)}
+    return {
+        "n": n,
+        "undefined": undefined,
+        "bias": float(bias),
+        "sd": float(sd),
+        "low": float(bias - LIMITS * sd),
+        "high": float(bias + LIMITS * sd),
+    }
 
 
 def agreement(measured: pd.DataFrame) -> pd.DataFrame:
     """One row a run and measure of `measurements`: mean reference, n, undefined, bias, sd, limits low, high."""
-    rows = [{"run_id": run_id, "measure": measure, "unit": mine.unit.iloc[0], "mean_ref": mine.ref.mean(),
-             **bias_and_limits(mine.pred, mine.ref)}
-            for (run_id, measure), mine in measured.groupby(["run_id", "measure"], sort=False)]
+    rows = [
+        {
+            "run_id": run_id,
+            "measure": measure,
+            "unit": mine.unit.iloc[0],
+            "mean_ref": mine.ref.mean(),
+            **bias_and_limits(mine.pred, mine.ref),
+        }
+        for (run_id, measure), mine in measured.groupby(["run_id", "measure"], sort=False)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -82,9 +113,15 @@ def by_group(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") ->
     Patients without a group are left out. Raises InputError on patients that the manifest does not have.
     """
     rows, group = per_case[per_case.split == split], _groups(manifest)
-    strangers = [f"patient {p} is not in the manifest" for p in sorted(set(rows.patient_id) - set(group))]
+    strangers = [
+        f"patient {p} is not in the manifest" for p in sorted(set(rows.patient_id) - set(group))
+    ]
     raise_all(f"groups of {manifest.name}", strangers, DO)
     patients = 100 * rows.groupby(["run_id", "patient_id"], sort=False).dice.mean()
     patients = patients.reset_index().assign(group=lambda table: table.patient_id.map(group))
-    found = patients[patients.group != ""].groupby(["run_id", "group"]).dice.agg(["mean", "std", "size"])
+    found = (
+        patients[patients.group != ""]
+        .groupby(["run_id", "group"])
+        .dice.agg(["mean", "std", "size"])
+    )
     return found.set_axis(["dice", "dice_sd", "n"], axis=1).reset_index()

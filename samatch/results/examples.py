@@ -3,14 +3,16 @@
 import numpy as np
 from IPython.display import Image, display
 
-from samatch.system import paths
-from samatch.results import plots
-from samatch.data.volumes import load_cases
-from samatch.system.errors import InputError
 from samatch.data.manifest import load_manifest
+from samatch.data.volumes import load_cases
+from samatch.results import plots
+from samatch.system import paths
+from samatch.system.errors import InputError
 
 
-def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, str | None]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def panels(
+    profile: str, dataset: str, patients: list[str], compared: dict[str, str | None]
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(title, image, class map) of the middle slice of each patient's first case, around the labeled object, for `plots.slices_with_contours`.
 
     compared: name -> run_id, or None for the reference. Empty where data or predictions are missing.
@@ -27,8 +29,18 @@ def panels(profile: str, dataset: str, patients: list[str], compared: dict[str, 
         middle = len(volume.image) // 2
         window = plots.around(volume.label.any(0), margin=20)
         for name, run in compared.items():
-            label = volume.label if run is None else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
-            found.append((f"{volume.case.patient_id}: {name}", volume.image[middle][window], label[middle][window]))
+            label = (
+                volume.label
+                if run is None
+                else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
+            )
+            found.append(
+                (
+                    f"{volume.case.patient_id}: {name}",
+                    volume.image[middle][window],
+                    label[middle][window],
+                )
+            )
     return found
 
 
@@ -38,4 +50,6 @@ def show_tracked(profile: str, dataset: str, name: str) -> None:
     if path.exists():
         display(Image(filename=str(path)))
     else:
-        print(f"no images of {dataset} and no predictions of profile {profile} on this machine, and no tracked {name}")
+        print(
+            f"no images of {dataset} and no predictions of profile {profile} on this machine, and no tracked {name}"
+        )

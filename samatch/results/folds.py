@@ -13,16 +13,21 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from samatch.system import paths
-from samatch.data import splits
-from samatch.results import tables
 from samatch.config.settings import GUIDED, run_id
-from samatch.system.errors import InputError, raise_all
+from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
+from samatch.results import tables
 from samatch.results.records import read_results, write_text
 from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
 
-SAME_TRAINING = ["method", "sam", "n_labeled", "seed"]  # what runs that differ in the variant alone share
+SAME_TRAINING = [
+    "method",
+    "sam",
+    "n_labeled",
+    "seed",
+]  # what runs that differ in the variant alone share
 
 
 def declared(dataset: str) -> dict:
@@ -30,32 +35,53 @@ def declared(dataset: str) -> dict:
     load_manifest(dataset)
     found = yaml.safe_load((manifest_folders()[dataset] / "dataset.yaml").read_text()).get("folds")
     if not found:
-        raise InputError(f"{dataset} has no folds", where=f"{dataset}/dataset.yaml", got="no entry",
-                         expected="folds: {count: 4, seed: 0}", do="declare and draw them")
+        raise InputError(
+            f"{dataset} has no folds",
+            where=f"{dataset}/dataset.yaml",
+            got="no entry",
+            expected="folds: {count: 4, seed: 0}",
+            do="declare and draw them",
+        )
     return found
 
 
 def fold_names(dataset: str) -> list[str]:
     """The sets that are the folds: the set itself, then <set>_fold2 and so on."""
-    return [dataset, *(f"{dataset}_fold{number}" for number in range(2, declared(dataset)["count"] + 1))]
+    return [
+        dataset,
+        *(f"{dataset}_fold{number}" for number in range(2, declared(dataset)["count"] + 1)),
+    ]
 
 
 def draw(dataset: str, into: Path | None = None) -> list[Path]:
     """Writes the manifests of all folds but the first, which is the set itself; returns their folders."""
     into, about, manifest = into or paths.MANIFESTS, declared(dataset), load_manifest(dataset)
-    drawn = splits.folds({name: manifest.patients(name) for name in SPLITS}, about["count"], about["seed"])
-    text = {"title": "", "classes": list(manifest.classes),
-            **{key: getattr(manifest, key) for key in ("normalisation", "licence", "source", "citation")},
-            "known_faults": f"those of {dataset}, whose files this set shares",
-            "budgets": list(manifest.budgets), "files_of": manifest.folder, "reader": manifest.reader,
-            "distances": manifest.distances,
-            **({"clinical": manifest.clinical} if manifest.clinical else {})}
+    drawn = splits.folds(
+        {name: manifest.patients(name) for name in SPLITS}, about["count"], about["seed"]
+    )
+    text = {
+        "title": "",
+        "classes": list(manifest.classes),
+        **{
+            key: getattr(manifest, key)
+            for key in ("normalisation", "licence", "source", "citation")
+        },
+        "known_faults": f"those of {dataset}, whose files this set shares",
+        "budgets": list(manifest.budgets),
+        "files_of": manifest.folder,
+        "reader": manifest.reader,
+        "distances": manifest.distances,
+        **({"clinical": manifest.clinical} if manifest.clinical else {}),
+    }
     by = f"samatch folds draw --dataset {dataset}"
     folders = [into / name for name in fold_names(dataset)[1:]]
     for number, (folder, fold) in enumerate(zip(folders, drawn[1:]), 2):
         title = f"{manifest.title}, fold {number} of {about['count']}"
         (folder / "dataset.yaml").unlink(missing_ok=True)
-        fold_text = text | {"title": title, "fold": {"of": dataset, "number": number, "drawn_by": by}}
+        fold_text = text | {
+            "title": title,
+            "fold": {"of": dataset, "number": number, "drawn_by": by},
+        }
         write_manifest(folder, fold_text, [], fold)
     return folders
 
@@ -69,18 +95,29 @@ def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list
     fold.
     """
     parts, names = _records(profile, dataset), fold_names(dataset)
-    runs, per_case = (pd.concat(tables_of_folds, ignore_index=True) for tables_of_folds in zip(*parts))
-    lacking = {key: [name for name in names if name not in set(mine.fold)]
-               for key, mine in runs.groupby("key", sort=False)}
+    runs, per_case = (
+        pd.concat(tables_of_folds, ignore_index=True) for tables_of_folds in zip(*parts)
+    )
+    lacking = {
+        key: [name for name in names if name not in set(mine.fold)]
+        for key, mine in runs.groupby("key", sort=False)
+    }
     left_out = [f"{key}: not in {', '.join(folds)}" for key, folds in lacking.items() if folds]
-    tested = set(per_case.key)  # SAM's own upper bound is measured on validation patients, which folds share
+    tested = set(
+        per_case.key
+    )  # SAM's own upper bound is measured on validation patients, which folds share
     whole = [key for key, folds in lacking.items() if not folds and key in tested]
     if not whole:
-        raise InputError(f"no run is in every fold of {dataset}", do="train the missing ones and collect",
-                         expected=f"the same run in {', '.join(names)}",
-                         got="; ".join(left_out) or "no test results")
+        raise InputError(
+            f"no run is in every fold of {dataset}",
+            do="train the missing ones and collect",
+            expected=f"the same run in {', '.join(names)}",
+            got="; ".join(left_out) or "no test results",
+        )
     runs, per_case = with_chosen(runs[runs.key.isin(whole)], per_case[per_case.key.isin(whole)])
-    runs, per_case = (table.assign(run_id=f"{dataset}_folds-" + table.key) for table in (runs, per_case))
+    runs, per_case = (
+        table.assign(run_id=f"{dataset}_folds-" + table.key) for table in (runs, per_case)
+    )
     runs["val_dice"] = runs.groupby("run_id").val_dice.transform("mean")
     runs = runs.drop_duplicates("run_id").drop(columns=["key", "fold"])
     return runs.reset_index(drop=True), per_case.drop(columns="key"), left_out
@@ -92,8 +129,11 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
     what = f"folds of {dataset}, profile {profile}"
     missing = [name for name in names if not (home / name / "runs.csv").exists()]
     tables_of = f"samatch tables --profile {profile} --dataset FOLD --into results/{profile}/FOLD"
-    raise_all(what, [f"{name} has no records in {paths.shown(home / name)}" for name in missing],
-              f"train it, then {tables_of}")
+    raise_all(
+        what,
+        [f"{name} has no records in {paths.shown(home / name)}" for name in missing],
+        f"train it, then {tables_of}",
+    )
     parts, faults = [], []
     for name in names:
         runs, per_case = read_results(profile, name, home / name)
@@ -102,8 +142,12 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
             faults.append(f"{name}: its runs have other splits than its manifest")
         if len(test) and set(test.patient_id) != set(manifest.patients("test")):
             faults.append(f"{name}: its runs were tested on other patients than its manifest's")
-        parts.append(tuple(table.assign(fold=name, key=table.run_id.str.removeprefix(f"{name}-"))
-                           for table in (runs, test)))
+        parts.append(
+            tuple(
+                table.assign(fold=name, key=table.run_id.str.removeprefix(f"{name}-"))
+                for table in (runs, test)
+            )
+        )
     raise_all(what, faults, "train these folds again with the manifests that are here")
     return parts
 
@@ -117,7 +161,9 @@ def with_chosen(runs: pd.DataFrame, per_case: pd.DataFrame) -> tuple[pd.DataFram
     ways = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
     for (method, sam, n_labeled, seed), mine in ways.groupby(SAME_TRAINING, sort=False):
         if mine.variant.nunique() > 1:
-            best = mine.sort_values("val_dice", ascending=False, kind="stable").drop_duplicates("fold")
+            best = mine.sort_values("val_dice", ascending=False, kind="stable").drop_duplicates(
+                "fold"
+            )
             rows = per_case.merge(best[["fold", "key"]], on=["fold", "key"])
             key = run_id("", n_labeled, method, sam, seed, CHOSEN).removeprefix("-")
             runs = pd.concat([runs, best.assign(variant=CHOSEN, key=key)], ignore_index=True)
@@ -158,5 +204,9 @@ def main(words: list[str] | None = None) -> None:
         written, left_out = draw(args.dataset), []
     else:
         written, left_out = write_pooled(args.profile, args.dataset)
-    print("\n".join(f"left out, {line}" for line in left_out) + "\n" * bool(left_out)
-          + "written: " + ", ".join(paths.shown(f) for f in written))
+    print(
+        "\n".join(f"left out, {line}" for line in left_out)
+        + "\n" * bool(left_out)
+        + "written: "
+        + ", ".join(paths.shown(f) for f in written)
+    )

@@ -15,7 +15,9 @@ ALPHA = 0.05
 DISTANCES = ["hd95", "asd"]
 
 
-def unit_scores(per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None) -> pd.DataFrame:
+def unit_scores(
+    per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None
+) -> pd.DataFrame:
     """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
 
     NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are
@@ -39,7 +41,9 @@ def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.assign(**dict.fromkeys(distances, float("nan")))
 
 
-def wilcoxon_family(scores: pd.DataFrame, reference: str, others: list[str], seed: int = 0) -> pd.DataFrame:
+def wilcoxon_family(
+    scores: pd.DataFrame, reference: str, others: list[str], seed: int = 0
+) -> pd.DataFrame:
     """The reference run against each other run: one row a comparison, corrected over the family.
 
     scores: table unit x run_id. A difference is reference minus other, so that a positive one favours
@@ -48,8 +52,15 @@ def wilcoxon_family(scores: pd.DataFrame, reference: str, others: list[str], see
     for run in [reference, *others]:
         known(run, scores.columns, "run")
     if reference in others or not others:
-        raise InputError("a family of comparisons needs other runs than the reference", got=others, do="name at least one other run")
-    rows = [{"comparison": other, **paired_test((scores[reference] - scores[other]).to_numpy(), seed)} for other in others]
+        raise InputError(
+            "a family of comparisons needs other runs than the reference",
+            got=others,
+            do="name at least one other run",
+        )
+    rows = [
+        {"comparison": other, **paired_test((scores[reference] - scores[other]).to_numpy(), seed)}
+        for other in others
+    ]
     table = pd.DataFrame(rows)
     table["p_bonferroni"] = (table.p * len(table)).clip(upper=1)
     table["p_holm"] = holm(table.p.to_numpy())
@@ -68,16 +79,34 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     difference = difference[~np.isnan(difference)]
     moved = difference[difference != 0]
     n, zeros = len(difference), len(difference) - len(moved)
-    result = {"n": n, "zeros": zeros, "undefined": dropped, "median_difference": float(np.median(difference)) if n else float("nan")}
+    result = {
+        "n": n,
+        "zeros": zeros,
+        "undefined": dropped,
+        "median_difference": float(np.median(difference)) if n else float("nan"),
+    }
     low, high = bootstrap_interval(difference, seed)
     if not n:
-        return result | dict.fromkeys(("ci_low", "ci_high", "rank_biserial", "p", "smallest_p"), float("nan"))
+        return result | dict.fromkeys(
+            ("ci_low", "ci_high", "rank_biserial", "p", "smallest_p"), float("nan")
+        )
     if not len(moved):
-        return result | {"ci_low": low, "ci_high": high, "rank_biserial": 0.0, "p": 1.0, "smallest_p": 1.0}
+        return result | {
+            "ci_low": low,
+            "ci_high": high,
+            "rank_biserial": 0.0,
+            "p": 1.0,
+            "smallest_p": 1.0,
+        }
     ranks = stats.rankdata(np.abs(moved))
     effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
-    return result | {"ci_low": low, "ci_high": high, "rank_biserial": effect, "p": float(stats.wilcoxon(moved).pvalue),
-                     "smallest_p": 2.0 ** (1 - len(moved))}
+    return result | {
+        "ci_low": low,
+        "ci_high": high,
+        "rank_biserial": effect,
+        "p": float(stats.wilcoxon(moved).pvalue),
+        "smallest_p": 2.0 ** (1 - len(moved)),
+    }
 
 
 def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[float, float]:
@@ -85,7 +114,13 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
     if len(values) < 2 or np.ptp(values) == 0:
         point = float(values[0]) if len(values) else float("nan")
         return point, point
-    found = stats.bootstrap((values,), np.median, confidence_level=level, method="percentile", rng=np.random.default_rng(seed))
+    found = stats.bootstrap(
+        (values,),
+        np.median,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

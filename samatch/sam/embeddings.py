@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samatch.system import paths, repro
 from samatch.sam.model import SamModel
+from samatch.system import paths, repro
 
 
-def encoder_key(sam: SamModel) -> str:
-    """Name of a cache folder: changes with the encoder's weights and the input size."""
+def encoder_key(sam: SamModel, bf16: bool) -> str:
+    """Name of a cache folder: changes with the encoder's weights, input size and arithmetic."""
     digest = hashlib.sha256()
     for name, value in sorted(sam.image_encoder.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return f"{sam.image_size}-{digest.hexdigest()[:12]}"
+    return f"{sam.image_size}-{'bf16' if bf16 else 'f32'}-{digest.hexdigest()[:12]}"
 
 
 class EmbeddingCache:
@@ -34,9 +34,17 @@ class EmbeddingCache:
     is called after every volume.
     """
 
-    def __init__(self, sam: SamModel, volumes: list, folder: Path, *, bf16: bool = True, device: torch.device | str = "cpu",
-                 progress: Callable[[int, int], None] = lambda done, total: None):
-        folder = folder / encoder_key(sam)
+    def __init__(
+        self,
+        sam: SamModel,
+        volumes: list,
+        folder: Path,
+        *,
+        bf16: bool = True,
+        device: torch.device | str = "cpu",
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        folder = folder / encoder_key(sam, bf16)
         folder.mkdir(parents=True, exist_ok=True)
         sam.image_encoder.eval()
         total = sum(volume.image.shape[0] for volume in volumes)
@@ -50,7 +58,13 @@ class EmbeddingCache:
             progress(done, total)
         self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
         self.device = torch.device(device)
-        self._resident = None if self.device.type == "cpu" else torch.cat([torch.tensor(array, device=self.device) for array in self._arrays.values()])
+        self._resident = (
+            None
+            if self.device.type == "cpu"
+            else torch.cat(
+                [torch.tensor(array, device=self.device) for array in self._arrays.values()]
+            )
+        )
 
     def __len__(self) -> int:
         return len(self._where)

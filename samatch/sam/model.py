@@ -15,11 +15,11 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from samatch.sam import models
-from samatch.system.errors import InputError, known
 from samatch.networks.losses import sam_loss, segmentation_loss
+from samatch.sam import models
 from samatch.sam.prompts import Prompt, boxes_of, class_masks, jitter
 from samatch.sam.weights import load_weights, weights_file
+from samatch.system.errors import InputError, known
 
 CPU_PROMPTS = 6  # decoded at once on a CPU: the features of many more fall out of its caches
 QUERY_DEVIATION = 0.1  # of the class queries' tokens at the start, near that of the mask tokens
@@ -29,27 +29,45 @@ ABSENT_LOGIT = -30.0  # mask logit of a class that was not asked for: probabilit
 class BatchedMaskDecoder(MaskDecoder):
     """The official decoder for N prompts of N images; the official one repeats one image's embedding."""
 
-    def predict_masks(self, image_embeddings: Tensor, image_pe: Tensor, sparse_prompt_embeddings: Tensor,
-                      dense_prompt_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """image_embeddings (N, C, h, w), one a prompt -> masks (N, 1, 4h, 4w), iou_pred (N, 1)."""
         count, channels, height, width = image_embeddings.shape
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(count, -1, -1)
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(
+            count, -1, -1
+        )
         tokens = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
-        decoded, keys = self.transformer(image_embeddings + dense_prompt_embeddings,
-                                         image_pe.expand(count, -1, -1, -1), tokens)
+        decoded, keys = self.transformer(
+            image_embeddings + dense_prompt_embeddings, image_pe.expand(count, -1, -1, -1), tokens
+        )
         # Only the single-mask token is used here (token 1 of iou, mask 0, mask 1, ...).
         weights = self.output_hypernetworks_mlps[0](decoded[:, 1:2])
-        return self._draw_masks(keys, weights, height, width), self.iou_prediction_head(decoded[:, 0])[:, :1]
+        return self._draw_masks(keys, weights, height, width), self.iou_prediction_head(
+            decoded[:, 0]
+        )[:, :1]
 
-    def predict_classes(self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, classes: "ClassQueries") -> Tensor:
+    def predict_classes(
+        self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, classes: "ClassQueries"
+    ) -> Tensor:
         """One pass per image for all K classes, each asked by its query alone, as SAMed asks (Zhang & Liu, 2023).
 
         image_embeddings (N, C, h, w), dense (1, C, h, w) -> mask_logits (N, K, 4h, 4w). The queries see one another.
         """
         count, _, height, width = image_embeddings.shape
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight[:1] + classes.tokens]).expand(count, -1, -1)
-        decoded, keys = self.transformer(image_embeddings + dense, image_pe.expand(count, -1, -1, -1), tokens)
-        weights = torch.stack([head(decoded[:, 1 + k]) for k, head in enumerate(classes.heads)], dim=1)
+        tokens = torch.cat(
+            [self.iou_token.weight, self.mask_tokens.weight[:1] + classes.tokens]
+        ).expand(count, -1, -1)
+        decoded, keys = self.transformer(
+            image_embeddings + dense, image_pe.expand(count, -1, -1, -1), tokens
+        )
+        weights = torch.stack(
+            [head(decoded[:, 1 + k]) for k, head in enumerate(classes.heads)], dim=1
+        )
         return self._draw_masks(keys, weights, height, width)
 
     def _draw_masks(self, keys: Tensor, weights: Tensor, height: int, width: int) -> Tensor:
@@ -59,17 +77,23 @@ class BatchedMaskDecoder(MaskDecoder):
         each other here until the one channel of the mask is left: no map of many channels changes its layout.
         """
         first, norm, activation, second, _ = self.output_upscaling
-        fine = F.layer_norm(four_pixels(first, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        fine = F.layer_norm(
+            four_pixels(first, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps
+        )
         finest = activation(four_pixels(second, activation(fine)))
         masks = weights @ finest.flatten(1, -2).transpose(1, 2)
-        masks = masks.view(*weights.shape[:2], height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        masks = masks.view(*weights.shape[:2], height, width, 2, 2, 2, 2).permute(
+            0, 1, 2, 4, 6, 3, 5, 7
+        )
         return masks.reshape(*weights.shape[:2], 4 * height, 4 * width)
 
 
 def four_pixels(convolution: nn.ConvTranspose2d, features: Tensor) -> Tensor:
     """(..., C) features of a pixel -> (..., 4, C') of the 2 x 2 pixels that the convolution makes of it, in reading order."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(features, weight, convolution.bias.repeat(4)).unflatten(-1, (4, convolution.out_channels))
+    return F.linear(features, weight, convolution.bias.repeat(4)).unflatten(
+        -1, (4, convolution.out_channels)
+    )
 
 
 class ClassQueries(nn.Module):
@@ -90,17 +114,33 @@ class SamModel(nn.Module):
     ask without any prompt.
     """
 
-    def __init__(self, image_encoder: nn.Module, *, image_size: int, num_classes: int, class_token: bool = True,
-                 embed_dim: int = 256, decoder_heads: int = 8, decoder_mlp: int = 2048, stride: int = 4):
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        *,
+        image_size: int,
+        num_classes: int,
+        class_token: bool = True,
+        embed_dim: int = 256,
+        decoder_heads: int = 8,
+        decoder_mlp: int = 2048,
+        stride: int = 4,
+    ):
         """stride: pixels of the input a pixel of the embedding."""
         super().__init__()
         grid = image_size // stride
         self.image_size = image_size
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans=16)
-        transformer = TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp)
+        self.prompt_encoder = PromptEncoder(
+            embed_dim, (grid, grid), (image_size, image_size), mask_in_chans=16
+        )
+        transformer = TwoWayTransformer(
+            depth=2, embedding_dim=embed_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp
+        )
         self.mask_decoder = BatchedMaskDecoder(transformer_dim=embed_dim, transformer=transformer)
-        self.class_tokens = nn.Parameter(torch.zeros(num_classes - 1, embed_dim)) if class_token else None
+        self.class_tokens = (
+            nn.Parameter(torch.zeros(num_classes - 1, embed_dim)) if class_token else None
+        )
         head = self.mask_decoder.output_hypernetworks_mlps[0]
         self.class_queries = ClassQueries(num_classes, embed_dim, head) if class_token else None
 
@@ -112,8 +152,12 @@ class SamModel(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) image in [0, 1], any size -> image_embeddings (B, C, h, w)."""
         if image.shape[-2:] != (self.image_size, self.image_size):
-            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.image_encoder(image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
+            image = F.interpolate(
+                image, (self.image_size, self.image_size), mode="bilinear", antialias=True
+            )
+        return self.image_encoder(
+            image.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        )
 
     def decode(self, image_embeddings: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """image_embeddings (B, C, h, w) and a Prompt -> mask_logits (B, K, S, S), iou_pred (B, K).
@@ -121,20 +165,36 @@ class SamModel(nn.Module):
         Absent objects get ABSENT_LOGIT and 0. See `asked_pairs`; a CPU decodes a few at a time.
         """
         prompt, present = prompt.resized(self.image_size), prompt.present
-        mask_logits = image_embeddings.new_full((*present.shape, self.mask_size, self.mask_size), ABSENT_LOGIT, dtype=torch.float32)
+        mask_logits = image_embeddings.new_full(
+            (*present.shape, self.mask_size, self.mask_size), ABSENT_LOGIT, dtype=torch.float32
+        )
         iou_pred = mask_logits.new_zeros(present.shape)
         image_index, class_index = asked_pairs(present)
         if not len(image_index):
             return mask_logits, iou_pred
         sparse, dense = self._prompt_embeddings(prompt, image_index, class_index)
         at_once = CPU_PROMPTS if present.device.type == "cpu" else len(image_index)
-        answers = [self.mask_decoder(image_embeddings=image_embeddings[index], image_pe=self.prompt_encoder.get_dense_pe(),
-                                     sparse_prompt_embeddings=some_sparse, dense_prompt_embeddings=some_dense, multimask_output=False)
-                   for index, some_sparse, some_dense in zip(image_index.split(at_once), sparse.split(at_once), dense.split(at_once), strict=True)]
+        answers = [
+            self.mask_decoder(
+                image_embeddings=image_embeddings[index],
+                image_pe=self.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=some_sparse,
+                dense_prompt_embeddings=some_dense,
+                multimask_output=False,
+            )
+            for index, some_sparse, some_dense in zip(
+                image_index.split(at_once), sparse.split(at_once), dense.split(at_once), strict=True
+            )
+        ]
         masks, quality = (torch.cat(parts) for parts in zip(*answers, strict=True))
         where = (image_index, class_index)
-        mask_logits, iou_pred = mask_logits.index_put(where, masks[:, 0].float()), iou_pred.index_put(where, quality[:, 0].float())
-        return mask_logits.masked_fill(~present[..., None, None], ABSENT_LOGIT), iou_pred.masked_fill(~present, 0)
+        mask_logits, iou_pred = (
+            mask_logits.index_put(where, masks[:, 0].float()),
+            iou_pred.index_put(where, quality[:, 0].float()),
+        )
+        return mask_logits.masked_fill(
+            ~present[..., None, None], ABSENT_LOGIT
+        ), iou_pred.masked_fill(~present, 0)
 
     def decode_classes(self, image_embeddings: Tensor) -> Tensor:
         """image_embeddings (B, C, h, w), no prompt -> mask_logits (B, K, S, S): every class, asked by its query alone.
@@ -142,31 +202,50 @@ class SamModel(nn.Module):
         Raises InputError where the model has no class queries.
         """
         if self.class_queries is None:
-            raise InputError("SAM cannot be asked without a prompt", expected="a learned query per class", got="none",
-                             do="set sam.class_token=true, or a prompt such as refine.prompt=box")
+            raise InputError(
+                "SAM cannot be asked without a prompt",
+                expected="a learned query per class",
+                got="none",
+                do="set sam.class_token=true, or a prompt such as refine.prompt=box",
+            )
         at_once = CPU_PROMPTS if image_embeddings.device.type == "cpu" else len(image_embeddings)
         dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        answers = [self.mask_decoder.predict_classes(some, self.prompt_encoder.get_dense_pe(), dense, self.class_queries)
-                   for some in image_embeddings.split(at_once)]
+        answers = [
+            self.mask_decoder.predict_classes(
+                some, self.prompt_encoder.get_dense_pe(), dense, self.class_queries
+            )
+            for some in image_embeddings.split(at_once)
+        ]
         return torch.cat(answers).float()
 
     def forward(self, image: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """One encoder pass an image, whatever K is. See `encode` and `decode`."""
         return self.decode(self.encode(image), prompt)
 
-    def _prompt_embeddings(self, prompt: Prompt, image_index: Tensor, class_index: Tensor) -> tuple[Tensor, Tensor]:
+    def _prompt_embeddings(
+        self, prompt: Prompt, image_index: Tensor, class_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         where = (image_index, class_index)
         boxes = None if prompt.boxes is None else prompt.boxes[where]
         mask_prompt = None
         if prompt.mask_prompt is not None:
-            mask_prompt = F.interpolate(prompt.mask_prompt, (self.mask_size, self.mask_size), mode="bilinear")
+            mask_prompt = F.interpolate(
+                prompt.mask_prompt, (self.mask_size, self.mask_size), mode="bilinear"
+            )
             mask_prompt = mask_prompt[where][:, None]
-        points = None if prompt.points is None else (prompt.points[where], prompt.point_labels[where])
+        points = (
+            None if prompt.points is None else (prompt.points[where], prompt.point_labels[where])
+        )
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_prompt)
         # Nothing asked: the package returns one embedding for all. No token where there is neither box nor point.
-        sparse, dense = sparse.expand(len(class_index), -1, -1), dense.expand(len(class_index), -1, -1, -1)
+        sparse, dense = (
+            sparse.expand(len(class_index), -1, -1),
+            dense.expand(len(class_index), -1, -1, -1),
+        )
         if self.class_tokens is not None:
-            sparse = sparse if sparse.shape[1] else sparse.new_zeros(len(class_index), 1, dense.shape[1])
+            sparse = (
+                sparse if sparse.shape[1] else sparse.new_zeros(len(class_index), 1, dense.shape[1])
+            )
             sparse = sparse + self.class_tokens[class_index][:, None]
         return sparse, dense
 
@@ -180,8 +259,15 @@ class SamModel(nn.Module):
             add_lora(self.image_encoder, lora_rank)
         for name, parameter in self.named_parameters():
             in_encoder = name.startswith("image_encoder")
-            learns = {"frozen": False, "decoder": not in_encoder, "all": True,
-                      "lora": not in_encoder or name.endswith(("qkv.parametrizations.weight.0.a", "qkv.parametrizations.weight.0.b"))}[mode]
+            learns = {
+                "frozen": False,
+                "decoder": not in_encoder,
+                "all": True,
+                "lora": not in_encoder
+                or name.endswith(
+                    ("qkv.parametrizations.weight.0.a", "qkv.parametrizations.weight.0.b")
+                ),
+            }[mode]
             parameter.requires_grad = learns
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
@@ -197,7 +283,9 @@ def every_pair(present: Tensor) -> tuple[Tensor, Tensor]:
     return number // classes, number % classes
 
 
-def reference_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float) -> Tensor:
+def reference_loss(
+    sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float
+) -> Tensor:
     """SAM's supervised loss: the reference's box of each class, jittered, against the reference's mask.
 
     image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
@@ -219,17 +307,27 @@ def classes_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor) -> Tens
 
     image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
     """
-    return segmentation_loss(class_logits(resize(sam.decode_classes(image_embeddings), label.shape[-1])), label)
+    return segmentation_loss(
+        class_logits(resize(sam.decode_classes(image_embeddings), label.shape[-1])), label
+    )
 
 
 def resize(maps: Tensor, size: int) -> Tensor:
     """(B, K, H, W) -> (B, K, size, size), bilinear; untouched where the size is right."""
-    return maps if maps.shape[-1] == size else F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    return (
+        maps
+        if maps.shape[-1] == size
+        else F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    )
 
 
 def _files() -> list[str]:
     """Files of SAMs; one that starts with _ holds what several share."""
-    return sorted(module.name for module in pkgutil.iter_modules(models.__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(models.__path__)
+        if not module.name.startswith("_")
+    )
 
 
 def sam_names() -> list[str]:
@@ -241,16 +339,27 @@ def input_size(name: str, image_size: int = 0) -> int:
     return image_size or _module(name).IMAGE_SIZE
 
 
-def build_sam(name: str, *, image_size: int = 0, num_classes: int, class_token: bool = True, pretrained: bool = True) -> SamModel:
+def build_sam(
+    name: str,
+    *,
+    image_size: int = 0,
+    num_classes: int,
+    class_token: bool = True,
+    pretrained: bool = True,
+) -> SamModel:
     """The SAM of file `samatch/sam/models/<name>.py`, with its pretrained weights unless told otherwise."""
     module = _module(name)
-    model = module.build(image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token)
+    model = module.build(
+        image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token
+    )
     if pretrained and hasattr(module, "adapt"):
         load_weights(model, weights_file(name), module.adapt)
         if class_token:
             for head in model.class_queries.heads:
                 head.load_state_dict(model.mask_decoder.output_hypernetworks_mlps[0].state_dict())
-    model.image_encoder.to(memory_format=torch.channels_last)  # quicker convolutions on CPUs and GPUs
+    model.image_encoder.to(
+        memory_format=torch.channels_last
+    )  # quicker convolutions on CPUs and GPUs
     return model
 
 

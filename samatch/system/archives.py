@@ -20,14 +20,24 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
         opened = zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
         with opened:
             members = _members(opened)
-            raise_all(f"archive {archive.name}", _faults(members, most_bytes), "do not unpack it; get the archive from its source again")
+            raise_all(
+                f"archive {archive.name}",
+                _faults(members, most_bytes),
+                "do not unpack it; get the archive from its source again",
+            )
             folder.mkdir(parents=True, exist_ok=True)
             if isinstance(opened, zipfile.ZipFile):
                 opened.extractall(folder)
             else:
                 opened.extractall(folder, filter="data")
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError("unreadable archive", where=paths.shown(archive), expected="a zip or tar archive", got=str(error)[:160], do="get it again") from error
+        raise InputError(
+            "unreadable archive",
+            where=paths.shown(archive),
+            expected="a zip or tar archive",
+            got=str(error)[:160],
+            do="get it again",
+        ) from error
     return sum(1 for _, size, plain in members if plain and size >= 0)
 
 
@@ -46,7 +56,9 @@ def _faults(members: list[tuple[str, int, bool]], most_bytes: int) -> list[str]:
     faults = [f"{name}: leads out of the folder" for name, _, _ in members if _escapes(name)]
     faults += [f"{name}: not a plain file" for name, _, plain in members if not plain]
     if (total := sum(size for _, size, _ in members)) > most_bytes:
-        faults.append(f"{total / 2**30:.1f} GB unpacked, at most {most_bytes / 2**30:.1f} are allowed")
+        faults.append(
+            f"{total / 2**30:.1f} GB unpacked, at most {most_bytes / 2**30:.1f} are allowed"
+        )
     if len(members) > MOST_FILES:
         faults.append(f"{len(members)} files, at most {MOST_FILES} are allowed")
     return faults

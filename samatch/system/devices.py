@@ -15,7 +15,11 @@ def device_name(device: torch.device) -> str:
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

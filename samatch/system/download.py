@@ -22,8 +22,12 @@ def download(url: str, path: Path, what: str) -> None:
     try:
         _continue(url, part, what)
     except (OSError, urllib.error.URLError) as error:
-        raise InputError(f"cannot download {what}", where=url, got=str(error)[:160],
-                         do=f"run again, which goes on where this stopped, or put the file to {paths.shown(path)} yourself") from error
+        raise InputError(
+            f"cannot download {what}",
+            where=url,
+            got=str(error)[:160],
+            do=f"run again, which goes on where this stopped, or put the file to {paths.shown(path)} yourself",
+        ) from error
     part.replace(path)
 
 

@@ -7,7 +7,15 @@ from typing import Any
 class InputError(ValueError):
     """Says what is wrong, where, what was expected, what was found, and what to do."""
 
-    def __init__(self, what: str, *, where: Any = None, expected: Any = None, got: Any = None, do: str | None = None):
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Any = None,
+        expected: Any = None,
+        got: Any = None,
+        do: str | None = None,
+    ):
         self.what = what
         rows = [("where", where), ("expected", expected), ("got", got), ("what to do", do)]
         self.facts = [(name, value) for name, value in rows if value is not None]
@@ -16,7 +24,10 @@ class InputError(ValueError):
     @property
     def brief(self) -> str:
         """The error as one line of a list; what to do is said once, below the list."""
-        return "; ".join([" ".join(self.what.split())] + [f"{name} {value}" for name, value in self.facts if name != "what to do"])
+        return "; ".join(
+            [" ".join(self.what.split())]
+            + [f"{name} {value}" for name, value in self.facts if name != "what to do"]
+        )
 
 
 def raise_all(what: str, faults: Iterable[str], do: str) -> None:
@@ -24,13 +35,20 @@ def raise_all(what: str, faults: Iterable[str], do: str) -> None:
     faults = list(faults)
     if faults:
         lines = [f"  {number}. {fault}" for number, fault in enumerate(faults, 1)]
-        raise InputError(f"{what}: {len(faults)} fault{'s' if len(faults) > 1 else ''}\n" + "\n".join(lines), do=do)
+        raise InputError(
+            f"{what}: {len(faults)} fault{'s' if len(faults) > 1 else ''}\n" + "\n".join(lines),
+            do=do,
+        )
 
 
 def known(name: str, names: Iterable[str], kind: str) -> str:
     """`name` if it is one of `names`, else an InputError that lists them."""
     names = sorted(names)
     if name not in names:
-        raise InputError(f"unknown {kind}: {name!r}", expected="one of " + ", ".join(names), got=repr(name),
-                         do=f"choose one of these, or add a file for the new {kind}")
+        raise InputError(
+            f"unknown {kind}: {name!r}",
+            expected="one of " + ", ".join(names),
+            got=repr(name),
+            do=f"choose one of these, or add a file for the new {kind}",
+        )
     return name

@@ -48,7 +48,11 @@ def results_dir(profile: str, dataset: str) -> Path:
 def figures_dir(profile: str, dataset: str) -> Path:
     """Folder for new figures; SAMATCH_FIGURES=<repository>/figures renews the tracked ones."""
     moved = os.environ.get("SAMATCH_FIGURES")
-    folder = Path(moved).absolute() / profile / dataset if moved else output_dir(profile, dataset) / "figures"
+    folder = (
+        Path(moved).absolute() / profile / dataset
+        if moved
+        else output_dir(profile, dataset) / "figures"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -13,7 +13,17 @@ import numpy as np
 
 from samatch.system import paths
 
-PACKAGES = ("torch", "numpy", "scipy", "pandas", "monai", "timm", "segment-anything", "nibabel", "h5py")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "monai",
+    "timm",
+    "segment-anything",
+    "nibabel",
+    "h5py",
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -47,13 +57,21 @@ def commit() -> str:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True,
-                              check=True, timeout=20, env=outside).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(paths.ROOT), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+            env=outside,
+        ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.ROOT:
             return "unknown"
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "samatch") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "samatch") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

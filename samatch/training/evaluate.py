@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samatch.training import metrics
 from samatch.data.batches import resize_image
 from samatch.data.volumes import Volume
-from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.sam.model import SamModel, class_logits, resize
+from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
+from samatch.training import metrics
 
 AT_ONCE = 64  # slices in one forward pass
 
@@ -38,7 +38,9 @@ def class_map(probs: Tensor, shape: tuple[int, int]) -> np.ndarray:
     return native.argmax(1).to(torch.uint8).cpu().numpy()
 
 
-def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> np.ndarray:
+def segment_with_student(
+    student: nn.Module, image: np.ndarray, size: int, bf16: bool = False
+) -> np.ndarray:
     """(D, H, W) in [0, 1] -> class map (D, H, W) uint8, by the student alone.
 
     Slices are resized to `size`, the probabilities back to the native size.
@@ -47,14 +49,21 @@ def segment_with_student(student: nn.Module, image: np.ndarray, size: int, bf16:
 
 
 @torch.no_grad()
-def segment_with_sam_alone(sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]) -> np.ndarray:
+def segment_with_sam_alone(
+    sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]
+) -> np.ndarray:
     """SAM's class map (D, H, W) uint8 of a volume without any prompt; image_embeddings (D, C, h, w)."""
     return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
 
 
 @torch.no_grad()
-def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings: torch.Tensor, num_classes: int,
-                                 box_margin_px: float = 0.0) -> np.ndarray:
+def segment_with_reference_boxes(
+    sam: SamModel,
+    volume: Volume,
+    image_embeddings: torch.Tensor,
+    num_classes: int,
+    box_margin_px: float = 0.0,
+) -> np.ndarray:
     """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
 
     image_embeddings: (D, C, h, w) of the volume's slices; box_margin_px: pixels at 256 added on every side.
@@ -65,22 +74,40 @@ def segment_with_reference_boxes(sam: SamModel, volume: Volume, image_embeddings
     boxes, present = boxes_of(class_masks(label, num_classes))
     boxes = widen(boxes, box_margin_px * size / 256, size)
     mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
-    mask_logits = F.interpolate(resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False)
+    mask_logits = F.interpolate(
+        resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
+    )
     best, label = mask_logits.max(1)
     return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
 
 
-def evaluate(segment: Segment, volumes: list[Volume], classes: tuple[str, ...], split: str,
-             distances: str = "mm") -> pd.DataFrame:
+def evaluate(
+    segment: Segment,
+    volumes: list[Volume],
+    classes: tuple[str, ...],
+    split: str,
+    distances: str = "mm",
+) -> pd.DataFrame:
     """Full metrics: one row a case and class; `distances` is the protocol's unit (metrics.case_metrics)."""
     rows = []
     for volume in volumes:
-        for row in metrics.case_metrics(segment(volume), volume.label, classes, volume.spacing, distances):
-            rows.append({"split": split, "patient_id": volume.case.patient_id, "case_id": volume.case.case_id, **row})
+        for row in metrics.case_metrics(
+            segment(volume), volume.label, classes, volume.spacing, distances
+        ):
+            rows.append(
+                {
+                    "split": split,
+                    "patient_id": volume.case.patient_id,
+                    "case_id": volume.case.case_id,
+                    **row,
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def dice_by_class(segment: Segment, volumes: list[Volume], classes: tuple[str, ...]) -> dict[str, float]:
+def dice_by_class(
+    segment: Segment, volumes: list[Volume], classes: tuple[str, ...]
+) -> dict[str, float]:
     """Mean Dice over volumes for each class, for validation; distances are left out.
 
     A volume where the class is rightly absent does not count, one where it is invented counts 0. A class that no volume
@@ -89,8 +116,16 @@ def dice_by_class(segment: Segment, volumes: list[Volume], classes: tuple[str, .
     scores = []
     for volume in volumes:
         pred = segment(volume)
-        scores.append([metrics.dice(pred == value, volume.label == value) for value in range(1, len(classes) + 1)])
-    return {name: mean_of_defined(column) for name, column in zip(classes, np.array(scores).T, strict=True)}
+        scores.append(
+            [
+                metrics.dice(pred == value, volume.label == value)
+                for value in range(1, len(classes) + 1)
+            ]
+        )
+    return {
+        name: mean_of_defined(column)
+        for name, column in zip(classes, np.array(scores).T, strict=True)
+    }
 
 
 def mean_of_defined(values) -> float:

@@ -17,12 +17,16 @@ def dice(pred: np.ndarray, ref: np.ndarray) -> float:
     return 2 * int((pred & ref).sum()) / total if total else float("nan")
 
 
-def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...] | None) -> tuple[float, float]:
+def surface_distances(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...] | None
+) -> tuple[float, float]:
     """(hd95, asd) of two non-empty masks (D, H, W), in mm with spacing (z, y, x), else in voxels.
 
     A single slice is a 2-D image: in three dimensions all of its pixels would be surface.
     """
-    from monai.metrics.utils import get_edge_surface_distance  # three seconds, which no start of a training needs
+    from monai.metrics.utils import (
+        get_edge_surface_distance,
+    )  # three seconds, which no start of a training needs
 
     if len(pred) == 1:
         pred, ref, spacing = pred[0], ref[0], spacing and spacing[1:]
@@ -30,7 +34,9 @@ def surface_distances(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, .
     where = np.argwhere(pred | ref)
     crop = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0)))
     pair = [torch.from_numpy(np.pad(mask[crop], 1)) for mask in (pred, ref)]
-    _, (to_ref, to_pred), _ = get_edge_surface_distance(*pair, spacing=list(spacing or (1.0,) * pred.ndim), symmetric=True)
+    _, (to_ref, to_pred), _ = get_edge_surface_distance(
+        *pair, spacing=list(spacing or (1.0,) * pred.ndim), symmetric=True
+    )
     distances = torch.cat([to_ref, to_pred]).double().numpy()
     return float(np.percentile(distances, 95)), float(to_ref.double().mean())
 
@@ -39,8 +45,13 @@ def distance_unit(mask: np.ndarray, spacing: tuple[float, ...] | None) -> str:
     return "mm" if spacing else "pixel" if len(mask) == 1 else "voxel"
 
 
-def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...],
-                 spacing: tuple[float, ...] | None, distances: str = "mm") -> list[dict]:
+def case_metrics(
+    pred: np.ndarray,
+    ref: np.ndarray,
+    classes: tuple[str, ...],
+    spacing: tuple[float, ...] | None,
+    distances: str = "mm",
+) -> list[dict]:
     """One row a foreground class of two class maps (D, H, W): class, dice, distances, unit, sizes, status.
 
     hd95 and asd are in mm with a spacing (z, y, x), else in voxels; always in voxels where `distances` is
@@ -51,11 +62,29 @@ def case_metrics(pred: np.ndarray, ref: np.ndarray, classes: tuple[str, ...],
     for value, name in enumerate(classes, 1):
         a, b = pred == value, ref == value
         n_pred, n_ref = int(a.sum()), int(b.sum())
-        status = OK if n_pred and n_ref else BOTH_EMPTY if not (n_pred or n_ref) else EMPTY_REF if n_pred else EMPTY_PRED
+        status = (
+            OK
+            if n_pred and n_ref
+            else BOTH_EMPTY
+            if not (n_pred or n_ref)
+            else EMPTY_REF
+            if n_pred
+            else EMPTY_PRED
+        )
         in_mm = surface_distances(a, b, spacing) if status == OK and spacing else unknown
         hd95, asd = in_mm if counted_in or status != OK else surface_distances(a, b, None)
-        rows.append({"class": name, "dice": dice(a, b), "hd95": hd95, "asd": asd,
-                     "distance_unit": distance_unit(pred, counted_in),
-                     "hd95_mm": in_mm[0], "asd_mm": in_mm[1],
-                     "n_pred": n_pred, "n_ref": n_ref, "status": status})
+        rows.append(
+            {
+                "class": name,
+                "dice": dice(a, b),
+                "hd95": hd95,
+                "asd": asd,
+                "distance_unit": distance_unit(pred, counted_in),
+                "hd95_mm": in_mm[0],
+                "asd_mm": in_mm[1],
+                "n_pred": n_pred,
+                "n_ref": n_ref,
+                "status": status,
+            }
+        )
     return rows

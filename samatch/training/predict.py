@@ -16,16 +16,16 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from samatch.system import paths
-from samatch.results import plots
-from samatch.data.volumes import Raw, array_faults, normalise
-from samatch.system.errors import InputError, raise_all
-from samatch.training.evaluate import segment_with_student
 from samatch.data.images import HDF5, PICTURES, Picture, read, stem_of, suffix_of
 from samatch.data.listing import from_folder
 from samatch.data.manifest import load_manifest
-from samatch.system.progress import Progress
+from samatch.data.volumes import Raw, array_faults, normalise
+from samatch.results import plots
 from samatch.results.records import complete_run
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
+from samatch.system.progress import Progress
+from samatch.training.evaluate import segment_with_student
 from samatch.training.task import student_in
 
 
@@ -36,7 +36,11 @@ def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
     student, size = student_in(folder, len(classes) + 1), record["config"]["train"]["image_size"]
     found = [images / entry.image for entry in from_folder(images)]
     faults = [fault for path in found for fault in _faults(path)]
-    raise_all(f"images in {paths.shown(images)}", faults, "correct or remove these files; nothing was written")
+    raise_all(
+        f"images in {paths.shown(images)}",
+        faults,
+        "correct or remove these files; nothing was written",
+    )
     into.mkdir(parents=True, exist_ok=True)
     progress, masks = Progress("predicting", len(found)), []
     for number, path in enumerate(found, 1):
@@ -59,7 +63,9 @@ def _faults(path: Path) -> list[str]:
     return array_faults(Raw(picture.array, None, picture.spacing, picture.source), 1)
 
 
-def write_mask(into: Path, path: Path, picture: Picture, label: np.ndarray, num_foreground: int) -> Path:
+def write_mask(
+    into: Path, path: Path, picture: Picture, label: np.ndarray, num_foreground: int
+) -> Path:
     """Writes a class map (D, H, W) as `<stem>_mask`, in the kind that suits the image."""
     if suffix_of(path) in PICTURES:
         target = into / f"{stem_of(path)}_mask{'.png' if len(label) == 1 else '.tif'}"
@@ -84,7 +90,11 @@ def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
         volume.header.set_zooms(picture.spacing[::-1])
         volume.header.set_xyzt_units("mm")
         return volume
-    kind = nibabel.Nifti2Image if isinstance(picture.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    kind = (
+        nibabel.Nifti2Image
+        if isinstance(picture.header, nibabel.Nifti2Header)
+        else nibabel.Nifti1Image
+    )
     header = picture.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -93,16 +103,22 @@ def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
     return kind(label, None, header)
 
 
-def overlay(target: Path, title: str, image: np.ndarray, label: np.ndarray, classes: tuple[str, ...]) -> None:
+def overlay(
+    target: Path, title: str, image: np.ndarray, label: np.ndarray, classes: tuple[str, ...]
+) -> None:
     """The slice with most foreground, with its contours."""
     z = int((label > 0).sum((1, 2)).argmax())
-    figure = plots.slices_with_contours([(f"{title}, slice {z}", image[z], label[z])], classes, columns=1)
+    figure = plots.slices_with_contours(
+        [(f"{title}, slice {z}", image[z], label[z])], classes, columns=1
+    )
     figure.savefig(target)
     plt.close(figure)
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="samatch predict", description="Masks for the images of a folder, by a finished run.")
+    parser = argparse.ArgumentParser(
+        prog="samatch predict", description="Masks for the images of a folder, by a finished run."
+    )
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--run", required=True, help="run_id, a folder of runs/<profile>/")
     parser.add_argument("--images", type=Path, required=True)

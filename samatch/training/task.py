@@ -6,22 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from samatch.training import evaluate
-from samatch.system import repro
 from samatch.config.settings import FINETUNE, GUIDED, RunConfig, parent_configs
 from samatch.data.batches import SlicePool, augmented_views, soft_label
-from samatch.data.volumes import Volume, load_cases
-from samatch.system.devices import bf16_is_fast, find_device
-from samatch.sam.embeddings import EmbeddingCache, cache_folder
-from samatch.system.errors import InputError, known
 from samatch.data.manifest import Manifest, load_manifest
+from samatch.data.volumes import Volume, load_cases
 from samatch.methods.base import Method, method_class, method_names
+from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
-from samatch.system.progress import Progress
 from samatch.results.records import run_folder
+from samatch.sam.embeddings import EmbeddingCache, cache_folder
 from samatch.sam.model import SamModel, build_sam, input_size, sam_names
+from samatch.system import repro
+from samatch.system.devices import bf16_is_fast, find_device
+from samatch.system.errors import InputError, known
+from samatch.system.progress import Progress
+from samatch.training import evaluate
 
 
 def check_names(config: RunConfig) -> None:
@@ -32,14 +32,22 @@ def check_names(config: RunConfig) -> None:
     known(config.method, method_names(), "method")
     method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
     if wants_unlabeled(config) and config.n_labeled == len(manifest.patients("train")):
-        raise InputError(f"{config.method} learns from unlabeled images", where=config.dataset, expected="fewer labeled patients",
-                         got=f"all {config.n_labeled} training patients labeled", do="choose a smaller n_labeled, or method supervised")
+        raise InputError(
+            f"{config.method} learns from unlabeled images",
+            where=config.dataset,
+            expected="fewer labeled patients",
+            got=f"all {config.n_labeled} training patients labeled",
+            do="choose a smaller n_labeled, or method supervised",
+        )
     if config.sam_name:
         known(config.sam_name, sam_names(), "SAM")
 
 
 def wants_unlabeled(config: RunConfig) -> bool:
-    return config.method != FINETUNE and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
+    return (
+        config.method != FINETUNE
+        and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
+    )
 
 
 @dataclass
@@ -72,7 +80,9 @@ class Task:
     method: Method
     segment: evaluate.Segment
     others: dict[str, evaluate.Segment] = field(default_factory=dict)
-    raw: evaluate.Segment | None = None      # by the student itself, where its moving average is what is evaluated
+    raw: evaluate.Segment | None = (
+        None  # by the student itself, where its moving average is what is evaluated
+    )
 
 
 def prepare(config: RunConfig) -> Task:
@@ -90,9 +100,15 @@ def prepare(config: RunConfig) -> Task:
 def read_data(config: RunConfig, device: torch.device) -> Data:
     """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
     manifest = load_manifest(config.dataset)
-    patients = manifest.patients("train")[config.n_labeled:] if wants_unlabeled(config) else ()
-    labeled, unlabeled, val = (load_cases(manifest, manifest.cases_of(group))
-                               for group in (manifest.labeled_patients(config.n_labeled), patients, manifest.patients("val")))
+    patients = manifest.patients("train")[config.n_labeled :] if wants_unlabeled(config) else ()
+    labeled, unlabeled, val = (
+        load_cases(manifest, manifest.cases_of(group))
+        for group in (
+            manifest.labeled_patients(config.n_labeled),
+            patients,
+            manifest.patients("val"),
+        )
+    )
     finetuning = config.method == FINETUNE
     size, soft = sam_size(config) if finetuning else config.train.image_size, None
     if finetuning:
@@ -100,7 +116,9 @@ def read_data(config: RunConfig, device: torch.device) -> Data:
     elif config.augment.soft_labels:
         soft = torch.cat([soft_label(volume, size, manifest.num_classes) for volume in labeled])
     pool = SlicePool.from_volumes(labeled + unlabeled, size, device, soft)
-    return Data(manifest, labeled, unlabeled, val, pool, device, config.train.bf16 and bf16_is_fast(device))
+    return Data(
+        manifest, labeled, unlabeled, val, pool, device, config.train.bf16 and bf16_is_fast(device)
+    )
 
 
 def build_student(config: RunConfig, data: Data) -> Task:
@@ -116,16 +134,25 @@ def build_student(config: RunConfig, data: Data) -> Task:
         return lambda volume: evaluate.segment_with_student(network, volume.image, size, data.bf16)
 
     # A student whose moving average proposes has no batch-norm statistics of its own.
-    raw = with_network(method.student) if method.ema is not None and method.proposer is not method.ema else None
+    raw = (
+        with_network(method.student)
+        if method.ema is not None and method.proposer is not method.ema
+        else None
+    )
     return Task(config, data, method, with_network(method.evaluated), others, raw)
 
 
 def guided(match: Method, config: RunConfig, data: Data) -> Method:
-    sam, views, labels, embeddings = new_sam(config, data), sam_views(config, data.labeled), None, None
+    sam, views, labels, embeddings = (
+        new_sam(config, data),
+        sam_views(config, data.labeled),
+        None,
+        None,
+    )
     if fixed_encoder(config):
         embeddings = cached(sam, config, data, data.labeled + data.unlabeled + views)
         labels = SlicePool.from_volumes(data.labeled + views, sam_size(config), data.device).label
-    return method_class("samatch")(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
+    return SamMatch(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
 
 
 def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
@@ -135,8 +162,12 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
     @torch.no_grad()
     def refined(volume: Volume, which: int) -> np.ndarray:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
-            probs = evaluate.student_probs(method.evaluated, volume.image, config.train.image_size, data.bf16)
-            return evaluate.class_map(method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:])
+            probs = evaluate.student_probs(
+                method.evaluated, volume.image, config.train.image_size, data.bf16
+            )
+            return evaluate.class_map(
+                method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:]
+            )
 
     ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
     return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
@@ -167,8 +198,17 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
 
 def new_sam(config: RunConfig, data: Data) -> SamModel:
     settings = config.sam
-    sam = build_sam(settings.name, image_size=settings.image_size, num_classes=data.manifest.num_classes,
-                    class_token=settings.class_token, pretrained=settings.pretrained).to(data.device).eval()
+    sam = (
+        build_sam(
+            settings.name,
+            image_size=settings.image_size,
+            num_classes=data.manifest.num_classes,
+            class_token=settings.class_token,
+            pretrained=settings.pretrained,
+        )
+        .to(data.device)
+        .eval()
+    )
     sam.tune(settings.tune, settings.lora_rank)
     return sam
 
@@ -184,20 +224,40 @@ def fixed_encoder(config: RunConfig) -> bool:
 def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
     """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They are the same for all
     seeds of a training, which share the cache."""
-    return augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0) if fixed_encoder(config) else []
+    return (
+        augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0)
+        if fixed_encoder(config)
+        else []
+    )
 
 
-def cached(sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False) -> EmbeddingCache:
+def cached(
+    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False
+) -> EmbeddingCache:
     """Embeddings of the volumes' slices, by their number."""
     progress = {} if quiet else {"progress": counted(f"embeddings of {config.dataset}")}
-    return EmbeddingCache(sam, volumes, cache_folder(config.dataset, config.sam_name), bf16=data.bf16, device=data.device, **progress)
+    return EmbeddingCache(
+        sam,
+        volumes,
+        cache_folder(data.manifest.folder, config.sam_name),
+        bf16=data.bf16,
+        device=data.device,
+        **progress,
+    )
 
 
 def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume], torch.Tensor]:
     """Volume -> embeddings (D, C, h, w): from the cache where the encoder is fixed, else encoded now, a few slices at once."""
     if fixed_encoder(config):
-        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(volume.case.case_id)
-    return lambda volume: torch.cat([sam.encode(part.to(data.device)) for part in torch.from_numpy(volume.image)[:, None].split(8)])
+        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(
+            volume.case.case_id
+        )
+    return lambda volume: torch.cat(
+        [
+            sam.encode(part.to(data.device))
+            for part in torch.from_numpy(volume.image)[:, None].split(8)
+        ]
+    )
 
 
 def load_parents(method: Method, config: RunConfig) -> None:

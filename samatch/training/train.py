@@ -17,17 +17,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from samatch.training import evaluate
 from samatch.config.settings import FINETUNE, PROFILES, RunConfig, make_config, parent_configs
 from samatch.data.batches import draw_batch
 from samatch.data.volumes import load_cases
+from samatch.methods.base import Method, StepOutput
+from samatch.results.records import Run
+from samatch.sam.weights import weights_sha256
 from samatch.system.devices import device_name
 from samatch.system.errors import InputError
-from samatch.methods.base import Method, StepOutput
 from samatch.system.progress import Progress
-from samatch.results.records import Run
+from samatch.training import evaluate
 from samatch.training.task import Task, check_names, prepare
-from samatch.sam.weights import weights_sha256
 
 
 def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
@@ -55,10 +55,18 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
     state.refuse_broken()
     save_whole(kept_weights(task.method), run.partial / "checkpoint.pt")
     per_case = final_evaluation(task, run, test=not trial)
-    facts = {"val_dice": state.log[-1]["val_dice"], "selected_iteration": state.iteration, "seconds": round(state.seconds, 1),
-             "selection_rule": SELECTION_RULE, "device": device_name(task.data.device),
-             "weights_sha256": weights_sha256(config.sam_name) if config.sam_name and config.sam.pretrained else "",
-             "trainable_parameters": trainable(task.method), "method_settings": dataclasses.asdict(task.method.settings)}
+    facts = {
+        "val_dice": state.log[-1]["val_dice"],
+        "selected_iteration": state.iteration,
+        "seconds": round(state.seconds, 1),
+        "selection_rule": SELECTION_RULE,
+        "device": device_name(task.data.device),
+        "weights_sha256": weights_sha256(config.sam_name)
+        if config.sam_name and config.sam.pretrained
+        else "",
+        "trainable_parameters": trainable(task.method),
+        "method_settings": dataclasses.asdict(task.method.settings),
+    }
     run.finish(facts, pd.DataFrame(state.log), per_case)
     return run.read()
 
@@ -70,7 +78,10 @@ RISING = 30  # first steps, in which SAM's learning rate rises
 
 def trainable(method: Method) -> dict[str, int]:
     """Numbers that learn, by network."""
-    return {name: sum(p.numel() for p in network.parameters() if p.requires_grad) for name, network in method.networks().items()}
+    return {
+        name: sum(p.numel() for p in network.parameters() if p.requires_grad)
+        for name, network in method.networks().items()
+    }
 
 
 def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.Optimizer]:
@@ -81,14 +92,23 @@ def make_optimizers(method: Method, config: RunConfig) -> dict[str, torch.optim.
         if not parameters:
             continue
         if name == "sam":
-            found[name] = torch.optim.AdamW(parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay, fused=fused)
+            found[name] = torch.optim.AdamW(
+                parameters, lr=config.sam.lr, weight_decay=config.sam.weight_decay, fused=fused
+            )
         elif name == "discriminator":
             found[name] = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99))
         elif config.train.optimizer == "adamw":
-            found[name] = torch.optim.AdamW(parameters, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=fused)
+            found[name] = torch.optim.AdamW(
+                parameters, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=fused
+            )
         else:
-            found[name] = torch.optim.SGD(parameters, lr=config.train.lr, momentum=config.train.momentum,
-                                          weight_decay=config.train.weight_decay, fused=fused)
+            found[name] = torch.optim.SGD(
+                parameters,
+                lr=config.train.lr,
+                momentum=config.train.momentum,
+                weight_decay=config.train.weight_decay,
+                fused=fused,
+            )
     return found
 
 
@@ -118,25 +138,40 @@ class TrainingState:
     def start(cls, task: Task, run: Run) -> "TrainingState":
         """A fresh state, validated once, or the one that an interrupted run left."""
         config = task.config
-        state = cls(task.method, make_optimizers(task.method, config), torch.Generator().manual_seed(config.seed),
-                    Progress(config.run_id, config.train.iterations), run)
+        state = cls(
+            task.method,
+            make_optimizers(task.method, config),
+            torch.Generator().manual_seed(config.seed),
+            Progress(config.run_id, config.train.iterations),
+            run,
+        )
         path = run.partial / "state.pt"
         if path.exists():
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved.pop("identity", None) == run.identity:
                 state.load(saved, task.data.device)
                 return state
-            print(f"{config.run_id}: the state of an interrupted run is of other settings or data; training starts anew")
+            print(
+                f"{config.run_id}: the state of an interrupted run is of other settings or data; training starts anew"
+            )
         state.log.append({"iteration": 0} | validate(task))
         return state
 
     def save(self, run: Run) -> None:
         """Raises InputError, and leaves the last good state, where a loss or the weights are not finite."""
         self.refuse_broken()
-        save_whole({"identity": run.identity, **{key: getattr(self, key) for key in self.PLAIN},
-                    "networks": network_state(self.method), "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-                    "memory": self.method.memory(), "generator": self.generator.get_state(), "random": random_states()},
-                   run.partial / "state.pt")
+        save_whole(
+            {
+                "identity": run.identity,
+                **{key: getattr(self, key) for key in self.PLAIN},
+                "networks": network_state(self.method),
+                "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+                "memory": self.method.memory(),
+                "generator": self.generator.get_state(),
+                "random": random_states(),
+            },
+            run.partial / "state.pt",
+        )
 
     def load(self, saved: dict, device: torch.device) -> None:
         for key in self.PLAIN:
@@ -152,13 +187,21 @@ class TrainingState:
     def refuse_broken(self) -> None:
         """Raises InputError where a loss since the last look, or a weight now, is not finite."""
         self.refuse_broken_losses()
-        named = {f"{network}.{name}": value for network, state in network_state(self.method).items()
-                 for name, value in state.items() if value.is_floating_point()}
+        named = {
+            f"{network}.{name}": value
+            for network, state in network_state(self.method).items()
+            for name, value in state.items()
+            if value.is_floating_point()
+        }
         finite = torch.stack([value.isfinite().all() for value in named.values()]).cpu()
         if not finite.all():
             first = list(named)[int((~finite).nonzero()[0])]
-            raise InputError("the weights are not finite", where=f"{self.run.config.run_id}, iteration {self.iteration}",
-                             got=f"{int((~finite).sum())} of {len(named)} tensors, first {first}", do=CALMER)
+            raise InputError(
+                "the weights are not finite",
+                where=f"{self.run.config.run_id}, iteration {self.iteration}",
+                got=f"{int((~finite).sum())} of {len(named)} tensors, first {first}",
+                do=CALMER,
+            )
 
     def refuse_broken_losses(self) -> None:
         """Raises InputError where a loss since the last look was not finite, with the first such step and its slices.
@@ -169,14 +212,21 @@ class TrainingState:
         if not finite.all():
             iteration, loss, slices = self.recent[int((~finite).nonzero()[0])]
             numbers = ", ".join(f"{name} slices {index.tolist()}" for name, index in slices.items())
-            raise InputError("the loss is not finite", where=f"{self.run.config.run_id}, iteration {iteration + 1}",
-                             got=f"{float(loss)} on {numbers}", do=CALMER)
+            raise InputError(
+                "the loss is not finite",
+                where=f"{self.run.config.run_id}, iteration {iteration + 1}",
+                got=f"{float(loss)} on {numbers}",
+                do=CALMER,
+            )
         self.recent.clear()
 
 
 def random_states() -> dict[str, Tensor | list[Tensor]]:
     """Of every generator that a step may draw from."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def set_random_states(states: dict) -> None:
@@ -189,8 +239,15 @@ def train_one(task: Task, state: TrainingState) -> None:
     """One iteration, and what is due after it: a log row, a validation."""
     start, config = time.monotonic(), task.config
     data = task.data
-    batch = draw_batch(data.pool, data.n_labeled_slices, config, state.generator, state.iteration, unlabeled=bool(data.unlabeled),
-                       strong_views=task.method.strong_views)
+    batch = draw_batch(
+        data.pool,
+        data.n_labeled_slices,
+        config,
+        state.generator,
+        state.iteration,
+        unlabeled=bool(data.unlabeled),
+        strong_views=task.method.strong_views,
+    )
     for name, optimizer in state.optimizers.items():
         if name != "discriminator":
             optimizer.param_groups[0]["lr"] = learning_rate(config, name, state.iteration)
@@ -201,8 +258,14 @@ def train_one(task: Task, state: TrainingState) -> None:
     descend(output, state.optimizers)
     task.method.follow(state.iteration)
     accumulate(output, state)
-    slices = {name: index for name, index in (("labeled", batch.index_l), ("unlabeled", batch.index_u)) if index is not None}
-    state.recent.append((state.iteration, sum(loss.detach() for loss in output.losses.values()), slices))
+    slices = {
+        name: index
+        for name, index in (("labeled", batch.index_l), ("unlabeled", batch.index_u))
+        if index is not None
+    }
+    state.recent.append(
+        (state.iteration, sum(loss.detach() for loss in output.losses.values()), slices)
+    )
     state.iteration += 1
     row = {}
     if state.iteration % config.train.log_every == 0:
@@ -219,7 +282,11 @@ def train_one(task: Task, state: TrainingState) -> None:
 def learning_rate(config: RunConfig, name: str, iteration: int) -> float:
     """Of one optimiser at an iteration: poly decay, for SAM after a short rise."""
     decay = (1 - iteration / config.train.iterations) ** config.train.poly_power
-    return config.sam.lr * min(1, (iteration + 1) / RISING) * decay if name == "sam" else config.train.lr * decay
+    return (
+        config.sam.lr * min(1, (iteration + 1) / RISING) * decay
+        if name == "sam"
+        else config.train.lr * decay
+    )
 
 
 def descend(output: StepOutput, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -238,7 +305,9 @@ def accumulate(output: StepOutput, state: TrainingState) -> None:
     """Adds to the sums, which stay on the device until a row of the log reads them: no step waits for the device."""
     with torch.no_grad():
         for name, value in output.logs.items():
-            state.sums[name] = state.sums.get(name, 0) + torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+            state.sums[name] = state.sums.get(name, 0) + torch.stack(
+                [value.float(), torch.ones_like(value, dtype=torch.float32)]
+            )
         for name, value in output.ratios.items():
             state.sums[f"ratio_{name}"] = state.sums.get(f"ratio_{name}", 0) + value
 
@@ -249,11 +318,16 @@ def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]
     for name, value in ((name, value.cpu()) for name, value in state.sums.items()):
         if name.startswith("ratio_"):
             quotients = value[:, 0] / value[:, 1]
-            row |= {f"{name.removeprefix('ratio_')}_{c}": float(q) for c, q in zip(classes, quotients)}
+            row |= {
+                f"{name.removeprefix('ratio_')}_{c}": float(q) for c, q in zip(classes, quotients)
+            }
         else:
             row[name] = float(value[0] / value[1])
     state.refuse_broken_losses()
-    row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
+    row |= {
+        f"lr_{name}": optimizer.param_groups[0]["lr"]
+        for name, optimizer in state.optimizers.items()
+    }
     state.sums = {}
     return row
 
@@ -275,7 +349,9 @@ def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
     manifest, volumes = task.data.manifest, {"val": task.data.val}
 
     def rows(segment: evaluate.Segment, split: str) -> pd.DataFrame:
-        return evaluate.evaluate(segment, volumes[split.split("_")[0]], manifest.classes, split, manifest.distances)
+        return evaluate.evaluate(
+            segment, volumes[split.split("_")[0]], manifest.classes, split, manifest.distances
+        )
 
     tables = [rows(task.segment, "val")]
     if test and not needs_reference(task):
@@ -283,7 +359,11 @@ def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
         predictions = {volume.case.case_id: task.segment(volume) for volume in volumes["test"]}
         np.savez_compressed(run.partial / "predictions.npz", **predictions)
         tables.append(rows(lambda volume: predictions[volume.case.case_id], "test"))
-    tables += [rows(segment, split) for split, segment in task.others.items() if split.split("_")[0] in volumes]
+    tables += [
+        rows(segment, split)
+        for split, segment in task.others.items()
+        if split.split("_")[0] in volumes
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -319,12 +399,18 @@ def save_whole(content: dict, path) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise InputError("cannot write a checkpoint", where=path.name, got=str(error).splitlines()[0], do="free some space and run again: "
-                         "the run goes on from its last state") from error
+        raise InputError(
+            "cannot write a checkpoint",
+            where=path.name,
+            got=str(error).splitlines()[0],
+            do="free some space and run again: the run goes on from its last state",
+        ) from error
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="samatch train", description="Train one run; missing parents first.")
+    parser = argparse.ArgumentParser(
+        prog="samatch train", description="Train one run; missing parents first."
+    )
     parser.add_argument("--profile", default="demo", help=", ".join(PROFILES))
     parser.add_argument("--dataset", default="phantom")
     parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
@@ -332,11 +418,40 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sam", default="lite_medsam")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="", help="name of a variant; needed with --set")
-    parser.add_argument("--trial", default="", metavar="QUESTION", help="validation only: what this trial asks; it is no result")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, e.g. train.iterations=100")
+    parser.add_argument(
+        "--trial",
+        default="",
+        metavar="QUESTION",
+        help="validation only: what this trial asks; it is no result",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one setting, e.g. train.iterations=100",
+    )
     args = parser.parse_args(words)
-    overrides = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)}
-    record = train(make_config(args.profile, args.dataset, args.n_labeled, args.method, args.sam, args.seed, args.variant, overrides),
-                   trial=args.trial)
-    print("trainable parameters:", ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()))
-    print(f"{record['run_id']}: validation Dice {100 * record['val_dice']:.2f} % at iteration {record['selected_iteration']}, {record['seconds']:.0f} s")
+    overrides = {
+        key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)
+    }
+    record = train(
+        make_config(
+            args.profile,
+            args.dataset,
+            args.n_labeled,
+            args.method,
+            args.sam,
+            args.seed,
+            args.variant,
+            overrides,
+        ),
+        trial=args.trial,
+    )
+    print(
+        "trainable parameters:",
+        ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()),
+    )
+    print(
+        f"{record['run_id']}: validation Dice {100 * record['val_dice']:.2f} % at iteration {record['selected_iteration']}, {record['seconds']:.0f} s"
+    )

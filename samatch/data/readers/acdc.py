@@ -9,11 +9,11 @@ time (frame12, say); here it is frame02. Labels: 1 right ventricle, 2 myocardium
 import re
 from pathlib import Path
 
-from samatch.system import paths
-from samatch.data.volumes import Raw
 from samatch.data.images import check_geometry, read
-from samatch.system.errors import InputError
 from samatch.data.manifest import Case
+from samatch.data.volumes import Raw
+from samatch.system import paths
+from samatch.system.errors import InputError
 
 
 def load(case: Case, folder: Path) -> Raw:
@@ -23,8 +23,13 @@ def load(case: Case, folder: Path) -> Raw:
     patient, number = case.case_id.split("_frame")
     frames = _frames(patient, folder)
     if len(frames) < int(number):
-        raise InputError(f"{case.case_id} is missing", where=paths.shown(folder), expected=f"{case.case_id}.h5, or {patient}/ with two frames as NIfTI",
-                         got=f"{len(frames)} frames of {patient}", do="see data_manifests/README.md for where to get ACDC")
+        raise InputError(
+            f"{case.case_id} is missing",
+            where=paths.shown(folder),
+            expected=f"{case.case_id}.h5, or {patient}/ with two frames as NIfTI",
+            got=f"{len(frames)} frames of {patient}",
+            do="see data_manifests/README.md for where to get ACDC",
+        )
     path = frames[int(number) - 1]
     image, label = read(path), read(path.with_name(path.name.replace(".nii", "_gt.nii")))
     check_geometry(image, label)
@@ -33,4 +38,8 @@ def load(case: Case, folder: Path) -> Raw:
 
 def _frames(patient: str, folder: Path) -> list[Path]:
     """The 3-D images of a patient by time; the 4-D series and Info.cfg beside them are left alone."""
-    return sorted(p for p in folder.rglob(f"{patient}_frame*.nii*") if re.search(r"_frame\d+\.nii(\.gz)?$", p.name))
+    return sorted(
+        p
+        for p in folder.rglob(f"{patient}_frame*.nii*")
+        if re.search(r"_frame\d+\.nii(\.gz)?$", p.name)
+    )

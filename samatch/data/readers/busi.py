@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from samatch.system import paths
-from samatch.data.volumes import Entry, Raw
 from samatch.data.images import read, read_label
-from samatch.system.errors import InputError, raise_all
 from samatch.data.manifest import Case
+from samatch.data.volumes import Entry, Raw
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
 
 KINDS = ("benign", "malignant", "normal")
 
@@ -23,22 +23,42 @@ def load(case: Case, folder: Path) -> Raw:
     kind = case.case_id.split(" ")[0]
     image, masks = _files(kind, case.case_id, folder)
     if image is None or not masks:
-        raise InputError(f"{case.case_id} is missing", where=paths.shown(folder), expected=f"{case.case_id}.png and its _mask.png in {kind}/",
-                         got=f"{'a picture' if image else 'no picture'} and {len(masks)} masks", do="see data_manifests/README.md for where to get BUSI")
+        raise InputError(
+            f"{case.case_id} is missing",
+            where=paths.shown(folder),
+            expected=f"{case.case_id}.png and its _mask.png in {kind}/",
+            got=f"{'a picture' if image else 'no picture'} and {len(masks)} masks",
+            do="see data_manifests/README.md for where to get BUSI",
+        )
     found, labels = read(image), [read_label(mask) for mask in masks]
     other = [label for label in labels if label.array.shape != found.array.shape]
-    raise_all(f"masks of {case.case_id}", (f"{m.source}: shape {m.array.shape[1:]}, the picture has {found.array.shape[1:]}" for m in other), "get the file again")
+    raise_all(
+        f"masks of {case.case_id}",
+        (
+            f"{m.source}: shape {m.array.shape[1:]}, the picture has {found.array.shape[1:]}"
+            for m in other
+        ),
+        "get the file again",
+    )
     return Raw(found.array, np.maximum.reduce([label.array for label in labels]), None, image.name)
 
 
 def entries(folder: Path) -> list[Entry]:
     """All pictures; benign, malignant and normal ones are strata."""
-    names = [(kind, path.stem) for kind in KINDS for path in sorted((folder / kind).rglob("*.png"), key=_number) if "_mask" not in path.stem]
+    names = [
+        (kind, path.stem)
+        for kind in KINDS
+        for path in sorted((folder / kind).rglob("*.png"), key=_number)
+        if "_mask" not in path.stem
+    ]
     return [Entry(name, name, stratum=kind) for kind, name in names]
 
 
 def _files(kind: str, name: str, folder: Path) -> tuple[Path | None, list[Path]]:
-    for images, masks in ((folder / kind / "images", folder / kind / "mask"), (folder / kind, folder / kind)):
+    for images, masks in (
+        (folder / kind / "images", folder / kind / "mask"),
+        (folder / kind, folder / kind),
+    ):
         if (image := images / f"{name}.png").exists():
             return image, sorted(p for p in masks.iterdir() if p.name.startswith(f"{name}_mask"))
     return None, []

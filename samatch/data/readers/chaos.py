@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from samatch.data.volumes import Entry, Raw
 from samatch.data.images import check_geometry, read
 from samatch.data.manifest import Case
+from samatch.data.volumes import Entry, Raw
 
 LIVER = 1
 
@@ -19,9 +19,17 @@ def load(case: Case, folder: Path) -> Raw:
     number = case.case_id.removeprefix("scan")
     image, label = (read(folder / f"{kind}_{number}.nii.gz") for kind in ("image", "label"))
     check_geometry(image, label)
-    return Raw(image.array, (label.array == LIVER).astype(np.uint8), image.spacing, image.source, image.affine)
+    return Raw(
+        image.array,
+        (label.array == LIVER).astype(np.uint8),
+        image.spacing,
+        image.source,
+        image.affine,
+    )
 
 
 def entries(folder: Path) -> list[Entry]:
-    numbers = sorted(int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("image_*.nii.gz"))
+    numbers = sorted(
+        int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("image_*.nii.gz")
+    )
     return [Entry(f"scan{number}", f"scan{number}") for number in numbers]

@@ -7,10 +7,10 @@ or folders with one DICOM series each.
 import os
 from pathlib import Path
 
-from samatch.data.volumes import Raw
 from samatch.data.images import check_geometry, read, read_label
-from samatch.system.errors import InputError
 from samatch.data.manifest import Case
+from samatch.data.volumes import Raw
+from samatch.system.errors import InputError
 
 
 def load(case: Case, folder: Path) -> Raw:
@@ -20,13 +20,20 @@ def load(case: Case, folder: Path) -> Raw:
     label = read_label(inside(folder, case.label))
     check_geometry(image, label)
     doubts = image.doubts + label.doubts
-    return Raw(image.array, label.array, image.spacing, case.image, image.affine, doubts, label.white)
+    return Raw(
+        image.array, label.array, image.spacing, case.image, image.affine, doubts, label.white
+    )
 
 
 def inside(folder: Path, name: str) -> Path:
     """folder/name. Raises InputError where that leads out of the folder."""
     path = Path(os.path.normpath(folder / name))
     if not name or Path(name).is_absolute() or not path.is_relative_to(os.path.normpath(folder)):
-        raise InputError("a path leads out of the data set's folder", where=repr(name), expected="a path relative to that folder", got=repr(name),
-                         do="put the file into the folder")
+        raise InputError(
+            "a path leads out of the data set's folder",
+            where=repr(name),
+            expected="a path relative to that folder",
+            got=repr(name),
+            do="put the file into the folder",
+        )
     return path

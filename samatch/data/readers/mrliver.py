@@ -6,9 +6,9 @@ One file a patient; `make manifest NAME=mrliver` draws the splits.
 
 from pathlib import Path
 
-from samatch.data.volumes import Entry, Raw
 from samatch.data.images import check_geometry, read
 from samatch.data.manifest import Case
+from samatch.data.volumes import Entry, Raw
 
 
 def load(case: Case, folder: Path) -> Raw:
@@ -21,5 +21,9 @@ def load(case: Case, folder: Path) -> Raw:
 
 
 def entries(folder: Path) -> list[Entry]:
-    names = [p.stem for p in folder.glob("*.h5")] + [p.name.removesuffix(".nii.gz") for p in folder.glob("*.nii.gz") if not p.name.endswith("_gt.nii.gz")]
+    names = [p.stem for p in folder.glob("*.h5")] + [
+        p.name.removesuffix(".nii.gz")
+        for p in folder.glob("*.nii.gz")
+        if not p.name.endswith("_gt.nii.gz")
+    ]
     return [Entry(name, name) for name in sorted(names)]

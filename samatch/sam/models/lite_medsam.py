@@ -40,8 +40,14 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        backbone = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10),
-                           window_sizes=(7, 7, 14, 7), drop_path_rate=0.0)
+        backbone = TinyVit(
+            num_classes=0,
+            embed_dims=(64, 128, 160, 320),
+            depths=(2, 2, 6, 2),
+            num_heads=(2, 4, 5, 10),
+            window_sizes=(7, 7, 14, 7),
+            drop_path_rate=0.0,
+        )
         backbone.patch_embed.conv1 = ConvNorm(3, 32)
         backbone.patch_embed.conv2 = ConvNorm(32, 64)
         backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
@@ -50,19 +56,29 @@ class Encoder(nn.Module):
             if isinstance(module, tiny_vit.Attention):
                 module.__class__ = Attention
         self.backbone = backbone
-        self.neck = nn.Sequential(nn.Conv2d(320, 256, 1, bias=False), LayerNorm2d(256),
-                                  nn.Conv2d(256, 256, 3, padding=1, bias=False), LayerNorm2d(256))
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, 1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, 3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.backbone.patch_embed(image)
         for number, stage in enumerate(self.backbone.stages):
             again = torch.is_grad_enabled() and number < recomputed_stages(x.device)
-            x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False) if again else stage(x)
+            x = (
+                checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else stage(x)
+            )
         return self.neck(x)
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
-    return SamModel(Encoder(), image_size=image_size, num_classes=num_classes, class_token=class_token)
+    return SamModel(
+        Encoder(), image_size=image_size, num_classes=num_classes, class_token=class_token
+    )
 
 
 def adapt(state: dict[str, Tensor], model: SamModel) -> dict[str, Tensor]:
@@ -72,8 +88,16 @@ def adapt(state: dict[str, Tensor], model: SamModel) -> dict[str, Tensor]:
 
 def rename(key: str) -> str:
     """A tensor's name in the published checkpoint -> its name here."""
-    key = key.replace("image_encoder.", "image_encoder.backbone.", 1).replace("backbone.neck", "neck")
-    key = key.replace("patch_embed.seq.0", "patch_embed.conv1").replace("patch_embed.seq.2", "patch_embed.conv2")
+    key = key.replace("image_encoder.", "image_encoder.backbone.", 1).replace(
+        "backbone.neck", "neck"
+    )
+    key = key.replace("patch_embed.seq.0", "patch_embed.conv1").replace(
+        "patch_embed.seq.2", "patch_embed.conv2"
+    )
     # timm puts a stage's downsampling at its start, the checkpoint at the end of the stage before.
-    key = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", key)
-    return re.sub(r"\.c\.weight$", ".conv.weight", key.replace("backbone.layers.", "backbone.stages."))
+    key = re.sub(
+        r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", key
+    )
+    return re.sub(
+        r"\.c\.weight$", ".conv.weight", key.replace("backbone.layers.", "backbone.stages.")
+    )

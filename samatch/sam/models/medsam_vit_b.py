@@ -7,4 +7,6 @@ import functools
 
 from samatch.sam.models._vit import IMAGE_SIZE, adapt, build_vit  # noqa: F401
 
-build = functools.partial(build_vit, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), standardise=False)
+build = functools.partial(
+    build_vit, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), standardise=False
+)

@@ -9,5 +9,12 @@ IMAGE_SIZE, EMBED_DIM = 64, 32
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
     encoder = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.GELU(), nn.Conv2d(16, EMBED_DIM, 3, 2, 1))
-    return SamModel(encoder, image_size=image_size, num_classes=num_classes, class_token=class_token,
-                    embed_dim=EMBED_DIM, decoder_heads=2, decoder_mlp=64)
+    return SamModel(
+        encoder,
+        image_size=image_size,
+        num_classes=num_classes,
+        class_token=class_token,
+        embed_dim=EMBED_DIM,
+        decoder_heads=2,
+        decoder_mlp=64,
+    )
