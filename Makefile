@@ -84,8 +84,8 @@ verify: $(READY)  ## check every file and array of a set against its manifest
 	@$(PY) -m samatch verify --dataset $(or $(DATASET),acdc)
 manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
 	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
-predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
-	@$(PY) -m samatch predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
+predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
+	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$(IMAGES)" "$(MASKS)"
 
 benchmark: $(READY)  ## time every step against a plain reference with the published structure, and how the cost grows; writes results/benchmarks and two figures
 	$(PY) -W ignore -m benchmarks.run

@@ -16,6 +16,7 @@ from samatch.data.volumes import Entry, load_cases
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training.predict import predict
+from samatch.training.released import of_run
 from samatch.training.train import train
 from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
 
@@ -424,7 +425,7 @@ def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
     record = train(make_config("demo", "stacks", 1, "supervised"))
     tiff(tmp_path / "new" / "x.tiff", np.stack([ellipse(z)[0] for z in range(4)]))
     turned(tmp_path / "new" / "y.png", ellipse(3, size=40)[0][:30], 6)
-    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    masks = predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(
         masks[0]
     ).array.shape == (4, 48, 48)
@@ -584,7 +585,7 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
     target = tmp_path / "new" / "c.nii.gz"
     nifti(target, np.stack([ellipse(z, 5)[0] for z in range(4)]))
     write_series(tmp_path / "new" / "scan")
-    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    masks = predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "c_mask.nii.gz",
         "c_overlay.png",
@@ -599,17 +600,17 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
     )
     assert set(np.unique(mask.dataobj)) <= set(range(6)) and len(masks) == 2
     with pytest.raises(InputError, match="unknown complete run"):
-        predict("demo", "nothing", tmp_path / "new", tmp_path / "masks")
+        predict(of_run("demo", "nothing"), tmp_path / "new", tmp_path / "masks")
 
 
 def test_pictures_get_pictures_and_broken_ones_stop_everything(tiny_profile, folder, tmp_path):
     curate("lesions", None, ["lesion"])
     record = train(make_config("demo", "lesions", 3, "supervised"))
     png(tmp_path / "new" / "a.png", ellipse(50, size=40)[0])
-    predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert read_label(tmp_path / "masks" / "a_mask.png").array.shape == (1, 40, 40)
     (tmp_path / "new" / "b.png").write_bytes(b"no")
     png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError, match="2 faults"):
-        predict("demo", record["run_id"], tmp_path / "new", tmp_path / "other")
+        predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "other")
     assert not (tmp_path / "other").exists()

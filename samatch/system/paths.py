@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "data_manifests"
+MODELS = ROOT / "models"
 TRACKED_RESULTS = ROOT / "results"
 TRACKED_FIGURES = ROOT / "figures"
 
