@@ -589,8 +589,10 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "c_mask.nii.gz",
         "c_overlay.png",
+        "contact_sheet.png",
         "scan_mask.nii.gz",
         "scan_overlay.png",
+        "volumes.csv",
     ]
     source, mask = nibabel.load(target), nibabel.load(tmp_path / "masks" / "c_mask.nii.gz")
     assert (
