@@ -42,6 +42,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "list the released students, or export one",
         "--export acdc",
     ),
+    "external": (
+        "training.external",
+        [],
+        "test the students of a set on another source",
+        "--profile laptop --dataset stu_hospital --of busi",
+    ),
     "tables": (
         "results.tables",
         [],

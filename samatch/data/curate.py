@@ -133,8 +133,8 @@ def _drawn(
 
 
 def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
-    """Those of a set that declares how it is drawn, else the usual ones for today's patients."""
-    if "drawn" in about:
+    """Those of a set that declares how it is drawn, none of an external test, else the usual ones."""
+    if "drawn" in about or about.get("budgets") == []:
         return about["budgets"]
     return splits.budgets(sum(1 for patient in drawn.get("train", ()) if patient not in bare))
 
@@ -302,7 +302,9 @@ def class_lines(cases: list[Case], drawn: dict, classes: list[str], found: Readi
     for number, name in enumerate(classes, 1):
         owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
         lines.append(f"class {number} {name}: in {len(owners)} cases")
-        if lacking := [split for split in SPLITS if not set(owners) & set(drawn[split])]:
+        if lacking := [
+            split for split in SPLITS if drawn.get(split) and not set(owners) & set(drawn[split])
+        ]:
             warnings.append(f"warning: class {number} {name} is in no case of {', '.join(lacking)}")
     return lines + warnings
 

@@ -232,7 +232,7 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     }
     faults += [
         f"{split} is empty: no {'labeled ' if split == 'train' else ''}patient is in it"
-        for split in SPLITS
+        for split in (SPLITS if budgets else ("test",))  # without budgets: an external test
         if split not in in_use
     ]
     faults += [
