@@ -1,4 +1,4 @@
-"""An external test: only test cases, masks brought to the picture's size, students that never saw it."""
+"""An external test: test cases alone, masks at the picture's size, students that never saw it."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from samatch.training import released
 from samatch.training.external import external
 from samatch.training.train import train
 
-
 CASE = Case("Test_Image_7", "p", 1, 8, 8, None, "", "")
 
 
@@ -24,7 +23,7 @@ def save(path, array):
 
 
 def test_a_soft_large_mask_is_brought_to_the_pictures_size(tmp_path):
-    """The left half of the mask, four times as large as the picture, with a grey column beside it."""
+    """Of a mask four times as large as the picture: the left half, with a grey column beside it."""
     mask = np.zeros((32, 32))
     mask[:, :16], mask[:, 16:20] = 255, 100
     save(tmp_path / "mask_7.png", mask)
@@ -45,7 +44,7 @@ def test_the_tracked_set_is_tested_alone():
 
 
 def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeypatch):
-    """Two sets of own pictures; the second has test pictures alone. Its rows are what the student says."""
+    """Two sets of own pictures; the second is tested alone. Its rows are what the student says."""
     monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
     monkeypatch.setenv("SAMATCH_DATA", str(tmp_path / "data"))
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""STU-Hospital breast ultrasound: 42 pictures of another hospital, an external test for students of BUSI.
+"""STU-Hospital breast ultrasound: 42 pictures of another hospital, an external test for BUSI.
 
-`Test_Image_1.png` is the picture, `mask_1.png` its mask: of 128 to 512 pixels, with soft edges. The mask is brought
-to the picture's size (bilinear) and cut at half of 255.
+`Test_Image_1.png` is the picture, `mask_1.png` its mask: of 128 to 512 pixels, with soft edges.
+The mask is brought to the picture's size (bilinear) and cut at half of 255.
 """
 
 from pathlib import Path
