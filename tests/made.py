@@ -10,6 +10,8 @@ from samatch.data.images import kept_locale
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
 AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])
 
+CSV_HEAD = "case_id,patient_id,image,label"
+
 
 def nifti(path, array, affine=AFFINE):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +30,8 @@ def tiff(path, pages):
 
 
 def turned(path, array, orientation):
-    """`array` as a viewer shows it, stored turned by 180 degrees (3) or a quarter (6, 8), with the EXIF tag that says so."""
+    """`array` as a viewer shows it, stored turned by 180 degrees (3) or a quarter (6, 8), with the
+    EXIF tag that says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -47,10 +50,26 @@ def ellipse(seed, classes=1, size=48):
     return image.clip(0, 255).astype(np.uint8), label
 
 
+def pictures(folder, count=10):
+    """Pictures of one ellipse each, images/p0.png ..., and their masks of 0 and 255; the folder."""
+    for n in range(count):
+        image, label = ellipse(n)
+        png(folder / "images" / f"p{n}.png", image)
+        png(folder / "masks" / f"p{n}.png", label * 255)
+    return folder
+
+
+def stack(seed, classes=1, slices=3):
+    """Pictures of `ellipse` and their class maps as a volume, both (slices, size, size)."""
+    images, labels = zip(*(ellipse(seed + z, classes) for z in range(slices)), strict=True)
+    return np.stack(images), np.stack(labels)
+
+
 def write_series(
     folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()
 ):
-    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are numbered from `first`."""
+    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are
+    numbered from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -72,3 +91,9 @@ def write_series(
         writer.SetFileName(str(folder / f"{(z * 3) % len(array):02d}.dcm"))
         with kept_locale():
             writer.Execute(image)
+
+
+def table(folder, rows, head=f"{CSV_HEAD},split"):
+    """A table of cases, folder/t.csv."""
+    (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    return folder / "t.csv"

@@ -29,7 +29,8 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
     write_series(tmp_path / "gap", positions=[0, 4, 8, 16, 20])
     with pytest.raises(
         InputError,
-        match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and 16.0 mm",
+        match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and "
+        "16.0 mm",
     ):
         read(tmp_path / "gap")
     write_series(tmp_path / "two", VOLUME[:2])
@@ -44,7 +45,8 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
 
 
 def test_slices_that_may_be_missing_at_the_ends_are_doubts(tmp_path):
-    """The first ones by the numbers, the last ones by the size of the acquisition, every second one by the step."""
+    """The first ones by the numbers, the last ones by the size of the acquisition, every second one
+    by the step."""
 
     def doubts(name, **how):
         write_series(tmp_path / name, **how)

@@ -33,7 +33,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def lesions(tmp_path, monkeypatch):
-    """A set `lesions` as tracked ones are: manifest in the repository's place, files at a web server, none on this machine."""
+    """A set `lesions` as tracked ones are: manifest in the repository's place, files at a web
+    server, none on this machine."""
     home, web = tmp_path / "manifests" / "lesions", tmp_path / "web" / "lesions"
     for n in range(6):
         image, label = ellipse(n, size=40)
@@ -88,7 +89,7 @@ def test_the_prepared_file_gives_what_the_files_give(lesions):
     )
     assert all(
         (a.image == b.image).all() and (a.label == b.label).all() and a.spacing == b.spacing
-        for a, b in zip(ready, raw)
+        for a, b in zip(ready, raw, strict=True)
     )
     for size in (prepared.SIZE, 32):
         a, b = SlicePool.from_volumes(ready, size), SlicePool.from_volumes(raw, size)
@@ -220,7 +221,8 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
 
 
 def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
-    """Pictures have no spacing; one that the manifest names reaches the volumes from the prepared file."""
+    """Pictures have no spacing; one that the manifest names reaches the volumes from the prepared
+    file."""
     for n in range(6):
         image, label = ellipse(n, size=40)
         png(paths.data_dir() / "p" / "images" / f"{n}.png", image)

@@ -1,4 +1,5 @@
-"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it will take.
+"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it
+will take.
 
 usage: choose_profile.py PROFILE DATASET    (either may be empty)
 """
@@ -19,7 +20,8 @@ PHANTOM, FIRST = "phantom", "acdc"
 
 
 def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[str, str, str]:
-    """(profile, data set, why). has_data: whether the set that is asked for, ACDC where none is, lies on this machine."""
+    """(profile, data set, why). has_data: whether the set that is asked for, ACDC where none is,
+    lies on this machine."""
     name = dataset or FIRST
     if profile:
         known(profile, PROFILES, "profile")
@@ -52,7 +54,8 @@ def is_here(dataset: str) -> bool:
 
 
 def recorded_minutes(profile: str, dataset: str) -> float | None:
-    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other; None without records."""
+    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other;
+    None without records."""
     path = paths.TRACKED_RESULTS / profile / dataset / "runs.csv"
     if not path.exists():
         return None
@@ -66,6 +69,7 @@ def recorded_minutes(profile: str, dataset: str) -> float | None:
 
 
 def main() -> None:
+    """Prints the choice on stdout, its reason on stderr; ends with exit status 1 on bad input."""
     profile, dataset = sys.argv[1:3]
     try:
         if dataset:
@@ -77,12 +81,14 @@ def main() -> None:
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print(
-        f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} "
+        f"profile {profile} on {dataset} ({why}); choose another with make reproduce "
+        f"PROFILE={'|'.join(PROFILES)} "
         f"DATASET={'|'.join(manifest_folders())} DATA=DIR",
         file=sys.stderr,
     )
     print(
-        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on a core; a SAM with a fixed encoder "
+        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on "
+        f"a core; a SAM with a fixed encoder "
         "first encodes every slice once, half a second each on a core"
         if minutes
         else f"no record says how long {dataset} takes in profile {profile}",

@@ -1,4 +1,5 @@
-"""One image or label from disk as (slices, height, width): NIfTI, DICOM series, h5, PNG, JPEG or TIFF."""
+"""One image or label from disk as (slices, height, width): NIfTI, DICOM series, h5, PNG, JPEG or
+TIFF."""
 
 import contextlib
 import dataclasses
@@ -29,12 +30,12 @@ SUFFIXES = NIFTI + HDF5 + PICTURES
 
 @dataclass(frozen=True)
 class Picture:
-    """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None.
+    """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z)
+    -> mm (RAS) or None.
 
-    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label
-    picture of 0 and 255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where
-    the image lies for every reader.
-    """
+    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white`
+    marks a label picture of 0 and 255, which is read as class 1. `header` is a NIfTI file's own, so
+    that its mask can lie where the image lies for every reader."""
 
     array: np.ndarray
     spacing: tuple[float, float, float] | None
@@ -46,6 +47,7 @@ class Picture:
 
 
 def suffix_of(path: Path) -> str:
+    """The one of SUFFIXES that the name ends with, small letters; "" for another kind of file."""
     return next(
         (s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), ""
     )
@@ -57,7 +59,8 @@ def stem_of(path: Path) -> str:
 
 
 def read(path: Path, key: str = "image") -> Picture:
-    """Reads a file, or a folder that holds one DICOM series; `key` names the data set inside an h5 file.
+    """Reads a file, or a folder that holds one DICOM series; `key` names the data set inside an h5
+    file.
 
     Raises InputError on a missing, unreadable or unsuitable file.
     """
@@ -113,7 +116,8 @@ def check_geometry(image: Picture, label: Picture) -> None:
         "image and label lie differently in space",
         where=f"{image.source} and {label.source}",
         expected="equal affines",
-        got=f"origins {image.affine[:3, 3].round(2).tolist()} and {label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
+        got=f"origins {image.affine[:3, 3].round(2).tolist()} and "
+        f"{label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
         do="resample the label to the image",
     )
 
@@ -167,7 +171,8 @@ def _h5(path: Path, key: str) -> Picture:
 
 
 def _picture(path: Path) -> Picture:
-    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as viewers show it.
+    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as
+    viewers show it.
 
     Colours become their luminance; 16-bit greys stay what they are, an alpha channel is left out.
     """
@@ -201,8 +206,8 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
     Of an MPO, the JPEG of some cameras, the first is the picture.
     """
     try:
-        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height and width
-        # exchanged where it is turned.
+        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with
+        # height and width exchanged where it is turned.
         with open(path, "rb") as handle, Image.open(handle) as opened:
             kind, count = opened.format, getattr(opened, "n_frames", 1)
             pages = ImageSequence.Iterator(opened) if kind == "TIFF" else [opened]
@@ -245,10 +250,11 @@ def _check_grey(path: Path) -> None:
 
 
 def _dicom(folder: Path) -> Picture:
-    """The one DICOM series of a folder, in the order of its positions. Raises InputError where slices are missing.
+    """The one DICOM series of a folder, in the order of its positions. Raises InputError where
+    slices are missing.
 
-    Nothing in a series says for sure where it should begin and end: what points to missing ones is a doubt.
-    """
+    Nothing in a series says for sure where it should begin and end: what points to missing ones is
+    a doubt."""
     import SimpleITK as sitk  # 0.3 s, and only those who bring DICOM need it
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -292,7 +298,8 @@ def _dicom(folder: Path) -> Picture:
 
 @contextlib.contextmanager
 def kept_locale():
-    """ITK's DICOM code sets the process to the C locale, after which Python reads text files as ASCII."""
+    """ITK's DICOM code sets the process to the C locale, after which Python reads text files as
+    ASCII."""
     before = locale.setlocale(locale.LC_ALL)
     try:
         yield
@@ -311,7 +318,8 @@ PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
 def _header(sitk, file: str) -> dict:
-    """Position in mm along the slice's normal, whether pixels have a size, the numbers of DICOM_TAGS or None."""
+    """Position in mm along the slice's normal, whether pixels have a size, the numbers of
+    DICOM_TAGS or None."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -332,7 +340,8 @@ def _header(sitk, file: str) -> dict:
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:
-    """What says that slices may be missing although those that are there lie at even steps; pixels without a size."""
+    """What says that slices may be missing although those that are there lie at even steps; pixels
+    without a size."""
     numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
     if not all(h["sized"] for h in headers):
         doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
@@ -340,7 +349,8 @@ def _series_doubts(headers: list[dict]) -> list[str]:
         numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)
     ):
         doubts.append(
-            "the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some missing?"
+            "the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some "
+            "missing?"
         )
     if any(h["expected"] and h["expected"] > len(headers) for h in headers):
         doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
@@ -353,7 +363,8 @@ def _series_doubts(headers: list[dict]) -> list[str]:
 
 
 def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
-    """Whether a step is twice, three times, ... the stated one. ITK states 1 mm, less than slices are thick."""
+    """Whether a step is twice, three times, ... the stated one. ITK states 1 mm, less than slices
+    are thick."""
     if not stated or stated < 0.9 * (thickness or 0):
         return False
     return round(step / stated) > 1 and abs(step / stated - round(step / stated)) < 0.02

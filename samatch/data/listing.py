@@ -12,8 +12,8 @@ from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 
 REQUIRED, OPTIONAL = ("case_id", "patient_id", "image"), ("label", "split")
-# Ends of a label's name, capitals or not, with a number where an image has several. What they miss, curate finds by
-# its few values.
+# Ends of a label's name, capitals or not, with a number where an image has several. What they miss,
+# curate finds by its few values.
 LABEL_WORDS = (
     r"gt|ground[-_ ]?truth|labels?|labelmap|lbl|d?seg|segmentations?|masks?|msk|annotations?"
 )
@@ -39,10 +39,11 @@ BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
 def from_csv(path: Path) -> list[Entry]:
-    """A table with the columns case_id, patient_id, image, and optionally label (empty: unlabeled) and split.
+    """A table with the columns case_id, patient_id, image, and optionally label (empty: unlabeled)
+    and split.
 
-    Commas, semicolons or tabs; with or without a byte order mark. Raises InputError with every fault of the table.
-    """
+    Commas, semicolons or tabs; with or without a byte order mark. Raises InputError with every
+    fault of the table."""
     try:
         table = pd.read_csv(
             path,
@@ -82,7 +83,8 @@ def from_csv(path: Path) -> list[Entry]:
         ]
         if (table.split == "").any() and (table.split != "").any():
             faults.append(
-                f"{int((table.split == '').sum())} of {len(table)} cases have no split: give all or none"
+                f"{int((table.split == '').sum())} of {len(table)} cases have no split: give all "
+                f"or none"
             )
     raise_all(path.name, faults, "correct these lines")
     columns = [name for name in (*REQUIRED, *OPTIONAL) if name in table]
@@ -90,13 +92,12 @@ def from_csv(path: Path) -> list[Entry]:
 
 
 def from_folder(folder: Path) -> list[Entry]:
-    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of LABEL_STEM), `images/`
-    beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS with labels beside the image or in
-    derivatives/. A folder of DICOM files is one series.
+    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of
+    LABEL_STEM), `images/` beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS
+    with labels beside the image or in derivatives/. A folder of DICOM files is one series.
 
-    In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Raises InputError where an image has several
-    labels or an id several images.
-    """
+    In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Raises
+    InputError where an image has several labels or an id several images."""
     images, labels = {}, {}
     for path in sorted(_candidates(folder)):
         parts = {part.lower() for part in path.relative_to(folder).parts[:-1]}
@@ -133,7 +134,8 @@ def from_folder(folder: Path) -> list[Entry]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Files of known kinds, and folders that hold DICOM files. The set's own manifest is left out."""
+    """Files of known kinds, and folders that hold DICOM files. The set's own manifest is left
+    out."""
     files = [
         p
         for p in folder.rglob("*")

@@ -6,8 +6,8 @@ dataset.yaml   classes, normalisation, licence, source, citation
 cases.csv      one row a case: sizes, spacing, content hashes, group of the patient
 splits.csv     one row a patient: split, and the order in which labels are given out
 
-A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's cases.csv.
-"""
+A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's
+cases.csv."""
 
 import csv
 import dataclasses
@@ -26,7 +26,8 @@ DISTANCES = ("mm", "voxel")  # units that a set's protocol may count surface dis
 
 @dataclass(frozen=True)
 class Case:
-    """One volume of one patient, or one 2-D image. Sizes in voxels, spacing (z, y, x) in mm or None."""
+    """One volume of one patient, or one 2-D image. Sizes in voxels, spacing (z, y, x) in mm or
+    None."""
 
     case_id: str
     patient_id: str
@@ -47,9 +48,8 @@ class Case:
 class Manifest:
     """All cases of a data set and its splits.
 
-    `labeled_order` gives the training patients in the order in which they become labeled; a budget of
-    n takes the first n, so that budgets are nested by construction.
-    """
+    `labeled_order` gives the training patients in the order in which they become labeled; a budget
+    of n takes the first n, so that budgets are nested by construction."""
 
     name: str
     title: str
@@ -79,6 +79,7 @@ class Manifest:
         return len(self.classes) + 1
 
     def patients(self, split: str) -> tuple[str, ...]:
+        """Patients of train (in labeled order), val or test. Raises InputError on another word."""
         known(split, SPLITS, "split")
         return (
             self.labeled_order
@@ -92,6 +93,7 @@ class Manifest:
         return frozenset(case.patient_id for case in self.cases if case.image and not case.label)
 
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
+        """The first `n_labeled` training patients. Raises InputError where fewer have labels."""
         most = sum(patient not in self.unlabeled for patient in self.labeled_order)
         if not 1 <= n_labeled <= most:
             raise InputError(
@@ -177,7 +179,8 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
 
 
 def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int]) -> list[str]:
-    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost patients, ranks."""
+    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost
+    patients, ranks."""
     faults = [
         f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)
     ]
@@ -191,7 +194,8 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
             )
     for patient in _doubles(row["patient_id"] for row in rows):
         faults.append(
-            f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}"
+            f"patient {patient} is in "
+            f"{' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}"
         )
     faults += [
         f"patient {row['patient_id']}: unknown split {row['split']!r}"
@@ -244,8 +248,9 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
 def write_manifest(
     folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]
 ) -> None:
-    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that shares
-    another's files has no cases.csv. `splits` maps a split to patients, train in labeled order."""
+    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that
+    shares another's files has no cases.csv. `splits` maps a split to patients, train in labeled
+    order."""
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "dataset.yaml"
     kept = yaml.safe_load(home.read_text()) if home.exists() else about
@@ -263,7 +268,8 @@ def write_manifest(
 
 
 def write_cases(path: Path, cases: list[Case]) -> None:
-    """cases.csv; with the columns image and label where a case names its files, group where one has one."""
+    """cases.csv; with the columns image and label where a case names its files, group where one has
+    one."""
     columns = [
         "case_id",
         "patient_id",

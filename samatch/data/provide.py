@@ -1,11 +1,11 @@
 """Getting and checking data.
 
-    samatch data --dataset busi                      # fetch the public copy, or use what lies in the data folder
+    samatch data --dataset busi                      # fetch the public copy, or use the data folder
     samatch data --dataset busi --archive FILE.zip   # unpack an archive first
     samatch verify --dataset busi                    # every file and array against the manifest
 
-`data` ends with one prepared file (samatch/data/prepared.py), which trainings then read instead of the single files.
-"""
+`data` ends with one prepared file (samatch/data/prepared.py), which trainings then read instead of
+the single files."""
 
 import argparse
 import csv
@@ -31,7 +31,8 @@ AT_ONCE = 8  # downloads
 
 
 def data(name: str, archive: Path | None = None) -> None:
-    """Brings a set onto this machine, checks every case and writes the prepared file. Raises InputError with every fault."""
+    """Brings a set onto this machine, checks every case and writes the prepared file. Raises
+    InputError with every fault."""
     manifest = load_manifest(name)
     print(f"{manifest.title}\n  licence: {manifest.licence}\n  cite: {manifest.citation}")
     folder = data_folder(manifest.folder)
@@ -43,7 +44,8 @@ def data(name: str, archive: Path | None = None) -> None:
         fetch(manifest, folder)
     path = prepared.write(manifest, _checked(manifest, folder))
     print(
-        f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, {path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
+        f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, "
+        f"{path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
     )
 
 
@@ -57,7 +59,8 @@ def _any_case(manifest: Manifest, folder: Path) -> bool:
 
 
 def fetch(manifest: Manifest, folder: Path) -> None:
-    """Downloads the pinned public copy, several files at once; what is there and right already stays.
+    """Downloads the pinned public copy, several files at once; what is there and right already
+    stays.
 
     Raises one InputError that says which files could not be had, from where, and where to put them.
     """
@@ -92,7 +95,8 @@ def fetch(manifest: Manifest, folder: Path) -> None:
         raise_all(
             f"{len(faults)} of {len(files)} files of {manifest.name} could not be had",
             shown,
-            f"run again, which goes on where this stopped, or get the files of {copy['page']} and put them to {folder}, or name your folder with DATA=DIR",
+            f"run again, which goes on where this stopped, or get the files of {copy['page']} "
+            f"and put them to {folder}, or name your folder with DATA=DIR",
         )
 
 
@@ -107,14 +111,18 @@ def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
         return f"{row['path']} ({int(row['bytes']):,} bytes) from {url}: {dict(error.facts)['got']}"
     if (found := repro.file_sha256(path)) != row["sha256"]:
         path.unlink()
-        return f"{row['path']}: wrong content; expected sha256 {row['sha256'][:12]}..., got {found[:12]}..."
+        expected = row["sha256"]
+        return (
+            f"{row['path']}: wrong content; expected sha256 {expected[:12]}..., got {found[:12]}..."
+        )
     return ""
 
 
 def _checked(
     manifest: Manifest, folder: Path
 ) -> Iterator[tuple[str, prepared.Arrays, tuple[float, ...] | None]]:
-    """Every case with its small copy; raises InputError with all faults, and so before the file is written."""
+    """Every case with its small copy; raises InputError with all faults, and so before the file is
+    written."""
     faults, progress = [], Progress(f"preparing {manifest.name}", len(manifest.cases))
     for done, case in enumerate(manifest.cases, 1):
         try:
@@ -141,7 +149,8 @@ def _checked(
 
 
 def verify(name: str) -> tuple[list[str], list[str]]:
-    """(faults, notes): every case read from its files, and every array of the prepared file, against the manifest's hashes."""
+    """(faults, notes): every case read from its files, and every array of the prepared file,
+    against the manifest's hashes."""
     manifest = load_manifest(name)
     folder, faults, notes = data_folder(manifest.folder), [], []
     ready, progress = (
@@ -158,7 +167,7 @@ def verify(name: str) -> tuple[list[str], list[str]]:
             do=f"run `make data DATASET={name}`",
         )
     for done, case in enumerate(manifest.cases, 1):
-        faults += _fault_of(lambda: load_case(manifest, case, folder)) if from_files else []
+        faults += _file_faults(manifest, case, folder) if from_files else []
         faults += _prepared_faults(ready, case) if ready else []
         progress(done)
     notes.append(
@@ -170,9 +179,9 @@ def verify(name: str) -> tuple[list[str], list[str]]:
     return faults, notes + repacked(manifest, folder)
 
 
-def _fault_of(read) -> list[str]:
+def _file_faults(manifest: Manifest, case: Case, folder: Path) -> list[str]:
     try:
-        read()
+        load_case(manifest, case, folder)
     except InputError as error:
         return [error.brief]
     return []
@@ -200,7 +209,8 @@ def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
 
 
 def repacked(manifest: Manifest, folder: Path) -> list[str]:
-    """A note where files differ from the public copy's bytes: no fault as long as the arrays are the same."""
+    """A note where files differ from the public copy's bytes: no fault as long as the arrays are
+    the same."""
     rows = manifest_folders()[manifest.folder] / "files.csv"
     if not rows.exists():
         return []
@@ -219,6 +229,7 @@ def repacked(manifest: Manifest, folder: Path) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> None:
+    """`samatch data` and `samatch verify`; the latter exits with 1 where there are faults."""
     parser = argparse.ArgumentParser(
         prog="samatch", description="Get a data set, or check it against its manifest."
     )

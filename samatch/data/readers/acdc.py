@@ -1,10 +1,10 @@
-"""ACDC cardiac MRI (Bernard et al., IEEE TMI 2018): 100 patients, end-diastole (frame01) and end-systole (frame02).
+"""ACDC cardiac MRI (Bernard et al., IEEE TMI 2018): 100 patients, end-diastole (frame01) and
+end-systole (frame02).
 
-Two forms are read: SSL4MIS's h5 volumes (`patient001_frame01.h5`, no spacing in them:
-the manifest has it) and the original tree
-(`patient001/patient001_frame01.nii.gz` with `_gt.nii.gz`). The original numbers a patient's second frame by its
-time (frame12, say); here it is frame02. Labels: 1 right ventricle, 2 myocardium, 3 left ventricle.
-"""
+Two forms are read: SSL4MIS's h5 volumes (`patient001_frame01.h5`, no spacing in them: the manifest
+has it) and the original tree (`patient001/patient001_frame01.nii.gz` with `_gt.nii.gz`). The
+original numbers a patient's second frame by its time (frame12, say); here it is frame02. Labels: 1
+right ventricle, 2 myocardium, 3 left ventricle."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,8 @@ def load(case: Case, folder: Path) -> Raw:
 
 
 def _frames(patient: str, folder: Path) -> list[Path]:
-    """The 3-D images of a patient by time; the 4-D series and Info.cfg beside them are left alone."""
+    """The 3-D images of a patient by time; the 4-D series and Info.cfg beside them are left
+    alone."""
     return sorted(
         p
         for p in folder.rglob(f"{patient}_frame*.nii*")

@@ -1,9 +1,9 @@
-"""BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020): 437 benign, 210 malignant and 133 normal pictures.
+"""BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020): 437 benign, 210 malignant and
+133 normal pictures.
 
-Two forms are read: the original folder (`benign/benign (1).png`, `benign/benign (1)_mask.png`, `_mask_1.png`, ...) and the
-public copy with `benign/images/` and `benign/mask/`. A picture's masks are united. Label 1 is the lesion, benign or malignant;
-normal pictures have none.
-"""
+Two forms are read: the original folder (`benign/benign (1).png`, `benign/benign (1)_mask.png`,
+`_mask_1.png`, ...) and the public copy with `benign/images/` and `benign/mask/`. A picture's masks
+are united. Label 1 is the lesion, benign or malignant; normal pictures have none."""
 
 from pathlib import Path
 
@@ -19,7 +19,8 @@ KINDS = ("benign", "malignant", "normal")
 
 
 def load(case: Case, folder: Path) -> Raw:
-    """`case_id` is the picture's name, "benign (1)". Raises InputError on a missing or broken file."""
+    """`case_id` is the picture's name, "benign (1)". Raises InputError on a missing or broken
+    file."""
     kind = case.case_id.split(" ")[0]
     image, masks = _files(kind, case.case_id, folder)
     if image is None or not masks:

@@ -1,7 +1,8 @@
-"""CHAOS T2-SPIR abdominal MRI (Kavur et al., Medical Image Analysis 2021), liver against the rest: the public stand-in for MRLiver.
+"""CHAOS T2-SPIR abdominal MRI (Kavur et al., Medical Image Analysis 2021), liver against the rest:
+the public stand-in for MRLiver.
 
-Twenty scans as NIfTI pairs `image_1.nii.gz`, `label_1.nii.gz`. Of the labels (1 liver, 2 and 3 kidneys, 4 spleen) only the liver is kept.
-"""
+Twenty scans as NIfTI pairs `image_1.nii.gz`, `label_1.nii.gz`. Of the labels (1 liver, 2 and 3
+kidneys, 4 spleen) only the liver is kept."""
 
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def load(case: Case, folder: Path) -> Raw:
 
 
 def entries(folder: Path) -> list[Entry]:
+    """A case an `image_<number>.nii.gz`, by number."""
     numbers = sorted(
         int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("image_*.nii.gz")
     )

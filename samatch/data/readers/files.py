@@ -1,8 +1,8 @@
-"""A set of your own: cases.csv of its manifest names the image and label file of every case, relative to the set's folder.
+"""A set of your own: cases.csv of its manifest names the image and label file of every case,
+relative to the set's folder.
 
-`make manifest` writes it (samatch/data/curate.py). An empty label makes an unlabeled case. Files may be NIfTI, h5, pictures,
-or folders with one DICOM series each.
-"""
+`make manifest` writes it (samatch/data/curate.py). An empty label makes an unlabeled case. Files
+may be NIfTI, h5, pictures, or folders with one DICOM series each."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,7 @@ from samatch.system.errors import InputError
 
 
 def load(case: Case, folder: Path) -> Raw:
+    """Image and label that the manifest names. Raises InputError on a missing or broken file."""
     image = read(inside(folder, case.image))
     if not case.label:
         return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)

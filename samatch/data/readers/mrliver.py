@@ -1,8 +1,9 @@
-"""Liver volumes of your own, in the place of the paper's unpublished MRLiver: `<id>.nii.gz` with `<id>_gt.nii.gz`, or `<id>.h5`.
+"""Liver volumes of your own, in the place of the paper's unpublished MRLiver: `<id>.nii.gz` with
+`<id>_gt.nii.gz`, or `<id>.h5`.
 
-An h5 file holds `image` and `label` as (slices, height, width), without spacing: distances are in voxels then. Label 1 is the liver.
-One file a patient; `make manifest NAME=mrliver` draws the splits.
-"""
+An h5 file holds `image` and `label` as (slices, height, width), without spacing: distances are in
+voxels then. Label 1 is the liver. One file a patient; `make manifest NAME=mrliver` draws the
+splits."""
 
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from samatch.data.volumes import Entry, Raw
 
 
 def load(case: Case, folder: Path) -> Raw:
+    """`case_id` is the file's name. Raises InputError on a missing or broken file."""
     if (h5 := folder / f"{case.case_id}.h5").exists():
         return Raw(read(h5).array, read(h5, "label").array, None, h5.name)
     image, label = (read(folder / f"{case.case_id}{ending}.nii.gz") for ending in ("", "_gt"))
@@ -21,6 +23,7 @@ def load(case: Case, folder: Path) -> Raw:
 
 
 def entries(folder: Path) -> list[Entry]:
+    """A case an h5 file or NIfTI image, by name; each is a patient of its own."""
     names = [p.stem for p in folder.glob("*.h5")] + [
         p.name.removesuffix(".nii.gz")
         for p in folder.glob("*.nii.gz")
