@@ -1,11 +1,14 @@
 """Real files made for tests: NIfTI, PNG, DICOM series."""
 
+import random
+
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from samatch.data.images import kept_locale
+from samatch.data.dicom import kept_locale
+from samatch.system.errors import InputError
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
 AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])
@@ -97,3 +100,27 @@ def table(folder, rows, head=f"{CSV_HEAD},split"):
     """A table of cases, folder/t.csv."""
     (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
     return folder / "t.csv"
+
+
+def damaged(whole: bytes, draw: random.Random):
+    """Thirty of each kind of damage: cut off, bytes flipped, zeroed or drawn anew, at any place."""
+    for _ in range(30):
+        first = draw.randrange(len(whole))
+        last = min(len(whole), first + draw.choice((1, 4, 40)))
+        yield whole[:first]
+        yield whole[:first] + bytes(b ^ 255 for b in whole[first:last]) + whole[last:]
+        yield whole[:first] + bytes(last - first) + whole[last:]
+        yield whole[:first] + draw.randbytes(last - first) + whole[last:]
+
+
+def outcomes(path, whole, look) -> set[str]:
+    """What comes of looking at each damaged copy; anything but a result or an InputError raises."""
+    found = set()
+    for content in damaged(whole, random.Random(path.name)):
+        path.write_bytes(content)
+        try:
+            look(path)
+            found.add("read")
+        except InputError:
+            found.add("refused")
+    return found

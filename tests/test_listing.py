@@ -1,5 +1,6 @@
 """Which cases a table or a folder holds, by columns and by names."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -75,15 +76,71 @@ def test_names_of_images(tmp_path, name):
     assert [(entry.image, entry.label) for entry in from_folder(tmp_path)] == [(name, "")]
 
 
-def test_two_labels_of_an_image_are_told(tmp_path):
-    for name in ("b (1).png", "b (1)_mask.png", "b (1)_mask_1.png"):
+@pytest.mark.parametrize(
+    "names, label",
+    [
+        (["b (1)_mask.png", "b (1)_mask_1.png"], "b (1)_mask.png|b (1)_mask_1.png"),
+        (["m/b (1)_Mask1.png", "m/b (1)_mask2.png"], "m/b (1)_Mask1.png|m/b (1)_mask2.png"),
+    ],
+)
+def test_numbered_masks_of_an_image_are_named_together(tmp_path, names, label):
+    for name in ("b (1).png", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(
-        InputError,
-        match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the "
-        r"labels",
-    ):
+    assert from_folder(tmp_path) == [Entry("b (1)", "b (1)", "b (1).png", label)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["b_mask.png", "b_seg.png"],
+        ["b_mask.png", "other/b_mask.png"],
+        ["masks/b.png", "b_mask.png"],
+    ],
+)
+def test_two_kinds_of_labels_of_an_image_are_told(tmp_path, names):
+    for name in ("b.png", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="b: several labels: (.|\n)*unite the labels"):
         from_folder(tmp_path)
+
+
+def test_the_layout_of_nnunet(tmp_path):
+    """The channel's number is no part of the id; nnU-Net's own test cases take no part."""
+    for name in (
+        "dataset.json",
+        "imagesTr/c_000_0000.nii.gz",
+        "imagesTr/c_001_0000.nii.gz",
+        "labelsTr/c_000.nii.gz",
+        "imagesTs/c_002_0000.nii.gz",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert from_folder(tmp_path) == [
+        Entry("c_000", "c_000", "imagesTr/c_000_0000.nii.gz", "labelsTr/c_000.nii.gz"),
+        Entry("c_001", "c_001", "imagesTr/c_001_0000.nii.gz"),
+    ]
+    (tmp_path / "imagesTr" / "c_000_0001.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="c_000: several images: .*_0000.nii.gz, .*_0001.nii.gz"):
+        from_folder(tmp_path)
+    (tmp_path / "dataset.json").unlink()  # elsewhere a number of four digits is part of the id
+    (tmp_path / "labelsTr" / "c_000.nii.gz").unlink()
+    assert [entry.case_id for entry in from_folder(tmp_path)][:2] == ["c_000_0000", "c_000_0001"]
+
+
+def test_an_h5_file_may_hold_image_and_label(tmp_path):
+    """SSL4MIS's form; without a label in it, a label beside it, and a broken one."""
+    for name, keys in (("a", ("image", "label")), ("b", ("image",)), ("b_gt", ("label",))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for key in keys:
+                file[key] = np.zeros((2, 3, 4))
+    (tmp_path / "c.h5").write_bytes(b"broken")
+    assert [(e.image, e.label) for e in from_folder(tmp_path)] == [
+        ("a.h5", "a.h5"),
+        ("b.h5", "b_gt.h5"),
+        ("c.h5", ""),
+    ]
 
 
 def test_folders_in_bids_and_beside_each_other(tmp_path):

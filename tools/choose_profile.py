@@ -1,18 +1,22 @@
 """Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it
 will take.
 
-usage: choose_profile.py PROFILE DATASET    (either may be empty)
+What is misspelt is refused here, before anything is trained.
+
+usage: choose_profile.py PROFILE DATASET [METHOD SAM]    (each may be empty)
 """
 
 import sys
 
 import torch
 
-from samatch.config.settings import PROFILES
+from samatch.config.settings import GUIDED, PROFILES
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
 from samatch.data.volumes import data_folder, load_case
+from samatch.methods.base import method_names
 from samatch.results.records import read_table
+from samatch.sam.model import sam_names
 from samatch.system import paths
 from samatch.system.errors import InputError, known
 
@@ -53,6 +57,16 @@ def is_here(dataset: str) -> bool:
     return True
 
 
+def check_names(method: str, sam: str) -> None:
+    """Raises InputError on a METHOD that is no match method with a SAM-guided twin, and on an
+    unknown SAM."""
+    if method:
+        names = method_names()
+        known(method, [name for name in names if GUIDED + name in names], "match method (METHOD)")
+    if sam:
+        known(sam, sam_names(), "SAM")
+
+
 def recorded_minutes(profile: str, dataset: str) -> float | None:
     """Minutes of training of the tracked runs that `make reproduce` makes, one after the other;
     None without records."""
@@ -70,8 +84,9 @@ def recorded_minutes(profile: str, dataset: str) -> float | None:
 
 def main() -> None:
     """Prints the choice on stdout, its reason on stderr; ends with exit status 1 on bad input."""
-    profile, dataset = sys.argv[1:3]
+    profile, dataset, method, sam = (sys.argv[1:] + [""] * 4)[:4]
     try:
+        check_names(method, sam)
         if dataset:
             known(dataset, manifest_folders(), "data set")
         profile, dataset, why = choose(

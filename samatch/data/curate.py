@@ -15,9 +15,8 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 from samatch.data import splits
+from samatch.data.about import about_faults, class_faults, read_about
 from samatch.data.duplicates import groups_of, put_together
 from samatch.data.listing import from_csv, from_folder
 from samatch.data.manifest import Manifest, load_manifest, manifest_faults, write_manifest
@@ -26,6 +25,7 @@ from samatch.data.report import left_apart, report, shortened
 from samatch.data.volumes import Entry, data_folder, reader, reader_names
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
+from samatch.system.names import checked_word
 
 FRACTIONS = (0.7, 0.1, 0.2)
 
@@ -168,17 +168,26 @@ def curate(
 
     Raises InputError where that one has other classes, and where the project carries a set of this
     name."""
-    folder = data_folder(name)
+    folder = data_folder(checked_word(name, "data set"))
     if not into and (paths.MANIFESTS / name / "dataset.yaml").exists():
         raise InputError(
             f"the name {name} is taken: this project carries a set of that name",
             where=paths.shown(paths.MANIFESTS / name),
             do="give your folder another name, and NAME= the same",
         )
+    if not into and folder.name != name:
+        raise InputError(
+            f"no folder {name}",
+            where=paths.shown(folder),
+            expected=f"a folder {name} in DATA, or DATA that is this folder itself",
+            got=f"a folder {folder.name} without it",
+            do=f"put the files into {name}/, or give NAME={folder.name}",
+        )
     into = into or folder / "manifest"
     kind = name if name in reader_names() and name != "files" else "files"
     if (into / "dataset.yaml").exists():
-        about = yaml.safe_load((into / "dataset.yaml").read_text())
+        about = read_about(into / "dataset.yaml")
+        raise_all(f"dataset.yaml of {name}", about_faults(about), "correct or delete it")
         kind, folder = about.setdefault("reader", name), data_folder(about.get("files_of", name))
         check_classes(classes, about["classes"], into)
     else:
@@ -191,6 +200,7 @@ def curate(
             got="none",
             do="give CLASSES=first,second",
         )
+    raise_all(f"classes of {name}", class_faults(about["classes"]), "give CLASSES=first,second")
     entries = (
         from_csv(csv)
         if csv
@@ -241,7 +251,7 @@ def three_numbers(text: str) -> list[float]:
         found = [float(word) for word in text.split(",")]
     except ValueError:
         found = []
-    if len(found) != 3 or min(found) < 0 or sum(found) <= 0:
+    if len(found) != 3 or not 0 <= min(found) <= max(found) < float("inf") or sum(found) <= 0:
         raise InputError(
             "impossible fractions",
             expected="three numbers, of train, val and test",

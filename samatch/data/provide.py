@@ -8,23 +8,25 @@
 the single files."""
 
 import argparse
-import csv
+import os
+import re
 import sys
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
 from samatch.data import prepared
+from samatch.data.about import read_about
 from samatch.data.batches import resized
 from samatch.data.manifest import Case, Manifest, load_manifest, manifest_folders
+from samatch.data.sheets import read_rows, whole
 from samatch.data.volumes import Volume, data_folder, from_prepared, load_case
 from samatch.system import paths, repro
 from samatch.system.archives import unpack
 from samatch.system.download import download
-from samatch.system.errors import InputError, raise_all
+from samatch.system.errors import InputError, known, raise_all
+from samatch.system.names import inside
 from samatch.system.progress import Progress
 
 AT_ONCE = 8  # downloads
@@ -40,6 +42,7 @@ def data(name: str, archive: Path | None = None) -> None:
         folder = paths.data_dir() / manifest.folder
         print(f"unpacked {unpack(archive, folder)} files of {archive.name}")
     if not _any_case(manifest, folder):
+        check_nothing_was_brought(manifest, archive)
         folder = paths.data_dir() / manifest.folder
         fetch(manifest, folder)
     path = prepared.write(manifest, _checked(manifest, folder))
@@ -58,18 +61,67 @@ def _any_case(manifest: Manifest, folder: Path) -> bool:
     return True
 
 
+def check_nothing_was_brought(manifest: Manifest, archive: Path | None) -> None:
+    """Raises InputError where an archive or a folder was named that does not hold the set: its
+    owner means those files, not a download.
+
+    An own folder of the set that is empty, or holds files of the public copy, is one to fetch into;
+    folders of other sets beside it say nothing.
+    """
+    data, known_sets = paths.data_dir(), manifest_folders()
+    own = data / manifest.folder
+    strange = [] if archive else [p for p in _shown_files(data) if p.name not in known_sets]
+    if own.is_dir() and not archive:
+        copy = {Path(row["path"]).parts[0] for row in public_files(manifest)}
+        strange = [path for path in _shown_files(own) if path.name not in copy]
+    if archive or (strange and os.environ.get("SAMATCH_DATA")):
+        raise InputError(
+            f"{archive.name if archive else paths.shown(data)} does not hold {manifest.name}",
+            where=paths.shown(own if own.is_dir() else data),
+            expected=f"the layout of data_manifests/README.md; first {manifest.cases[0].case_id}",
+            got=", ".join(path.name for path in (strange or _shown_files(own))[:5]),
+            do="name the folder that holds the set's files with DATA=DIR; to fetch the public copy "
+            f"there, make an empty folder {own.name} in it",
+        )
+
+
+def _shown_files(folder: Path) -> list[Path]:
+    """What lies in a folder, without hidden files and parts of downloads."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if not p.name.startswith(".") and p.suffix != ".part"]
+
+
+def public_files(manifest: Manifest) -> list[dict[str, str]]:
+    """Path, bytes and sha256 of the files of the public copy, [] where none is known. Raises
+    InputError with every row that leads out of the set's folder or has no size or hash."""
+    home = manifest_folders()[known(manifest.folder, manifest_folders(), "data set")]
+    table = home / "files.csv"
+    if not table.exists():
+        return []
+    rows, faults = read_rows(table, ("path", "bytes", "sha256"), "list of files"), []
+    for line, row in rows:
+        try:
+            inside(paths.data_dir() / manifest.folder, row["path"])
+            whole(row["bytes"])
+        except InputError as error:
+            faults.append(f"line {line}: {error.brief}")
+        except ValueError as error:
+            faults.append(f"line {line}: bytes: {error}")
+        if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
+            faults.append(f"line {line}: sha256 {row['sha256'][:12]!r} is none")
+    raise_all(f"files.csv of {manifest.name}", faults, "correct or restore files.csv")
+    return [row for _, row in rows]
+
+
 def fetch(manifest: Manifest, folder: Path) -> None:
     """Downloads the pinned public copy, several files at once; what is there and right already
     stays.
 
     Raises one InputError that says which files could not be had, from where, and where to put them.
     """
-    home = manifest_folders()[manifest.folder]
-    copy, rows = (
-        yaml.safe_load((home / "dataset.yaml").read_text()).get("public_copy"),
-        home / "files.csv",
-    )
-    if not copy or not rows.exists():
+    home, files = manifest_folders()[manifest.folder], public_files(manifest)
+    copy = read_about(home / "dataset.yaml").get("public_copy")
+    if not copy or not files:
         raise InputError(
             f"{manifest.name} cannot be fetched",
             where=paths.shown(folder),
@@ -77,8 +129,14 @@ def fetch(manifest: Manifest, folder: Path) -> None:
             got="none, and no public copy is known",
             do="see data_manifests/README.md, and name your folder with DATA=DIR",
         )
-    with open(rows, newline="") as handle:
-        files = list(csv.DictReader(handle))
+    if urllib.parse.urlsplit(copy["url"]).scheme not in ("http", "https"):
+        raise InputError(
+            f"{manifest.name} cannot be fetched",
+            where=f"{manifest.folder}/dataset.yaml",
+            expected="a public copy at http:// or https://",
+            got=copy["url"],
+            do="correct the url",
+        )
     total = sum(int(row["bytes"]) for row in files)
     print(f"fetching {len(files)} files, {total / 1e6:.0f} MB, from {copy['page']}")
     progress, faults = Progress(f"fetching {manifest.name}", len(files)), []
@@ -90,7 +148,7 @@ def fetch(manifest: Manifest, folder: Path) -> None:
             progress(done)
     if faults:
         shown = faults[:10] + [
-            f"... and {len(faults) - 10} more, listed in {paths.shown(rows)}"
+            f"... and {len(faults) - 10} more, listed in {paths.shown(home / 'files.csv')}"
         ] * (len(faults) > 10)
         raise_all(
             f"{len(faults)} of {len(files)} files of {manifest.name} could not be had",
@@ -102,7 +160,7 @@ def fetch(manifest: Manifest, folder: Path) -> None:
 
 def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
     """ "" or what went wrong with one file."""
-    path, url = folder / row["path"], base + urllib.parse.quote(row["path"])
+    path, url = inside(folder, row["path"]), base + urllib.parse.quote(row["path"])
     if path.exists() and repro.file_sha256(path) == row["sha256"]:
         return ""
     try:
@@ -211,11 +269,7 @@ def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
 def repacked(manifest: Manifest, folder: Path) -> list[str]:
     """A note where files differ from the public copy's bytes: no fault as long as the arrays are
     the same."""
-    rows = manifest_folders()[manifest.folder] / "files.csv"
-    if not rows.exists():
-        return []
-    with open(rows, newline="") as handle:
-        files = [(row["path"], row["sha256"]) for row in csv.DictReader(handle)]
+    files = [(row["path"], row["sha256"]) for row in public_files(manifest)]
     other = [
         name
         for name, digest in files

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from samatch.data.duplicates import perceptual_hash
+from samatch.data.images import HDF5
 from samatch.data.manifest import Case
-from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, arrays_of, reader
+from samatch.data.volumes import SEVERAL, UNKNOWN, Entry, Raw, array_faults, arrays_of, reader
 from samatch.system import repro
 from samatch.system.errors import InputError
+from samatch.system.names import name_fault
 from samatch.system.progress import Progress
 
 # An image of so few values, or of as many as there are classes, looks like a label.
 LABEL_LEVELS = 8
+KINDS = ("case", "patient")
 
 
 @dataclass
@@ -42,6 +45,11 @@ def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool)
         case = Case(
             entry.case_id, entry.patient_id, 0, 0, 0, None, "", "", entry.image, entry.label
         )
+        if SEVERAL in entry.label and len(about["classes"]) > 1:
+            found.faults.append(
+                f"{entry.case_id}: several masks in a set of several classes: {entry.label}"
+            )
+            continue
         try:
             raw = load(case, folder)
             if faults := array_faults(raw, len(about["classes"]) + 1):
@@ -91,7 +99,9 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
 def entry_faults(entries: list[Entry]) -> list[str]:
     """Cases and files listed twice, images that are labels too, labels of two patients, patients in
     two splits."""
-    faults = [
+    ids = {(kind, e.case_id if kind == "case" else e.patient_id) for e in entries for kind in KINDS}
+    faults = [f"{kind} {fault}" for kind, name in sorted(ids) if (fault := name_fault(name))]
+    faults += [
         f"case {name} is listed {n} times"
         for name, n in Counter(e.case_id for e in entries).items()
         if n > 1
@@ -101,10 +111,12 @@ def entry_faults(entries: list[Entry]) -> list[str]:
         for name, n in Counter(e.image for e in entries if e.image).items()
         if n > 1
     ]
-    images, owners = {e.image for e in entries if e.image}, {}
+    images, owners = {e.image: e.case_id for e in entries if e.image}, {}
     for entry in entries:
-        owners.setdefault(entry.label, set()).add(entry.patient_id)
-    faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
+        for name in entry.label.split(SEVERAL):
+            owners.setdefault(name, set()).add(entry.patient_id)
+            if name in images and not (entry.image == name and name.lower().endswith(HDF5)):
+                faults.append(f"{name} is an image and a label")
     faults += [
         f"label {name} belongs to several patients: {', '.join(sorted(found))}"
         for name, found in owners.items()

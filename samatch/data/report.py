@@ -2,6 +2,7 @@
 
 from samatch.data.manifest import SPLITS, Case
 from samatch.data.reading import Reading
+from samatch.data.volumes import SEVERAL
 
 
 def report(
@@ -20,6 +21,9 @@ def report(
         lines.append(f"warning: {doubt} In {len(these)} cases: {some}")
     if bare := sum(1 for c in cases if c.image and not c.label):
         lines.append(f"unlabeled: {bare} cases, all in train")
+    if several := [c.case_id for c in cases if SEVERAL in c.label]:
+        some = ", ".join([*several[:5], *["..."] * (len(several) > 5)])
+        lines.append(f"several masks of an image, united: in {len(several)} cases: {some}")
     return lines
 
 

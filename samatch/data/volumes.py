@@ -15,9 +15,13 @@ from samatch.data import prepared, readers
 from samatch.data.manifest import Case, Manifest
 from samatch.system import paths, repro
 from samatch.system.errors import InputError, known, raise_all
+from samatch.system.names import checked_word
 
 UNKNOWN = 255  # label value of every voxel of an unlabeled case
 TOLERANCE = 0.01  # relative difference of two spacings that are still the same one
+
+
+SEVERAL = "|"  # between the names of several masks of one image
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def reader(name: str):
 def data_folder(name: str) -> Path:
     """`<data>/<name>` where it exists, else the data folder itself."""
     folder = paths.data_dir()
+    checked_word(name, "data set")
     return folder / name if (folder / name).is_dir() else folder
 
 

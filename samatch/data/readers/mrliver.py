@@ -7,16 +7,18 @@ splits."""
 
 from pathlib import Path
 
-from samatch.data.images import check_geometry, read
+from samatch.data.images import check_geometry, read, read_label
 from samatch.data.manifest import Case
 from samatch.data.volumes import Entry, Raw
+from samatch.system.names import file_of
 
 
 def load(case: Case, folder: Path) -> Raw:
     """`case_id` is the file's name. Raises InputError on a missing or broken file."""
-    if (h5 := folder / f"{case.case_id}.h5").exists():
-        return Raw(read(h5).array, read(h5, "label").array, None, h5.name)
-    image, label = (read(folder / f"{case.case_id}{ending}.nii.gz") for ending in ("", "_gt"))
+    if (h5 := file_of(folder, case.case_id, after=".h5")).exists():
+        return Raw(read(h5).array, read_label(h5).array, None, h5.name)
+    image = read(file_of(folder, case.case_id, after=".nii.gz"))
+    label = read_label(file_of(folder, case.case_id, after="_gt.nii.gz"))
     check_geometry(image, label)
     doubts = image.doubts + label.doubts
     return Raw(image.array, label.array, image.spacing, image.source, image.affine, doubts)
@@ -24,9 +26,9 @@ def load(case: Case, folder: Path) -> Raw:
 
 def entries(folder: Path) -> list[Entry]:
     """A case an h5 file or NIfTI image, by name; each is a patient of its own."""
-    names = [p.stem for p in folder.glob("*.h5")] + [
+    names = [p.stem for p in folder.glob("[!.]*.h5")] + [
         p.name.removesuffix(".nii.gz")
-        for p in folder.glob("*.nii.gz")
+        for p in folder.glob("[!.]*.nii.gz")
         if not p.name.endswith("_gt.nii.gz")
     ]
     return [Entry(name, name) for name in sorted(names)]
