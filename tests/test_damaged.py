@@ -124,7 +124,7 @@ def test_a_dicom_spacing_that_is_none(tmp_path, spacing):
     for file in (tmp_path / "s").iterdir():
         assert b"1.25\\1.5" in file.read_bytes()
         file.write_bytes(file.read_bytes().replace(b"1.25\\1.5", spacing.ljust(8)))
-    with pytest.raises(InputError, match="DICOM"):
+    with pytest.raises(InputError, match="no pixel spacing in a DICOM series(.|\n)*got: '"):
         read(tmp_path / "s")
 
 
@@ -223,7 +223,7 @@ def test_damaged_images_are_read_or_refused(tmp_path, name):
 
     FORMATS[name](tmp_path / name)
     start = time.process_time()
-    assert outcomes(tmp_path / name, (tmp_path / name).read_bytes(), look) == {"read", "refused"}
+    assert "refused" in outcomes(tmp_path / name, (tmp_path / name).read_bytes(), look)
     assert time.process_time() - start < 10, "no damage may make reading slow"
 
 

@@ -40,6 +40,7 @@ def read_series(folder: Path) -> Picture:
                 do="export the series again, or move these files away",
             )
         headers = [_header(sitk, file) for file in files]
+        _check_sizes(folder, headers)
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
@@ -86,7 +87,8 @@ DICOM_TAGS = {
     "step": "0018|0088",
     "thickness": "0018|0050",
 }
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+MOST_MM = 1e5
 PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
@@ -105,16 +107,32 @@ def _header(sitk, file: str) -> dict:
         | numbers
         | {
             "position": float(normal @ np.array(reader.GetOrigin())),
-            "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)),
+            "sizes": [reader.GetMetaData(t) for t in PIXEL_SPACINGS if reader.HasMetaDataKey(t)],
         }
     )
+
+
+def _check_sizes(folder: Path, headers: list[dict]) -> None:
+    """Raises InputError where a stated pixel size is none: ITK reads such a file with another."""
+    stated = {text.strip(" \0") for header in headers for text in header["sizes"]}
+    for text in sorted(stated):
+        sides = [side.strip() for side in text.split("\\")]
+        plain = len(sides) == 2 and all(map(NUMBER.fullmatch, sides))
+        if not plain or not all(0 < float(side) < MOST_MM for side in sides):
+            raise InputError(
+                "no pixel spacing in a DICOM series",
+                where=folder.name,
+                expected="two positive numbers",
+                got=repr(text),
+                do="export the series again",
+            )
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:
     """What says that slices may be missing although those that are there lie at even steps; pixels
     without a size."""
     numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
-    if not all(h["sized"] for h in headers):
+    if not all(h["sizes"] for h in headers):
         doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
     if len(set(numbers)) == len(headers) and (
         numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)
