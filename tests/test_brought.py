@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from samatch.data.curate import curate
+from samatch.data.listing import from_folder
 from samatch.data.manifest import Case, load_manifest, manifest_folders
 from samatch.data.readers import acdc, busi, chaos, files, mrliver
-from samatch.data.volumes import load_cases
+from samatch.data.volumes import Raw, array_faults, load_cases
 from samatch.system import paths
 from samatch.system.errors import InputError
 from tests.made import AFFINE, ellipse, nifti, pictures, png, stack
@@ -114,3 +115,19 @@ def test_a_case_of_acdc_with_another_name_is_an_error(tmp_path):
     for name in ("patient001", "patient001_frame", "patient001_frame00", "_frame01x"):
         with pytest.raises(InputError, match="a case of ACDC has another name"):
             acdc.load(named(name), tmp_path)
+
+
+def test_nnunets_test_images_may_be_predicted(tmp_path):
+    """They take no part in a manifest, but their folder may be asked for."""
+    for name in ("dataset.json", "imagesTr/a_0000.png", "imagesTs/b_0000.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [entry.image for entry in from_folder(tmp_path)] == ["imagesTr/a_0000.png"]
+    assert [entry.image for entry in from_folder(tmp_path / "imagesTs")] == ["b_0000.png"]
+
+
+def test_values_too_wide_for_a_difference_and_a_negative_seed_are_faults(folder):
+    image = np.array([[[-1e308, 1e308, 0]]])
+    assert "-1e+308 to 1e+308" in array_faults(Raw(image, None, None, "a"), 2)[0]
+    with pytest.raises(InputError, match="impossible seed"):
+        curate("lesions", None, ["a"], seed=-1)

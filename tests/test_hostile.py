@@ -101,9 +101,13 @@ def test_paths_stay_inside(tmp_path):
     (data / "set").mkdir(parents=True)
     (data / "other").mkdir()
     assert inside(data / "set", "a/b.png") == data / "set" / "a" / "b.png"
-    for name in ("", "..", "../other/x", "/etc/passwd", "a/../../x", "a\0b", "a\nb"):
+    for name in ("", "..", "../other/x", "/etc/passwd", "a/../../x", "../sets"):
         with pytest.raises(InputError, match="a path leads out"):
             inside(data / "set", name)
+    for name in ("a\0b", "a\nb", "a\udcffb"):
+        with pytest.raises(InputError, match="characters that are no text"):
+            inside(data / "set", name)
+    assert inside(data / "set", "at 9\u202fpm.png")
     (tmp_path / "secret.png").write_bytes(b"x")
     (data / "other" / "y.png").write_bytes(b"x")
     (data / "set" / "out.png").symlink_to(tmp_path / "secret.png")
@@ -195,6 +199,9 @@ def test_bytes_that_are_no_text(home):
         ({"reader": "../files"}, "reader: "),
         ({"clinical": [1]}, "clinical must be a mapping"),
         ({"drawn": 3}, "drawn must be a mapping"),
+        ({"drawn": {"fractions": ["a"]}}, "drawn: fractions must be numbers"),
+        ({"drawn": {"fractions": [0.5, 0.5]}}, "drawn: fractions must be three"),
+        ({"drawn": {"seed": -1, "unused": "x"}}, "drawn: seed(.|\n)*drawn: unused"),
         ({"earlier_cases_sha256": "x"}, "earlier_cases_sha256 must be a list"),
         ({"public_copy": "http://x"}, "public_copy must have"),
         ({"public_copy": {"url": 3, "page": ""}}, "public_copy must have"),

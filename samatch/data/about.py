@@ -68,9 +68,27 @@ def about_faults(about: dict) -> list[str]:
     for key, kind in (("clinical", dict), ("drawn", dict), ("earlier_cases_sha256", list)):
         if not isinstance(about.get(key, kind()), kind):
             faults.append(f"{key} must be a {'list' if kind is list else 'mapping'}")
+    faults += _drawn_faults(about.get("drawn"))
     copy = about.get("public_copy", {"url": "", "page": ""})
     if not isinstance(copy, dict) or not all(isinstance(copy.get(k), str) for k in ("url", "page")):
         faults.append("public_copy must have a url and a page")
+    return faults
+
+
+def _drawn_faults(drawn) -> list[str]:
+    """What is wrong with how the splits are drawn, where that is declared."""
+    if not isinstance(drawn, dict):
+        return []
+    parts, seed = drawn.get("fractions", [1]), drawn.get("seed", 0)
+    faults = []
+    if not isinstance(parts, list) or not all(type(x) in (int, float) and x >= 0 for x in parts):
+        faults.append(f"drawn: fractions must be numbers of train, val and test, got {parts!r}")
+    elif "fractions" in drawn and (len(parts) != 3 or not 0 < sum(parts) < float("inf")):
+        faults.append(f"drawn: fractions must be three, of train, val and test, got {parts!r}")
+    if type(seed) is not int or seed < 0:
+        faults.append(f"drawn: seed must be a whole number not below 0, got {seed!r}")
+    if not isinstance(drawn.get("unused", []), list):
+        faults.append("drawn: unused must be a list of strata")
     return faults
 
 

@@ -127,13 +127,17 @@ def _candidates(folder: Path) -> list[Path]:
     nnU-Net keeps for its own test.
     """
     files = [p for p in folder.rglob("*") if p.is_file() and not _aside(p.relative_to(folder))]
-    files = [p for p in files if not (p.parent.name in NNUNET_TEST and _is_nnunet(p.parent.parent))]
+    files = [p for p in files if p.parent == folder or not _of_nnunets_test(p)]
     series = {p.parent for p in files if p.suffix.lower() == ".dcm"}
     return [p for p in files if suffix_of(p)] + [p for p in series if p != folder]
 
 
 def _aside(path: Path) -> bool:
     return any(part.startswith(".") or part in ("manifest", "__MACOSX") for part in path.parts)
+
+
+def _of_nnunets_test(path: Path) -> bool:
+    return path.parent.name in NNUNET_TEST and _is_nnunet(path.parent.parent)
 
 
 def _is_nnunet(folder: Path) -> bool:

@@ -57,7 +57,7 @@ def _any_case(manifest: Manifest, folder: Path) -> bool:
     try:
         load_case(manifest, manifest.cases[0], folder)
     except InputError as error:
-        return "missing" not in error.brief
+        return not error.what.endswith("is missing")
     return True
 
 
@@ -102,7 +102,7 @@ def public_files(manifest: Manifest) -> list[dict[str, str]]:
     for line, row in rows:
         try:
             inside(paths.data_dir() / manifest.folder, row["path"])
-            whole(row["bytes"])
+            row["bytes"] = str(whole(row["bytes"]))
         except InputError as error:
             faults.append(f"line {line}: {error.brief}")
         except ValueError as error:

@@ -24,7 +24,9 @@ def draw(
     stratum_of: patient -> stratum; each is shuffled with its own seed and cut by `fractions` of
     train, val, test. Patients of `unused` strata take no part; those of `last` come after the
     others in the labeled order, and those of `only_train` (no label) after all. Raises InputError
-    where a split would stay empty."""
+    where a split would stay empty, and on a negative seed."""
+    if seed < 0:
+        raise InputError("impossible seed", expected="0 or more", got=seed, do="choose another")
     splits, rank = {name: [] for name in (*SPLITS, UNUSED)}, {}
     for stratum in sorted(set(stratum_of.values())):
         patients = sorted(p for p, s in stratum_of.items() if s == stratum and p not in only_train)

@@ -131,6 +131,8 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
         )
     elif raw.image.min() == raw.image.max():
         faults.append(f"{raw.source}: image is constant ({raw.image.min()})")
+    elif float(raw.image.max()) / 2 - float(raw.image.min()) / 2 > np.finfo(np.float64).max / 2:
+        faults.append(f"{raw.source}: image values from {raw.image.min()} to {raw.image.max()}")
     if raw.white and num_classes > 2:
         faults.append(
             f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} "

@@ -55,8 +55,11 @@ def inside(folder: Path, name: str) -> Path:
     """
     home = os.path.normpath(folder)
     path = os.path.normpath(os.path.join(home, name))
-    plain = name and not os.path.isabs(name) and name.isprintable()
-    if not plain or not Path(path).is_relative_to(home):
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise InputError(
+            "a path holds characters that are no text", got=repr(name), do="rename the file"
+        )
+    if not name or os.path.isabs(name) or not Path(path).is_relative_to(home):
         raise InputError(
             "a path leads out of the data set's folder",
             where=repr(name),

@@ -34,6 +34,6 @@ def load(case: Case, folder: Path) -> Raw:
 
 def entries(folder: Path) -> list[Entry]:
     """A case an `image_<number>.nii.gz`, by number."""
-    names = [re.fullmatch(r"image_(\d+)\.nii\.gz", path.name) for path in folder.iterdir()]
+    names = [re.fullmatch(r"image_(\d+)\.nii\.gz", path.name) for path in folder.glob("image_*")]
     numbers = sorted(int(found[1]) for found in names if found)
     return [Entry(f"scan{number}", f"scan{number}") for number in numbers]
