@@ -16,7 +16,8 @@ SAM ?= lite_medsam
 SEED ?= 0
 N ?= 3
 ifdef DATA
-export SAMATCH_DATA := $(abspath $(DATA))
+# Made absolute by samatch/system/paths.py: $(abspath) would cut a name with a blank in two.
+export SAMATCH_DATA := $(DATA)
 endif
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
@@ -45,7 +46,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && \
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
 	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
 	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"
@@ -69,7 +70,7 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch train $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET) --print
