@@ -37,7 +37,7 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks",
     ),
     "tables": (
-        "results.tables",
+        "results.report",
         [],
         "collect the runs, write the tables",
         "--profile laptop --dataset acdc --print",

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
-from samatch.results import plots
+from samatch.results import comparisons, curves, plots
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_the_closest_comparisons_are_drawn_with_every_patient():
     scores = pd.DataFrame(
         {"mine": [0.8, 0.7, 0.9], "near": [0.79, 0.72, 0.88], "far": [0.1, 0.2, 0.3]}
     )
-    figure = plots.paired_differences(
+    figure = comparisons.paired_differences(
         scores, "mine", {"near": "Near", "far": "Far"}, "Mine", most=1
     )
     drawn = [axis for axis in figure.axes if axis.patches]
@@ -52,7 +52,7 @@ def test_a_cell_that_was_not_run_has_a_word_and_no_point():
             "dice": [80.0, np.nan, 81.5],
         }
     )
-    figure = plots.ablation_grid(grid, "title")
+    figure = comparisons.ablation_grid(grid, "title")
     points = figure.axes[0].collections[0]
     assert (
         points.get_offsets()[:, 0].tolist() == [80, 81.5]
@@ -65,7 +65,7 @@ def test_a_cell_that_was_not_run_has_a_word_and_no_point():
 
 
 def test_speed_says_the_ratio_and_scaling_the_exponent():
-    speed = plots.speed(
+    speed = curves.speed(
         pd.DataFrame(
             {
                 "case": ["a", "b"],
@@ -77,7 +77,7 @@ def test_speed_says_the_ratio_and_scaling_the_exponent():
         "title",
     )
     assert " 2 s: 5.0 times as fast" in words(speed) and " 1.5 s: 4.0 times as fast" in words(speed)
-    scaling = plots.scaling(
+    scaling = curves.scaling(
         pd.DataFrame(
             {
                 "quantity": ["classes"] * 3,
@@ -98,12 +98,12 @@ def test_one_panel_a_class_and_no_class_without_pixels():
             "iteration": [50, 100],
             **{
                 f"pseudo_dice_{source}_{c}": [0.5, 0.6]
-                for source in plots.SOURCE_STYLES
+                for source in curves.SOURCE_STYLES
                 for c in ("RV", "LV")
             },
         }
     )
-    assert [axis.get_title() for axis in plots.pseudo_label_quality(log, ("RV", "LV")).axes] == [
+    assert [axis.get_title() for axis in curves.pseudo_label_quality(log, ("RV", "LV")).axes] == [
         "RV",
         "LV",
     ]
