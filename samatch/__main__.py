@@ -48,6 +48,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "draw the folds of a set, or pool their runs",
         "pool --profile laptop --dataset chaos",
     ),
+    "audit": (
+        "results.audit",
+        [],
+        "recompute the tracked numbers by other code",
+        "--profile laptop --dataset acdc",
+    ),
 }
 
 

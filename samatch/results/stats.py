@@ -72,6 +72,8 @@ def wilcoxon_family(
 def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
+    p: zeros are dropped; exact for at most 50 untied or 13 tied differences, else by the normal
+    approximation, corrected for ties, not for continuity.
     rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap
     interval; smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any
     defined difference p is NaN: nothing was tested.
