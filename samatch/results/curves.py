@@ -5,13 +5,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from samatch.results.plots import DPI, class_color
+from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE, class_color
 
 SOURCE_STYLES = {
-    "student": ("#4c72b0", "-", "student"),
-    "sam": ("#dd8452", "-", "SAM"),
+    "student": (BLUE, "-", "student"),
+    "sam": (ORANGE, "--", "SAM"),
     "refined": ("#333333", "-", "both together"),
-    "student_kept": ("#4c72b0", ":", "student, its kept pixels"),
+    "student_kept": (BLUE, ":", "student, its kept pixels"),
     "refined_kept": ("#333333", ":", "used: kept pixels of both"),
 }
 
@@ -21,9 +21,9 @@ def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> 
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9, 3.3), dpi=DPI, layout="constrained", sharey=True
     )
-    for name, log in logs.items():
-        rows = log.dropna(subset=["val_dice"])
-        left.plot(rows.iteration, 100 * rows.val_dice, marker="o", markersize=3, label=name)
+    for number, (name, log) in enumerate(logs.items()):
+        rows, color = log.dropna(subset=["val_dice"]), PALETTE[number % len(PALETTE)]
+        left.plot(rows.iteration, 100 * rows.val_dice, "o-", color=color, markersize=3, label=name)
     for index, cls in enumerate(classes):
         right.plot(
             rows.iteration,
@@ -79,35 +79,45 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
 
 
 def speed(table: pd.DataFrame, title: str) -> Figure:
-    """Seconds a step of the plain reference and of samatch, with the ratio.
+    """Seconds a step of the plain reference and of samatch as two dots, the ratio between them.
 
     table: a row a case, columns case, plain_s, samatch_s, ratio.
     """
-    figure, axis = plt.subplots(figsize=(8, 0.7 * len(table) + 1.2), dpi=DPI, layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 0.6 * len(table) + 1.4), dpi=DPI, layout="constrained")
     place = np.arange(len(table))
-    axis.barh(
-        place - 0.19,
-        table.plain_s,
-        height=0.36,
-        color="#bbbbbb",
-        label="plain reference, published structure",
-    )
-    axis.barh(place + 0.19, table.samatch_s, height=0.36, color="#4c72b0", label="samatch")
-    for row, (plain, mine, ratio) in enumerate(
-        zip(table.plain_s, table.samatch_s, table.ratio, strict=True)
+    axis.hlines(place, table.samatch_s, table.plain_s, color="#cccccc", linewidth=2)
+    for seconds, color, marker, name in (
+        (table.plain_s, "#777777", "s", "plain reference, published structure"),
+        (table.samatch_s, BLUE, "o", "samatch"),
     ):
-        axis.text(plain, row - 0.19, f" {plain:.3g} s", va="center", fontsize=8)
-        axis.text(
-            mine, row + 0.19, f" {mine:.3g} s: {ratio:.1f} times as fast", va="center", fontsize=8
+        axis.scatter(seconds, place, color=color, marker=marker, s=42, zorder=3, label=name)
+    for row in table.reset_index(drop=True).itertuples():
+        middle = np.sqrt(row.plain_s * row.samatch_s)  # of a logarithmic axis
+        words = (
+            (row.plain_s, 8, 0, "left", f"{row.plain_s:.3g} s"),
+            (row.samatch_s, -8, 0, "right", f"{row.samatch_s:.3g} s"),
+            (middle, 0, 8, "center", f"{row.ratio:.1f} times as fast"),
         )
+        for x, right, up, side, text in words:
+            axis.annotate(
+                text,
+                (x, row.Index),
+                xytext=(right, up),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=8,
+            )
     axis.set_yticks(place, table.case)
-    axis.invert_yaxis()
     axis.set(
         xscale="log",
-        xlabel="seconds a step or validation (log scale)",
+        xlabel="seconds a step or validation (logarithmic)",
         title=title,
-        xlim=(table.samatch_s.min() / 2, table.plain_s.max() * 4),
+        xlim=(table[["samatch_s", "plain_s"]].min(axis=None) / 2.5, table.plain_s.max() * 2.5),
+        ylim=(len(table) - 0.5, -0.7),
     )
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -133,14 +143,14 @@ def scaling(table: pd.DataFrame) -> Figure:
             rows.seconds.iloc[-1] * rows["count"] / rows["count"].iloc[-1],
             color="#999999",
             linestyle=":",
-            label="linear",
+            label="exponent 1",
         )
-        axis.plot(rows["count"], rows.seconds, marker="o", color="#4c72b0", label="measured")
+        axis.plot(rows["count"], rows.seconds, marker="o", color=BLUE, label="measured")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:.3g}")
-        axis.set(xlabel=quantity, title=f"exponent {rows.exponent.iloc[0]:.2f}")
+        axis.set(xlabel=quantity, title=f"{quantity}: exponent {rows.exponent.iloc[0]:.2f}")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("seconds")
     axes[0, 0].legend(frameon=False, fontsize=8)

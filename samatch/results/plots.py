@@ -1,9 +1,11 @@
-"""Figures of slices and of what a set holds. Every function returns a matplotlib Figure.
+"""Figures of slices and of what a set holds; colours and saving for all figures.
 
-No torch here: arrays come in as numpy. At most eight panels are drawn.
+Every function returns a matplotlib Figure of at most eight panels. No torch here: arrays come in as
+numpy.
 """
 
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-DPI = 100
-CLASS_COLORS = (
-    sns.color_palette("colorblind", 8).as_hex()[:1]
-    + sns.color_palette("colorblind", 8).as_hex()[1:3]
-)
+DPI = 100  # on the screen
+SAVED_DPI = 150
+PALETTE = sns.color_palette("colorblind", 10).as_hex()
+BLUE, ORANGE = PALETTE[:2]
+CLASS_COLORS = PALETTE[:3]
 MORE_COLORS = sns.color_palette("husl", 12).as_hex()
 
 
@@ -27,6 +29,11 @@ def class_color(index: int) -> str:
     return (
         CLASS_COLORS[index] if index < len(CLASS_COLORS) else MORE_COLORS[index % len(MORE_COLORS)]
     )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG file at 150 dots per inch; no version in it, so that bytes repeat."""
+    figure.savefig(path, dpi=SAVED_DPI, metadata={"Software": None})
 
 
 def slices_with_contours(

@@ -318,6 +318,17 @@ def ablation_grid(
     )
 
 
+def unit_name(dataset: str) -> str:
+    """What a test unit of the set is: "picture" of a single slice, else "patient".
+
+    Where most patients have several pictures, the patient is the unit.
+    """
+    cases = load_manifest(dataset).cases
+    patients = {case.patient_id for case in cases}
+    flat = all(case.n_slices == 1 for case in cases)
+    return "picture" if flat and 2 * len(patients) > len(cases) else "patient"
+
+
 def patient_tables(
     dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
