@@ -49,7 +49,7 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "--profile laptop --dataset stu_hospital --of busi",
     ),
     "tables": (
-        "results.tables",
+        "results.report",
         [],
         "collect the runs, write the tables",
         "--profile laptop --dataset acdc --print",
@@ -59,6 +59,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         [],
         "draw the folds of a set, or pool their runs",
         "pool --profile laptop --dataset chaos",
+    ),
+    "audit": (
+        "results.audit",
+        [],
+        "recompute the tracked numbers by other code",
+        "--profile laptop --dataset acdc",
     ),
 }
 

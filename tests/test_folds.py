@@ -1,4 +1,4 @@
-"""Folds: drawn by code as tracked, every patient tested once; pooling of whole sets of folds only."""
+"""Folds: drawn as tracked, every patient tested once; only whole sets of folds are pooled."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ SPECS = [
 
 
 def write_fold(name, specs=SPECS, **wrong):
-    """Made-up records of one fold, with the patients and hashes of its manifest but for what `wrong` says."""
+    """Made-up records of one fold, with its manifest's patients and hashes but for `wrong`."""
     manifest, number = load_manifest(name), NAMES.index(name)
     runs, cases = [], []
     for (method, sam, variant), dice, val in specs:
@@ -136,8 +136,7 @@ def test_twenty_patients_are_pooled(tracked):
 
 
 def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
-    """Of two candidates the first wins on validation in folds 1 and 2, the other in 3 and 4: ten of .9 and ten of .5
-    make .7."""
+    """The first wins on validation in folds 1 and 2, the other in 3 and 4: a mean of .7."""
     assert folds.references(folds.pooled("laptop", "chaos")[0]) == [
         "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"
     ]

@@ -1,4 +1,4 @@
-"""Tools: parameters are checked, a failing notebook leaves no target, the linter finds faults, the environment agrees."""
+"""Tools: parameters, notebooks that fail, the linter, the environment, the pages."""
 
 import json
 import subprocess
@@ -189,8 +189,8 @@ def test_a_table_of_a_page_is_made_anew_and_an_unknown_one_refused(monkeypatch):
     )
     page = "a\n<!-- table runs laptop/acdc -->\nold\n<!-- end of table -->\nb\n"
     assert (
-        write_pages.filled(page)
-        == "a\n<!-- table runs laptop/acdc -->\n| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
+        write_pages.filled(page) == "a\n<!-- table runs laptop/acdc -->\n"
+        "| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
     )
     with pytest.raises(InputError, match="unknown kind of table"):
         write_pages.filled(page.replace("table runs", "table rums"))

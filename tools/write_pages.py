@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/*.md from the tracked results: what stands between two markers is made here.
+"""Fills the tables of README.md and docs/*.md, between two markers, from the tracked results.
 
     <!-- table summary laptop/acdc -->  ...  <!-- end of table -->
 
@@ -20,6 +20,7 @@ MARKED = re.compile(r"(<!-- table (\w+) (\w+)/(\w+) -->\n).*?(<!-- end of table 
 
 
 def pages() -> list[Path]:
+    """README.md and the pages of docs."""
     return [paths.ROOT / "README.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
 
 
@@ -34,7 +35,7 @@ def filled(text: str) -> str:
 
 
 def summary(profile: str, dataset: str) -> str:
-    """Each run of the main table: Dice on validation and test, by class where there are several, and distances."""
+    """Each run of the main table: Dice on validation and test, by class, and distances."""
     runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
     table = tables.summary(tables.headline(runs), per_case)
     classes = [name for name in table if name.startswith("dice_") and name != "dice_sd"]
@@ -56,7 +57,7 @@ def summary(profile: str, dataset: str) -> str:
 
 
 def wilcoxon(profile: str, dataset: str) -> str:
-    """SAM-Match against each comparison method, per patient: median difference with its interval, and p."""
+    """SAM-Match against each comparison method, per patient: median difference, interval and p."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
     table = table[(table.metric == "dice") & (table.unit == "patient")]
     points = 100 * table[["median_difference", "ci_low", "ci_high"]]
@@ -86,7 +87,7 @@ ANSWER = {
 
 
 def answer(profile: str, _: str) -> str:
-    """One row per set: test Dice of the default methods, and SAM-Match against the same training without SAM."""
+    """One row per set: test Dice of the default methods, SAM-Match against training without SAM."""
     rows = [
         answer_row(profile, name)
         for name in SETS
@@ -96,6 +97,7 @@ def answer(profile: str, _: str) -> str:
 
 
 def answer_row(profile: str, dataset: str) -> dict[str, str]:
+    """Column -> cell of the answer's row of one set."""
     runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
     runs = runs[runs.seed == runs.seed.min()]
     table = tables.summary(runs, per_case).set_index("run_id")
@@ -124,9 +126,8 @@ def answer_row(profile: str, dataset: str) -> dict[str, str]:
             (difference[guided] - difference[found["no_sam"]]).to_numpy()
         )
         low, median, high = (100 * test[key] for key in ("ci_low", "median_difference", "ci_high"))
-        row["SAM-Match against continued"] = (
-            f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {probability(pd.Series([test['p']]))[0].removeprefix('= ')}"
-        )
+        p = probability(pd.Series([test["p"]]))[0]
+        row["SAM-Match against continued"] = f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {p}"
     return row
 
 
@@ -169,18 +170,22 @@ TABLES = {
 
 
 def one(values: pd.Series) -> list[str]:
+    """Numbers with one decimal; "" for NaN."""
     return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
 
 
 def probability(values: pd.Series) -> list[str]:
+    """p with four decimals; never 0."""
     return ["< 0.0001" if value < 0.0001 else f"{value:.4f}" for value in values]
 
 
 def with_undefined(distance: float, undefined: int) -> str:
+    """A mean distance, and how many cases have none."""
     return f"{distance:.1f}" + (f" ({undefined} undefined)" if undefined else "")
 
 
 def markdown(columns: dict) -> str:
+    """A Markdown table of title -> cells, all of one length."""
     names = list(columns)
     rows = zip(*(columns[name] for name in names), strict=True)
     return "\n".join(
@@ -193,6 +198,7 @@ def markdown(columns: dict) -> str:
 
 
 def main(words: list[str]) -> None:
+    """Fills every page, or with --check fails where one is stale."""
     try:
         made = {page: filled(page.read_text()) for page in pages()}
     except InputError as error:
