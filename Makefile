@@ -31,7 +31,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks pages lock clean
+.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict strip benchmark test unit lint nbval notebooks pages lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -86,6 +86,8 @@ manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,M
 	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
 	@$(PY) -m samatch predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
+strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
+	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 
 benchmark: $(READY)  ## time every step against a plain reference with the published structure, and how the cost grows; writes results/benchmarks and two figures
 	$(PY) -W ignore -m benchmarks.run

@@ -36,6 +36,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "masks for the images of a folder",
         "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks",
     ),
+    "strip": (
+        "training.walkthrough",
+        [],
+        "draw the method on unlabeled slices, by a finished joint run",
+        "--profile laptop --dataset acdc",
+    ),
     "tables": (
         "results.tables",
         [],
