@@ -72,12 +72,12 @@ class Count:
     """What the rule chose from: the gains of all slices, in points of Dice."""
 
     gains: np.ndarray  # (N,)
-    every: int = 1  # of all such slices, every so manieth was taken
+    every: int = 1  # one in so many of all such slices was taken
 
     @property
     def which(self) -> str:
         """Which slices these are, in words."""
-        part = f"every {self.every}th of them, " if self.every > 1 else "all "
+        part = f"one in {self.every} of them, " if self.every > 1 else "all "
         return f"{part}{len(self.gains)} slices,"
 
     @property
@@ -113,7 +113,7 @@ def mean_dice(by_class: np.ndarray) -> float:
 
 
 def record(chosen: list[Chosen], count: Count, classes: tuple[str, ...], rule: str) -> pd.DataFrame:
-    """One row a time, slice and map: Dice, promised IoU, gain and percent kept, where it has them."""
+    """One row a time, slice and map: Dice, promised IoU, gain and percent kept, if it has them."""
     rows = []
     for time in chosen[0].at:
         for one in chosen:

@@ -63,7 +63,7 @@ class Pair:
     config: RunConfig
     data: Data
     method: SamMatch
-    embed: Callable[[list[Place]], torch.Tensor]
+    embed: Callable[[Place], torch.Tensor]  # -> (1, C, h, w)
 
 
 def walk(config: RunConfig, every: int = 1) -> tuple[list[Chosen], Count]:
@@ -79,10 +79,10 @@ def walk(config: RunConfig, every: int = 1) -> tuple[list[Chosen], Count]:
     places = places[::every]
     gains = gains_of(pair, places)
     chosen = choose(gains)
-    found = {role: {"start": opinions(pair, [places[n]])[0]} for role, (n, _) in chosen.items()}
+    found = {role: {"start": opinions(pair, places[n])} for role, (n, _) in chosen.items()}
     load_end(pair)
     for role, (number, _) in chosen.items():
-        found[role]["end"] = opinions(pair, [places[number]])[0]
+        found[role]["end"] = opinions(pair, places[number])
     rows = []
     for role, (number, rank) in chosen.items():
         place = places[number]
@@ -91,7 +91,7 @@ def walk(config: RunConfig, every: int = 1) -> tuple[list[Chosen], Count]:
 
 
 def read_pair(config: RunConfig) -> Pair:
-    """Networks without their weights, and the unlabeled volumes; no labeled ones nor their views."""
+    """Networks without their weights, and the unlabeled volumes, no labeled ones."""
     manifest, device = load_manifest(config.dataset), find_device()
     unlabeled = load_cases(
         manifest, manifest.cases_of(manifest.patients("train")[config.n_labeled :])
@@ -107,15 +107,15 @@ def read_pair(config: RunConfig) -> Pair:
 
 def embedder_of_places(
     sam: SamModel, config: RunConfig, data: Data
-) -> Callable[[list[Place]], torch.Tensor]:
-    """Places -> embeddings (n, C, h, w): from the cache if the encoder is fixed, else encoded now."""
+) -> Callable[[Place], torch.Tensor]:
+    """Place -> embedding (1, C, h, w): from the cache if the encoder is fixed, else encoded now."""
     if fixed_encoder(config):
         cache = cached(sam, config, data, data.unlabeled)
-        return lambda places: cache[torch.tensor([place.number for place in places])]
+        return lambda place: cache[torch.tensor([place.number])]
 
-    def encoded(places: list[Place]) -> torch.Tensor:
-        image = np.stack([place.volume.image[place.slice] for place in places])
-        return sam.encode(torch.from_numpy(image)[:, None].to(data.device))
+    def encoded(place: Place) -> torch.Tensor:
+        image = torch.from_numpy(place.volume.image[place.slice])
+        return sam.encode(image[None, None].to(data.device))
 
     return encoded
 
@@ -184,40 +184,34 @@ def gains_of(pair: Pair, places: list[Place]) -> np.ndarray:
     """(N,) gain of each slice in points of Dice."""
     progress, gains = Progress("opinions of unlabeled slices", len(places)), []
     for number, place in enumerate(places, 1):
-        gains.append(opinions(pair, [place])[0].gain)
+        gains.append(opinions(pair, place).gain)
         progress(number)
     return np.array(gains)
 
 
 @torch.no_grad()
-def opinions(pair: Pair, places: list[Place]) -> list[Opinions]:
-    """What is said of each slice, merged as at the end of the training, when SAM's say is whole."""
+def opinions(pair: Pair, place: Place) -> Opinions:
+    """What is said of a slice, merged as at the end of the training, when SAM's say is whole."""
     config, method, bf16 = pair.config, pair.method, pair.data.bf16
-    size = config.train.image_size
-    image = np.stack([place.volume.image[place.slice] for place in places])
+    size, image = config.train.image_size, place.volume.image[place.slice][None]
     with torch.autocast(pair.data.device.type, torch.bfloat16, enabled=bf16):
         student = PseudoLabel.from_probs(student_probs(method.evaluated, image, size, bf16), 0.0)
-        answer = method.ask(pair.embed(places), student)
+        answer = method.ask(pair.embed(place), student)
         as_published = published(config.refine, "background")
         sam_probs = resize(class_probs(answer.mask_logits, as_published), size)
         both, _ = merge(config.refine, student, sam_probs, answer.quality, answer.present, 1.0)
-    boxes, found = boxes_of_the_papers_way(config, student), []
-    for i, place in enumerate(places):
-        small, hidden = resized(place.volume, size)
-        found.append(
-            Opinions(
-                image=small[place.slice, 0].numpy(),
-                hidden=hidden[place.slice].numpy(),
-                student=array(student.label[i]),
-                confidence=array(student.confidence[i]),
-                sam=array(sam_probs[i].argmax(0)),
-                iou=array(answer.quality[i]),
-                both=array(both.label[i]),
-                keep=array(both.keep[i]),
-                boxes=boxes[i],
-            )
-        )
-    return found
+    small, hidden = resized(place.volume, size)
+    return Opinions(
+        image=small[place.slice, 0].numpy(),
+        hidden=hidden[place.slice].numpy(),
+        student=array(student.label[0]),
+        confidence=array(student.confidence[0]),
+        sam=array(sam_probs[0].argmax(0)),
+        iou=array(answer.quality[0]),
+        both=array(both.label[0]),
+        keep=array(both.keep[0]),
+        boxes=boxes_of_the_papers_way(config, student),
+    )
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
@@ -233,14 +227,12 @@ def boxed(config: RunConfig) -> RunConfig:
     )  # fmt: skip
 
 
-def boxes_of_the_papers_way(config: RunConfig, student: PseudoLabel) -> list[dict[int, np.ndarray]]:
-    """For each slice the boxes that variant `box` would ask with, see `Opinions`; a class that the
+def boxes_of_the_papers_way(config: RunConfig, student: PseudoLabel) -> dict[int, np.ndarray]:
+    """The boxes that variant `box` would ask with for one slice, see `Opinions`; a class that the
     student does not see has none."""
     prompt = prompt_from_probs(student.probs, student.label, boxed(config).refine)
-    found = []
-    for boxes, present in zip(array(prompt.boxes), array(prompt.present), strict=True):
-        found.append({int(k): boxes[k] for k in np.flatnonzero(present)})
-    return found
+    boxes, present = array(prompt.boxes)[0], array(prompt.present)[0]
+    return {int(k): boxes[k] for k in np.flatnonzero(present)}
 
 
 def sentences(config: RunConfig, manifest: Manifest, count: Count) -> list[str]:
@@ -249,8 +241,8 @@ def sentences(config: RunConfig, manifest: Manifest, count: Count) -> list[str]:
     return [
         f"Rows are chosen by a rule: {RULE}. {count.sentence}",
         "Dice in percent, mean over the classes, of the whole map; slices count from 0. The hidden "
-        "label chooses and scores these rows; no training reads it. Promised IoU: what SAM's own "
-        "probabilities lead one to expect of each mask.",
+        "label chooses and scores these rows; no training learns from it. Promised IoU: what SAM's "
+        "own probabilities lead one to expect of each mask.",
         f"Run {config.run_id}, profile {config.profile}: whole slices at {size} x {size} pixels "
         "without augmentation, cut to the organ for display. Margin of the boxes in pixels of an "
         "image 256 wide.",
@@ -277,7 +269,7 @@ def main(words: list[str] | None = None) -> None:
         help="folder for strip.csv (results/<profile>/<set> renews the tracked one)",
     )
     parser.add_argument(
-        "--every", type=int, default=1, help="choose among every so manieth slice, to save time"
+        "--every", type=int, default=1, help="choose among one slice in so many, to save time"
     )
     args = parser.parse_args(words)
     if args.every < 1:
