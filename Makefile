@@ -32,7 +32,7 @@ RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SA
 SIDE_BY_SIDE ?= 2
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict audit benchmark test unit lint nbval notebooks pages lock clean
+.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -87,6 +87,8 @@ manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,M
 	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
 	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$(IMAGES)" "$(MASKS)"
+strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
+	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 
 audit: $(READY)  ## recompute every tracked number by other code: PROFILE=laptop DATASET=acdc, or all sets without
 	@$(PY) -m samatch audit $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATASET),--dataset $(DATASET))

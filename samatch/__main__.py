@@ -48,6 +48,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "test the students of a set on another source",
         "--profile laptop --dataset stu_hospital --of busi",
     ),
+    "strip": (
+        "training.walkthrough",
+        [],
+        "draw the method on unlabeled slices, by a finished joint run",
+        "--profile laptop --dataset acdc",
+    ),
     "tables": (
         "results.report",
         [],
