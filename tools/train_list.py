@@ -130,7 +130,9 @@ def _words_of(config: RunConfig, trial: str) -> list[str]:
 async def train_all(jobs: dict[str, Job], launch: list[str], at_once: int) -> None:
     """Trains every missing run, its parents before it, `at_once` at a time; returns at the end."""
     slots = asyncio.Semaphore(at_once)
-    await asyncio.gather(*(_follow(job, jobs, launch, slots) for job in jobs.values()))
+    async with asyncio.TaskGroup() as group:
+        for job in jobs.values():
+            group.create_task(_follow(job, jobs, launch, slots))
 
 
 async def _follow(
@@ -207,7 +209,7 @@ def _last_message(log: Path, start: int) -> str:
 
 
 def report(jobs: dict[str, Job]) -> str:
-    """One row a run: complete, missing, failed, these with log and last message; then the counts."""
+    """One row a run: complete, missing, failed with log and last message; then the counts."""
     rows = []
     for status in ("complete", "missing", "failed"):
         for job in jobs.values():
@@ -221,18 +223,21 @@ def report(jobs: dict[str, Job]) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """0 where every run is complete in the end, 1 where one is not, 130 after an interruption."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words = sys.argv[1:] if words is None else words
+    end = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="After --: arguments that every line shares."
+    )
     parser.add_argument("list", help="file with one line a run, - for standard input")
-    parser.add_argument("common", nargs="*", help="after --: arguments that every line shares")
     parser.add_argument("--launch", default=os.environ.get("LAUNCH", ""), help="default: $LAUNCH")
     parser.add_argument("--side-by-side", type=int, default=2, help="jobs at once")
-    args = parser.parse_args(words)
+    args = parser.parse_args(words[:end])
     launch = shlex.split(args.launch)
     if launch and not shutil.which(launch[0], path=os.environ.get("PATH")):
         raise InputError("LAUNCH names no program", got=launch[0])
     if args.side_by_side < 1:
         raise InputError("SIDE_BY_SIDE is impossible", expected="1 or more", got=args.side_by_side)
-    jobs = read_list(_lines(args.list), args.common)
+    jobs = read_list(_lines(args.list), words[end + 1 :])
     return _work_off(jobs, launch, args.side_by_side)
 
 
