@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 PY=${PY:-.venv/bin/python}
 NICE=${NICE:-0}
+renice -n "$NICE" -p $$ >/dev/null
 for program in munged slurmctld slurmd srun sbatch; do
     type -P "$program" >/dev/null || { echo "error: $program is missing: apt-get install slurm-wlm munge"; exit 2; }
 done
@@ -137,7 +138,7 @@ start_slurm
 make_list >"$DIR/list"
 say "slurmctld and two slurmd are up: $(sinfo -h -o '%D nodes %t, %G each')"
 # The same list one after the other in one process, at the side: what the results must equal.
-SAMATCH_RUNS=$SERIAL nice -n "$NICE" "$PY" -W ignore tests/slurm/serial.py "$DIR/list" >"$DIR/serial.log" 2>&1 &
+SAMATCH_RUNS=$SERIAL "$PY" -W ignore tests/slurm/serial.py "$DIR/list" >"$DIR/serial.log" 2>&1 &
 SERIAL_PID=$!
 
 A=phantom-n3-supervised-s1-tiny
@@ -153,8 +154,10 @@ wait_for $B
 node=$(variable_of "--seed 3 " SLURMD_NODENAME)
 stop_node "$node"
 say "a node is stopped while it trains $B"
-sleep 20  # until the controller has missed it
+# The controller misses it by itself after SlurmdTimeout; it need not be waited for.
+scontrol update nodename="$node" state=down reason=stopped
 say "sinfo: $(sinfo -h -o '%D %t' | paste -sd,)"
+sleep 2
 start_node "$node"
 if wait $MAKE_PID; then echo "error: exit status 0 in spite of two failures"; exit 1; fi
 say "exit status not 0:"
