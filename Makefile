@@ -28,11 +28,16 @@ TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
 DONE := $(OUT)/$(TAG)
 EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
 RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
-# Trainings of variants that run side by side; the demo uses one thread each.
-SIDE_BY_SIDE ?= 2
+# Trainings go through one program: SIDE_BY_SIDE of them at once here (the demo uses one thread each), or, with
+# LAUNCH="srun --gres=gpu:1", as so many jobs at once of a cluster: docs/scale.md.
+LIST ?=
+LAUNCH ?=
+export LAUNCH LIST
+SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
+TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -64,7 +69,7 @@ $(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
-	@printf '%s\n' $(VARIANTS) | xargs -P $(SIDE_BY_SIDE) -I % $(PY) -W ignore -m samatch train $(RUN_ARGS) --method samatch-$(METHOD) --variant %
+	@printf -- '--method samatch-$(METHOD) --variant %s\n' $(VARIANTS) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 
@@ -72,9 +77,12 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
-	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch train $(RUN_ARGS)
+	@$(PY) tools/list_runs.py $* $(METHOD) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
+
+runs: $(READY)  ## train what is missing of a list, here or by Slurm: LIST=file LAUNCH="srun --gres=gpu:1"; docs/scale.md
+	@$(TRAIN_LIST) "$$LIST"
 
 folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DATASET=chaos
 	@$(PY) -m samatch folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)

@@ -5,7 +5,7 @@ manifest is not used. `make data` writes it (samatch/data/provide.py), `make ver
 """
 
 import json
-import os
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def write(
         }
         spacing[case_id] = mm
     path = prepared_file(manifest)
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    partial = path.with_name(f"{path.name}.partial{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(

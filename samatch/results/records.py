@@ -8,9 +8,9 @@ going its folder is called .<run_id>.partial. This module does not import torch.
 import fcntl
 import glob
 import json
-import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,6 +41,10 @@ RUN_COLUMNS = [
     "parents",
     "config_sha256",
 ]
+# What a run leaves in its lock, and seconds in which the run then shows on every machine: NFS remembers what was not
+# there for up to a minute.
+COMPLETED = "complete"
+PATIENCE = 90
 # Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
 TEXT_COLUMNS = (
     "run_id",
@@ -73,9 +77,6 @@ class Run:
     def __init__(self, config: RunConfig, trial: str = ""):
         self.config, self.trial = config, trial
         self.folder = run_folder(config)
-        self.commit = (
-            repro.commit()
-        )  # of the code that starts the run, not of what stands there when it ends
         self.partial = self.folder.with_name(f".{config.run_id}.partial")
         manifest = load_manifest(config.dataset)
         self.identity = {
@@ -121,17 +122,36 @@ class Run:
         return json.loads((self.folder / "run.json").read_text())
 
     def open(self, wait: bool = False) -> None:
-        """Makes the partial folder and locks it, so that two processes never write one run; `wait` until the other one has ended."""
+        """Makes the partial folder and locks it, so that two processes never write one run; `wait` until the other one has ended.
+
+        The lock holds across machines where the file system passes flock on: docs/scale.md.
+        """
+        self.commit = repro.commit()  # of the code that starts the run, not that stands at its end
         self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.partial / "lock", "w")
+        self._lock = open(self.partial / "lock", "w+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
+        except BlockingIOError:
             raise InputError(
                 "this run is being trained by another process",
                 where=paths.shown(self.partial),
                 do="wait for it, or stop it",
             ) from None
+        except OSError as error:
+            raise InputError(
+                "the file system of the runs keeps no locks",
+                where=paths.shown(self.partial),
+                got=error.strerror,
+                do="set SAMATCH_RUNS to a folder on one that does",
+            ) from error
+        if self._lock.read() == COMPLETED:
+            self._until_complete()
+
+    def _until_complete(self) -> None:
+        """Another machine's rename may show here later than the lock that it has let go."""
+        until = time.monotonic() + PATIENCE
+        while not self.complete and time.monotonic() < until:
+            time.sleep(0.5)
 
     def close(self) -> None:
         """Of a run that another process has completed meanwhile: leaves nothing behind."""
@@ -161,6 +181,7 @@ class Run:
         self.partial.replace(self.folder)
         for leftover in ("state.pt", "lock"):
             (self.folder / leftover).unlink(missing_ok=True)
+        self._lock.write(COMPLETED)  # to those who wait for this lock
         self._lock.close()
 
 
@@ -177,7 +198,7 @@ def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    partial = path.with_name(f"{path.name}.partial{uuid.uuid4().hex[:8]}")
     try:
         partial.write_text(text)
         partial.replace(path)

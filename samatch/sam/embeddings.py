@@ -7,7 +7,7 @@ on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2 MiB).
 """
 
 import hashlib
-import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +96,11 @@ def _encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    partial = path.with_suffix(f".partial{os.getpid()}")
+    """The first to write a file has it: one that another process has mapped is not replaced."""
+    partial = path.with_suffix(f".partial{uuid.uuid4().hex[:8]}")
     with open(partial, "wb") as handle:
         np.save(handle, array)
-    partial.replace(path)
+    if path.exists():
+        partial.unlink()
+    else:
+        partial.replace(path)

@@ -407,7 +407,8 @@ def save_whole(content: dict, path) -> None:
         ) from error
 
 
-def main(words: list[str] | None = None) -> None:
+def read_words(words: list[str] | None = None) -> argparse.Namespace:
+    """The run that a command line names, as `config`, beside `trial` and `wait` of `train`."""
     parser = argparse.ArgumentParser(
         prog="samatch train", description="Train one run; missing parents first."
     )
@@ -431,23 +432,29 @@ def main(words: list[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="override one setting, e.g. train.iterations=100",
     )
+    parser.add_argument(
+        "--wait", action="store_true", help="for another process that trains this run"
+    )
     args = parser.parse_args(words)
     overrides = {
         key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)
     }
-    record = train(
-        make_config(
-            args.profile,
-            args.dataset,
-            args.n_labeled,
-            args.method,
-            args.sam,
-            args.seed,
-            args.variant,
-            overrides,
-        ),
-        trial=args.trial,
+    args.config = make_config(
+        args.profile,
+        args.dataset,
+        args.n_labeled,
+        args.method,
+        args.sam,
+        args.seed,
+        args.variant,
+        overrides,
     )
+    return args
+
+
+def main(words: list[str] | None = None) -> None:
+    args = read_words(words)
+    record = train(args.config, wait=args.wait, trial=args.trial)
     print(
         "trainable parameters:",
         ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()),
