@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.config.settings import FINETUNE, GUIDED
+from samatch.config.settings import GUIDED
 from samatch.results import stats, tables
 
 
@@ -50,17 +50,16 @@ def sam_at_test_time_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> p
 
 def several_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     """The main table's runs of methods trained with more than one seed; `name` is the method's."""
-    named = tables.headline(runs[runs.method != FINETUNE])
+    named = tables.headline(runs)
     named = tables.in_reading_order(named.assign(name=named.run_id.map(names_whatever_seed(named))))
     return named[named.groupby("name").seed.transform("nunique") > 1]
 
 
 def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
     """One row a method: seeds, their mean validation and test Dice (%), spread of the test Dice."""
-    rows = several_seeds(runs)
-    rows = rows.assign(
-        dice=rows.run_id.map(100 * stats.unit_scores(per_case).mean()), val_dice=100 * rows.val_dice
-    )
+    rows, dice = several_seeds(runs), 100 * stats.unit_scores(per_case).mean()
+    rows = rows[rows.run_id.isin(dice.index)]  # SAM with the reference's boxes is not tested
+    rows = rows.assign(dice=rows.run_id.map(dice), val_dice=100 * rows.val_dice)
     return (
         rows.groupby("name", sort=False)
         .agg(
