@@ -160,6 +160,7 @@ def test_sound_records_pass_and_say_what_was_compared(tracked, capsys):
     for name in ("summary.csv", "wilcoxon.csv", "per_case.csv"):
         assert f"  {name}" in printed
     assert printed.count("sound") == 4 and "FAULT" not in printed
+    assert printed.splitlines()[-1].endswith("values recomputed, none differs")
     assert (
         "not audited: per_case.csv: only the predicted sizes, since no labels are here" in printed
     )
@@ -216,6 +217,10 @@ def test_one_changed_prediction_is_noticed(tracked):
     for name in ("MYO", "LV"):
         assert f"phantom-n3-fixmatch-s0, {first}, {name}, n_pred" in str(error.value)
     assert "2 faults" in str(error.value)
+    del maps[first]
+    np.savez_compressed(path, **maps)
+    with pytest.raises(InputError, match=f"fixmatch-s0.npz: case {first} is missing"):
+        audit.main([])
 
 
 def test_predictions_are_audited_against_the_labels(monkeypatch):
@@ -269,4 +274,7 @@ def test_an_unknown_set_and_a_broken_file_say_so(tracked):
     path.parent.mkdir()
     path.write_bytes(b"PK broken")
     with pytest.raises(InputError, match="predictions cannot be read"):
+        audit.main([])
+    edit(tracked / "summary.csv", lambda table: table.drop(columns="method", inplace=True))
+    with pytest.raises(InputError, match="tracked tables cannot be read(.|\\n)*KeyError: 'method'"):
         audit.main([])

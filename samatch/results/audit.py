@@ -163,8 +163,23 @@ def audit_set(profile: str, dataset: str) -> tuple[list[Outcome], list[str]]:
             expected=", ".join("/".join(pair) for pair in tracked_sets()),
             do="name one of these, or collect the runs into that folder",
         )
-    if not (folder / "runs.csv").exists():
-        return audit_pooled(folder, dataset.removesuffix("_folds")), []
+    try:
+        if not (folder / "runs.csv").exists():
+            return audit_pooled(folder, dataset.removesuffix("_folds")), []
+        return audit_own(folder, dataset)
+    except InputError:
+        raise
+    except (KeyError, ValueError) as error:  # a column that is gone, a word for a number
+        raise InputError(
+            "tracked tables cannot be read",
+            where=paths.shown(folder),
+            got=f"{type(error).__name__}: {error}",
+            do="restore the files from the repository",
+        ) from error
+
+
+def audit_own(folder: Path, dataset: str) -> tuple[list[Outcome], list[str]]:
+    """`audit_set` of a set with runs of its own, not pooled from folds."""
     records = Records.read(folder)
     manifest = load_manifest(dataset) if dataset in manifest_folders() else None
     outcomes = [audit_validation(records), *audit_tables(folder, records, manifest)]
@@ -185,18 +200,19 @@ def audit_predictions(
     there = [run for run in runs if predictions.tracked_file(folder, run).exists()]
     if not there:
         return [], ["per_case.csv: no predictions are tracked"]
-    notes = [f"per_case.csv: no predictions of {run}" for run in runs if run not in there]
+    absent = [run for run in runs if run not in there]
+    notes = [f"per_case.csv: no predictions of {', '.join(absent)}"] if absent else []
     labels, why = predictions.labels_of(manifest)
     if why:
         notes.append(f"per_case.csv: only the predicted sizes, since {why}")
     outcome = Outcome("per_case.csv")
     for run in there:
         maps = predictions.read(predictions.tracked_file(folder, run))
+        if faults := predictions.map_faults(maps, manifest):
+            outcome.faults += [f"predictions/{run}.npz: {fault}" for fault in faults]
+            continue
         for row in records.of(run):
             where = f"per_case.csv: {run}, {row['case_id']}, {row['class']}"
-            if row["case_id"] not in maps:
-                outcome.faults.append(f"{where}: no prediction")
-                continue
             again = predictions.measured(row, maps[row["case_id"]], labels, manifest)
             for column, (value, tolerance) in again.items():
                 if column in row:
@@ -224,17 +240,20 @@ def main(words: list[str] | None = None) -> None:
         for pair in tracked_sets()
         if args.profile in ("", pair[0]) and args.dataset in ("", pair[1])
     ]
-    faults = []
+    faults, compared = [], 0
     for profile, dataset in sets or [(args.profile or "laptop", args.dataset)]:
         print(f"{profile}/{dataset}")
         if args.export:
             print("\n".join(f"  {line}" for line in predictions.export(profile, dataset)))
         outcomes, notes = audit_set(profile, dataset)
         print("\n".join([outcome.line() for outcome in outcomes]))
-        print("\n".join(f"  not audited: {note}" for note in notes), end="\n" * bool(notes))
+        if notes:
+            print(f"  not audited: {'; '.join(notes)}")
+        compared += sum(outcome.compared for outcome in outcomes)
         faults += [f"{profile}/{dataset} {f}" for outcome in outcomes for f in outcome.faults]
     raise_all(
         "audit of the tracked results",
         faults,
         "restore the files from the repository, or collect the runs and write the tables again",
     )
+    print(f"{compared} values recomputed, none differs")

@@ -16,7 +16,7 @@ import yaml
 from samatch.config.settings import GUIDED, run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
-from samatch.results import tables
+from samatch.results import seed_tables, tables
 from samatch.results.records import read_results, write_text
 from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
 from samatch.system import paths
@@ -100,7 +100,7 @@ def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list
     }
     left_out = [f"{key}: not in {', '.join(folds)}" for key, folds in lacking.items() if folds]
     # SAM's own upper bound is measured on validation patients, which folds share.
-    tested = set(per_case.key)
+    tested = set(per_case.key[per_case.split == "test"])
     whole = [key for key, folds in lacking.items() if not folds and key in tested]
     if not whole:
         raise InputError(
@@ -132,7 +132,8 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
     parts, faults = [], []
     for name in names:
         runs, per_case = read_results(profile, name, home / name)
-        test, manifest = per_case[per_case.split == "test"], load_manifest(name)
+        test = per_case[per_case.split.str.startswith("test")]  # SAM at test time as well
+        manifest = load_manifest(name)
         if set(runs.splits_sha256) != {manifest.splits_sha256}:
             faults.append(f"{name}: its runs have other splits than its manifest")
         if len(test) and set(test.patient_id) != set(manifest.patients("test")):
@@ -174,9 +175,9 @@ def references(runs: pd.DataFrame) -> list[str]:
 
 
 def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
-    """Writes per_case.csv, summary.csv and wilcoxon.csv to results/<profile>/<dataset>_folds.
+    """Writes per_case.csv, summary.csv and the tests to results/<profile>/<dataset>_folds.
 
-    Returns them and what was left out.
+    Returns the files and what was left out.
     """
     runs, per_case, left_out = pooled(profile, dataset)
     folder = paths.TRACKED_RESULTS / profile / f"{dataset}_folds"
@@ -184,6 +185,12 @@ def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
     if chosen := references(runs):
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, chosen)
+    where_there_are = {
+        "seeds": seed_tables.seed_table(runs, per_case),
+        "wilcoxon_seeds": seed_tables.wilcoxon_over_seeds(runs, per_case),
+        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
+    }
+    found |= {name: table for name, table in where_there_are.items() if len(table)}
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found], left_out
