@@ -188,10 +188,11 @@ def test_one_changed_number_of_a_test_is_noticed(tracked, column):
     assert "1 fault\n" in str(error.value) and f"patient, {column}: " in str(error.value)
 
 
-def test_a_comparison_that_was_dropped_is_noticed(tracked):
+@pytest.mark.parametrize("row, name", [(0, "Supervised"), (2, "FixMatch, continued")])
+def test_a_comparison_that_was_dropped_is_noticed(tracked, row, name):
     """Fewer comparisons make Bonferroni's factor smaller: the family is what the runs say."""
-    edit(tracked / "wilcoxon.csv", lambda table: table.drop(index=0, inplace=True))
-    with pytest.raises(InputError, match="dice by patient: Supervised is left out"):
+    edit(tracked / "wilcoxon.csv", lambda table: table.drop(index=row, inplace=True))
+    with pytest.raises(InputError, match=f"dice by patient: {name} is left out"):
         audit.main([])
 
 
@@ -219,6 +220,9 @@ def test_one_changed_prediction_is_noticed(tracked):
     assert "2 faults" in str(error.value)
     del maps[first]
     np.savez_compressed(path, **maps)
+    np.savez_compressed(path.with_name("other.npz"), **maps)
+    with pytest.raises(InputError, match="predictions/other.npz: there is no such tracked run"):
+        audit.main([])
     with pytest.raises(InputError, match=f"fixmatch-s0.npz: case {first} is missing"):
         audit.main([])
 

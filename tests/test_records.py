@@ -313,7 +313,10 @@ def test_seeds_by_hand():
     assert table.loc["Supervised"][
         ["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]
     ].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
-    assert seed_tables.seed_table(*records()).empty and seed_tables.wilcoxon_over_seeds(*records()).empty
+    assert (
+        seed_tables.seed_table(*records()).empty
+        and seed_tables.wilcoxon_over_seeds(*records()).empty
+    )
 
 
 def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):

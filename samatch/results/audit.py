@@ -25,6 +25,7 @@ DIGITS = 6  # that the CSV files have
 TOLERANCE = 1e-9  # relative, beyond the rounding to these digits
 VAL_TOLERANCE = 2e-6  # of a mean of values that are themselves rounded
 NOT_TABLES = ("runs", "per_case", "train_log")  # what the tables are made from
+DISTANCES = ("hd95", "asd", "hd95_mm", "asd_mm")
 TEST_KEY = ("reference", "comparison", "metric", "unit")
 
 
@@ -114,7 +115,7 @@ def audit_tables(folder: Path, records: Records, manifest: Manifest | None) -> l
 
 
 def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
-    """Methods without SAM, of a test's budget and seed, that its family leaves out."""
+    """Comparison methods, of a test's budget and seed, that its family leaves out."""
     about = {records.names.get(run["run_id"]): run for run in records.runs}
     faults = []
     for (reference, metric, unit, _), names in recomputed.families(tracked).items():
@@ -122,7 +123,9 @@ def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
         for name, run in about.items():
             same = mine and all(run[key] == mine[key] for key in ("n_labeled", "seed"))
             plain = not run["method"].startswith("samatch-") and run["method"] != "finetune"
-            if same and plain and not run["variant"] and name not in (None, *names):
+            control = run["variant"] == "no_sam" and mine and mine["variant"] in ("", "chosen")
+            due = control or (plain and not run["variant"])
+            if same and due and name not in (None, *names):
                 faults.append(f"wilcoxon.csv: {reference}, {metric} by {unit}: {name} is left out")
     return faults
 
@@ -145,10 +148,11 @@ def audit_pooled(folder: Path, dataset: str) -> list[Outcome]:
     records, own = recomputed.pooled(folds, dataset), Records.read(folder)
     records = Records(records.runs, records.per_case, own.names)
     key = ("run_id", "split", "case_id", "class")
-    columns = ("patient_id", "fold", "dice", "hd95", "asd")
-    expected = [{name: row[name] for name in (*key, *columns)} for row in records.per_case]
-    numbers = ("dice", "hd95", "asd")
-    expected = [row | {name: number(row[name]) for name in numbers} for row in expected]
+    texts, numbers = ("patient_id", "fold", "distance_unit", "status"), ("dice", *DISTANCES)
+    expected = [
+        {name: row[name] for name in (*key, *texts)} | {name: number(row[name]) for name in numbers}
+        for row in records.per_case
+    ]
     pooled = compare_rows("per_case.csv", key, own.per_case, expected)
     return [pooled, *audit_tables(folder, records, None)]
 
@@ -198,7 +202,8 @@ def audit_predictions(
     """per_case.csv's test rows from the tracked predictions, and the labels where they are here."""
     runs = [run["run_id"] for run in records.tested]
     there = [run for run in runs if predictions.tracked_file(folder, run).exists()]
-    if not there:
+    files = {path.stem for path in (folder / "predictions").glob("*.npz")}
+    if not files:
         return [], ["per_case.csv: no predictions are tracked"]
     absent = [run for run in runs if run not in there]
     notes = [f"per_case.csv: no predictions of {', '.join(absent)}"] if absent else []
@@ -206,6 +211,8 @@ def audit_predictions(
     if why:
         notes.append(f"per_case.csv: only the predicted sizes, since {why}")
     outcome = Outcome("per_case.csv")
+    strangers = sorted(files - set(runs))
+    outcome.faults += [f"predictions/{run}.npz: there is no such tracked run" for run in strangers]
     for run in there:
         maps = predictions.read(predictions.tracked_file(folder, run))
         if faults := predictions.map_faults(maps, manifest):

@@ -80,6 +80,7 @@ def _summary_row(run: dict[str, str], rows: Rows) -> dict:
         "unit": " and ".join(units),
         "undefined": sum(math.isnan(number(row["hd95"])) for row in rows),
         "n": len(dice),
+        "seed": run["seed"],
     }
     for name, value in means_by(rows, "class", "dice").items():
         found[f"dice_{name}"] = 100 * value
