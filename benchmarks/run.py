@@ -2,8 +2,9 @@
 
     python -m benchmarks.run [--repeats 5] [--steps 2] [--threads 0]
 
-Cases that compare with the same plain step are timed in turns: plain, samatch, plain, samatch, ...; the ratio is the median of the ratios of the turns. Generated
-phantoms at 256 x 256, two labeled and two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
+Cases that compare with the same plain step are timed in turns: plain, samatch, plain, samatch, ...;
+the ratio is the median of the ratios of the turns. Generated phantoms at 256 x 256, two labeled and
+two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
 process of its own. Writes results/benchmarks/<device>.csv and figures/speed.png.
 """
 
@@ -43,7 +44,7 @@ DEVICE = find_device()
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is compared: the plain side's step, and samatch's; images is what one step learns from."""
+    """What is compared: the plain side's step, and samatch's; images: a step learns from."""
 
     name: str
     plain: str  # a method of PlainTrainer, "" where there is nothing to compare with
@@ -66,7 +67,7 @@ ALONE = [
     if not name.startswith("samatch-") and name not in ("fixmatch", FINETUNE)
 ]
 
-# What the plain reference does: SAM asked and fine-tuned with boxes, its answer in the student's place.
+# What the plain reference does: SAM asked with boxes, its answer in the student's place.
 BOXED = {
     "refine.prompt": "box",
     "refine.combine": "replace",
@@ -76,7 +77,9 @@ BOXED = {
 
 
 def step_of(case: Case) -> Callable[[], None]:
-    """One call is one training step as the training loop does it (batch, augmentation, step, optimisers), or one validation."""
+    """One call is one training step as the training loop does it (batch, augmentation, step,
+    optimisers), or one validation.
+    """
     config = make_config(
         "paper",
         "phantom",
@@ -109,7 +112,9 @@ def step_of(case: Case) -> Callable[[], None]:
 
 
 def prepare_alone(config) -> task.Task:
-    """As in training, but networks start as they come (no parent runs), and few slices: the cache of embeddings is no part of a step."""
+    """As in training, but networks start as they come (no parent runs), and few slices: the cache
+    of embeddings is no part of a step.
+    """
     read, load = task.read_data, task.load_parents
     task.read_data, task.load_parents = (
         lambda config, device: few(read(config, device)),
@@ -184,7 +189,9 @@ def synchronise() -> None:
 
 
 def measure(cases: list[Case], repeats: int, steps: int) -> list[dict]:
-    """Cases that share a plain step, timed in turns: plain, every samatch case, plain, ...; one warming call of each first."""
+    """Cases that share a plain step, timed in turns: plain, every samatch case, plain, ...; one
+    warming call of each first.
+    """
     fast = {case.name: step_of(case) for case in cases}
     plain = plain_of(cases[0]) if cases[0].plain else None
     for step in filter(None, (plain, *fast.values())):
@@ -220,7 +227,8 @@ def row_of(case: Case, turns: list[dict], step: Callable[[], None]) -> dict:
 
 
 def flops(step: Callable[[], None]) -> float:
-    """Floating-point operations of matrix products and convolutions of one call, forward and backward.
+    """Floating-point operations of matrix products and convolutions of one call, forward and
+    backward.
 
     NaN for a method that differentiates inside its step, which the counter cannot follow.
     """
@@ -235,10 +243,12 @@ def flops(step: Callable[[], None]) -> float:
 
 
 def limit(dtype: torch.dtype) -> float:
-    """Operations a second (GFLOP/s) that a large matrix product reaches here: the device's practical limit."""
+    """Operations a second (GFLOP/s) that a large matrix product reaches here: the device's
+    practical limit.
+    """
     size = 8192 if DEVICE.type == "cuda" else 1024
     a, b = torch.randn(2, size, size, device=DEVICE).to(dtype)
-    product = lambda: a @ b
+    product = functools.partial(torch.matmul, a, b)
     product()
     return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
 
@@ -318,7 +328,9 @@ def main() -> None:
 
 
 def about_here() -> dict:
-    """The machine, how busy it has been (processes that wanted a core, this one among them), and what a large matrix product reaches on it."""
+    """The machine, how busy it has been (processes that wanted a core, this one among them), and
+    what a large matrix product reaches on it.
+    """
     return {
         "load": os.getloadavg()[1],
         "device": device_name(DEVICE),
@@ -333,7 +345,9 @@ def about_here() -> dict:
 
 
 def write_table(rows: pd.DataFrame) -> None:
-    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases; other cases' rows of the same machine stay."""
+    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases; other
+    cases' rows of the same machine stay.
+    """
     path = paths.TRACKED_RESULTS / "benchmarks" / f"{'gpu' if DEVICE.type == 'cuda' else 'cpu'}.csv"
     table = rows if not path.exists() else pd.concat([comparable(pd.read_csv(path), rows), rows])
     table = table.sort_values(
@@ -359,7 +373,9 @@ def comparable(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_profile(args) -> None:
-    """results/benchmarks/profile_<device>.csv: seconds of the joint step by operator, of the plain side and of samatch."""
+    """results/benchmarks/profile_<device>.csv: seconds of the joint step by operator, of the plain
+    side and of samatch.
+    """
     case = next(case for case in CASES if case.plain == "joint_step")
     columns = {
         f"{side}_s": pd.Series(apart(args, seconds_by_operator, case, side))
@@ -396,14 +412,15 @@ def seconds_by_operator(case: Case, side: str) -> dict[str, float]:
 
 def measure_and_show(cases: list[Case], args, peaks: dict[str, float]) -> list[dict]:
     rows = apart(args, measure, cases, args.repeats, args.steps)
-    for case, row in zip(cases, rows):
+    for case, row in zip(cases, rows, strict=True):
         row |= {
             "samatch_peak_mb": peaks[case.name],
             "plain_peak_mb": peaks.get(case.plain, float("nan")),
         }
         print(
-            f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
-            f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})",
+            f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   "
+            f"ratio {row['ratio']:6.1f}   {row['gflop_per_s']:.0f} GFLOP/s   "
+            f"peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})",
             flush=True,
         )
     return rows

@@ -19,7 +19,9 @@ def generated(*args, **changes):
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy machine does not stall it."""
+    """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy
+    machine does not stall it.
+    """
     for name in ("RUNS", "OUT", "FIGURES", "WEIGHTS", "DATA", "PREPARED"):
         monkeypatch.setenv(f"SAMATCH_{name}", str(tmp_path / name.lower()))
     torch.set_num_threads(1)
@@ -55,7 +57,9 @@ def shrink_demo(monkeypatch):
 
 @pytest.fixture
 def config():
-    """A small SAM-Match config: SAM tuned whole, at the student's size, so that no view is warped or resized."""
+    """A small SAM-Match config: SAM tuned whole, at the student's size, so that no view is warped
+    or resized.
+    """
     base = make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny")
     return dataclasses.replace(
         base,

@@ -1,4 +1,6 @@
-"""Every method's loss on a hand-made batch against plain numpy, and a short training of each that improves on its start."""
+"""Every method's loss on a hand-made batch against plain numpy, and a short training of each that
+improves on its start.
+"""
 
 import dataclasses
 
@@ -433,7 +435,7 @@ def larger(batch):
 @pytest.fixture(scope="module")
 def pool():
     volumes = [phantom.generate(seed, False, slices=4, size=64) for seed in range(6)]
-    image, label = (torch.from_numpy(np.concatenate(part)) for part in zip(*volumes))
+    image, label = (torch.from_numpy(np.concatenate(part)) for part in zip(*volumes, strict=True))
     return SlicePool(
         image[:, None].clamp(0, 1), (label.long() > 1).long() + (label.long() == 3).long()
     )
@@ -441,7 +443,9 @@ def pool():
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_short_training_improves_on_its_start(name, pool):
-    """Fifty steps on six phantoms, two of them labeled: cross-entropy of the validated student on all slices falls."""
+    """Fifty steps on six phantoms, two of them labeled: cross-entropy of the validated student on
+    all slices falls.
+    """
     torch.manual_seed(0)
     size = 64 if name == "cross_teaching" else S
     image = torch.nn.functional.interpolate(pool.image, (size, size), mode="area")

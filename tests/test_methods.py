@@ -149,8 +149,11 @@ def test_sam_learns_only_every_so_many_iterations(config, batch):
 
 
 def gradients_of_one_step(variant, batch):
-    """Of student and SAM, both sure of what they say. They agree on background alone: the default, and what stands
-    beside it, keeps pixels from .5 on, or no object would be taught at all."""
+    """Of student and SAM, both sure of what they say.
+
+    They agree on background alone: the default, and what stands beside it, keeps pixels from .5 on,
+    or no object would be taught at all.
+    """
     config = make_config("laptop", "phantom", 3, "samatch-fixmatch", "tiny", variant=variant)
     config = settings(config, sam_conf_thresh=0.5) if config.refine.prompt == "none" else config
     sam, student = build_sam("tiny", image_size=32, num_classes=CLASSES), sure_student()
@@ -166,8 +169,11 @@ def gradients_of_one_step(variant, batch):
 
 
 def one_step_variants():
-    """(variant, what it stands beside): the paper's box for its own variants, else the default. Without those of a stage
-    before, of the training's length, and of how many answers are asked anew, which has tests of its own."""
+    """(variant, what it stands beside): the paper's box for its own variants, else the default.
+
+    Without those of a stage before, of the training's length, and of how many answers are asked
+    anew, which has tests of its own.
+    """
     for variant, stages in VARIANTS.items():
         joint, parent = stages.get("joint", {}), stages.get("finetune", "")
         if isinstance(parent, str) and not set(joint) <= {"train.iterations", "refine.renew"}:
@@ -182,12 +188,14 @@ def test_a_variant_of_joint_training_teaches_something_else(batch, variant, besi
     changed = gradients_of_one_step(variant, batch)
     assert any(
         (a is None) != (b is None) or a is not None and not torch.allclose(a, b)
-        for a, b in zip(default, changed)
+        for a, b in zip(default, changed, strict=True)
     )
 
 
 def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
-    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's frame."""
+    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's
+    frame.
+    """
     config = with_threshold(settings(config, prompt="mask", combine="replace", renew=1.0), 0.0)
     method = SamMatch(
         FixMatch(UNet(CLASSES), config), EchoSam(), config, embeddings=torch.zeros(4, 1, 8, 8)
@@ -294,7 +302,9 @@ def test_gate_and_fall_back(config):
 
 
 def test_what_is_not_trusted_keeps_the_students_map_or_teaches_nothing(config):
-    """Two pixels; SAM names class 1 at the first and class 2 at the second, whose promised IoU is too low."""
+    """Two pixels; SAM names class 1 at the first and class 2 at the second, whose promised IoU is
+    too low.
+    """
     student = PseudoLabel.from_probs(probs_of([0.8, 0.2, 0.0], [0.7, 0.3, 0.0]), 0.5)
     sam_probs, quality = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), torch.tensor([[0.9, 0.2]])
     present = torch.ones(1, 2, dtype=torch.bool)
@@ -362,7 +372,9 @@ class AloneSam(torch.nn.Module):
 
 
 def remembering(config, renew, slices=20):
-    """SAM-Match with a fixed encoder that asks about a share of a batch; slice i's mask logits are all i."""
+    """SAM-Match with a fixed encoder that asks about a share of a batch; slice i's mask logits are
+    all i.
+    """
     config = settings(config, prompt="none", renew=renew)
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
     embeddings = torch.arange(slices).float().view(-1, 1, 1, 1).expand(-1, CLASSES - 1, 32, 32)
@@ -377,7 +389,9 @@ def remembering(config, renew, slices=20):
 
 
 def test_answers_are_remembered_slice_by_slice(config, batch):
-    """At a share of 0 every slice is asked about once, but for the one that each step asks; the answers stay its own."""
+    """At a share of 0 every slice is asked about once, but for the one that each step asks; the
+    answers stay its own.
+    """
     torch.manual_seed(0)
     method, batch = (
         remembering(config, 0.0),

@@ -1,4 +1,6 @@
-"""SAMs: equality with the published LiteMedSAM, batching, absent classes, tuning modes, wrong weights."""
+"""SAMs: equality with the published LiteMedSAM, batching, absent classes, tuning modes, wrong
+weights.
+"""
 
 import numpy as np
 import pytest
@@ -132,7 +134,7 @@ def test_decoding_every_pair_answers_as_decoding_the_present_ones(monkeypatch):
         masks, quality = sam.decode(embeddings, Prompt(boxes, present, 64))
         (gradient,) = torch.autograd.grad(masks.square().sum() + quality.sum(), embeddings)
         found.append((masks, quality, gradient))
-    for a, b in zip(*found):
+    for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert (found[1][0][~present] == ABSENT_LOGIT).all()
 
@@ -169,7 +171,7 @@ def test_lora_changes_the_attention_alone_and_starts_at_the_original():
         assert torch.equal(sam.encode(image), before)
     learning = [name for name, p in sam.image_encoder.named_parameters() if p.requires_grad]
     assert learning and all("qkv" in name and "parametrizations" in name for name in learning)
-    # rank 2 of every qkv weight (3 dim x dim) of the ten attentions: stages of 128, 160 and 320 channels
+    # rank 2 of each qkv weight (3 dim x dim) of ten attentions: stages of 128, 160, 320 channels
     assert count - decoder_only == 2 * sum(n * 4 * dim for n, dim in ((2, 128), (6, 160), (2, 320)))
     sam.encode(image).square().sum().backward()
     assert all(p.grad is not None for p in sam.image_encoder.parameters() if p.requires_grad)
@@ -214,7 +216,9 @@ def test_weights_with_a_wrong_hash_are_refused(tmp_path, monkeypatch):
 
 
 def kept_for_backward(function) -> int:
-    """Bytes of the distinct tensors that the backward pass of function() will read; weights are not counted."""
+    """Bytes of the distinct tensors that the backward pass of function() will read; weights are not
+    counted.
+    """
     found = {}
 
     def keep(tensor):
@@ -233,7 +237,9 @@ def kept_for_backward(function) -> int:
 
 
 def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
-    """As on a GPU; counted on one image, times the images of a step of SAM-Match (UniMatch), the larger one: 8 for SAM, 16 for the student."""
+    """As on a GPU; counted on one image, times the images of a step of SAM-Match (UniMatch), the
+    larger one: 8 for SAM, 16 for the student.
+    """
     config = make_config("paper", "acdc", 3, "samatch-unimatch").train
     size, num_images = config.image_size, config.batch_labeled + config.batch_unlabeled
     image, student = torch.rand(1, 1, size, size), UNet(4)
@@ -259,11 +265,15 @@ def test_recomputed_stages_give_the_same_gradients(monkeypatch):
         lite_medsam.RECOMPUTED,
     ]
     for recomputed in (0, lite_medsam.RECOMPUTED):
-        monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: recomputed)
+        monkeypatch.setattr(
+            lite_medsam, "recomputed_stages", lambda device, count=recomputed: count
+        )
         sam.zero_grad()
         sam.encode(torch.linspace(0, 1, 64 * 64).view(1, 1, 64, 64)).square().mean().backward()
         found.append([p.grad.clone() for p in sam.image_encoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found)) and any(a.any() for a in found[0])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)) and any(
+        a.any() for a in found[0]
+    )
 
 
 def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
@@ -314,7 +324,9 @@ def test_vit_shapes_batching_and_gradient(small_vit):
 
 
 def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
-    """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings are interpolated."""
+    """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings
+    are interpolated.
+    """
     path = tmp_path / "vit.pth"
     published = {
         key.replace("image_encoder.vit.", "image_encoder."): value
@@ -371,7 +383,9 @@ def test_points_boxes_and_masks_are_each_heard():
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("asked", ["box", "points", "mask", "nothing"])
 def test_the_class_token_is_heard_whatever_is_asked(asked, count):
-    """Of one object and of several: a mask alone and nothing at all have no token of their own that it could be added to."""
+    """Of one object and of several: a mask alone and nothing at all have no token of their own that
+    it could be added to.
+    """
     sam = build_sam("tiny", image_size=64, num_classes=count + 1).eval()
     image, present = torch.rand(1, 1, 64, 64), torch.ones(1, count, dtype=torch.bool)
     parts = {

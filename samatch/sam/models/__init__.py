@@ -1,1 +1,1 @@
-"""One file per Segment Anything model: `build(...)`, and `adapt(state)` where pretrained weights exist."""
+"""One file a Segment Anything model: `build(...)`, and `adapt(state)` where weights exist."""

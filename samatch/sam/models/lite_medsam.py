@@ -1,8 +1,9 @@
-"""LiteMedSAM: TinyViT encoder, 9.8 M parameters, distilled from MedSAM (Ma et al., Nature Communications 2024).
+"""LiteMedSAM: TinyViT encoder, 9.8 M parameters, distilled from MedSAM.
 
-The encoder is timm's TinyViT (Wu et al., ECCV 2022) with three changes that LiteMedSAM made: a 1x1 patch
-embedding without stride, no stride into the last stage, and SAM's neck. Any input size divisible by 32.
-Its training data is a large public collection that may include ACDC and BUSI.
+Ma et al., Nature Communications 2024. The encoder is timm's TinyViT (Wu et al., ECCV 2022) with
+three changes that LiteMedSAM made: a 1x1 patch embedding without stride, no stride into the last
+stage, and SAM's neck. Any input size divisible by 32. Its training data is a large public
+collection that may include ACDC and BUSI.
 """
 
 import re
@@ -21,17 +22,22 @@ RECOMPUTED = 2
 
 
 def recomputed_stages(device: torch.device) -> int:
-    """Of so many first stages only the input is kept for the backward pass, which computes them again: some more
-    time for half of the memory, so that the paper's joint step fits into 8 GB of a GPU (tests/test_sam.py counts). On a
-    CPU memory is not what is short."""
+    """Of so many first stages only the input is kept; the backward pass computes them again.
+
+    Some more time for half of the memory, so that the paper's joint step fits into 8 GB of a GPU
+    (tests/test_sam.py counts). On a CPU memory is not what is short.
+    """
     return 0 if device.type == "cpu" else RECOMPUTED
 
 
 class Attention(tiny_vit.Attention):
-    """timm's, but the biases have four axes, since torch's fast kernel on a CPU takes no three, and are not kept:
-    timm would go on with those of older weights."""
+    """timm's, but the biases have four axes and are not kept.
+
+    torch's fast kernel on a CPU takes no three, and timm would go on with biases of older weights.
+    """
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
+        """(1, heads, n, n) of a window's n pixels, added to the attention's logits."""
         return self.attention_biases[:, self.attention_bias_idxs][None]
 
 
@@ -64,6 +70,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 256, H/4, W/4)."""
         x = self.backbone.patch_embed(image)
         for number, stage in enumerate(self.backbone.stages):
             again = torch.is_grad_enabled() and number < recomputed_stages(x.device)
@@ -76,6 +83,7 @@ class Encoder(nn.Module):
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
+    """The model with random weights; image_size in pixels, divisible by 32."""
     return SamModel(
         Encoder(), image_size=image_size, num_classes=num_classes, class_token=class_token
     )
