@@ -10,7 +10,7 @@ from samatch.config.settings import make_config
 from samatch.networks.unet import UNet
 from samatch.sam import model as sam_module
 from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
-from samatch.sam.models import _vit, lite_medsam
+from samatch.sam.models import _tiny_vit, _vit
 from samatch.sam.models.lite_medsam import adapt
 from samatch.sam.prompts import Prompt
 from samatch.sam.weights import load_weights, weights_file
@@ -246,7 +246,7 @@ def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
     prompt = Prompt(
         torch.tensor([[[20.0, 20, 120, 120]] * 3]), torch.ones(1, 3, dtype=torch.bool), size
     )
-    monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: lite_medsam.RECOMPUTED)
+    monkeypatch.setattr(_tiny_vit, "recomputed_stages", lambda device: _tiny_vit.RECOMPUTED)
     lite.tune("all")
     sam = kept_for_backward(lambda: lite(image, prompt))
     views = config.batch_labeled + 3 * config.batch_unlabeled
@@ -260,14 +260,12 @@ def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
 def test_recomputed_stages_give_the_same_gradients(monkeypatch):
     sam, found = build_sam("lite_medsam", image_size=64, num_classes=2).eval(), []
     sam.tune("all")
-    assert [lite_medsam.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [
+    assert [_tiny_vit.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [
         0,
-        lite_medsam.RECOMPUTED,
+        _tiny_vit.RECOMPUTED,
     ]
-    for recomputed in (0, lite_medsam.RECOMPUTED):
-        monkeypatch.setattr(
-            lite_medsam, "recomputed_stages", lambda device, count=recomputed: count
-        )
+    for recomputed in (0, _tiny_vit.RECOMPUTED):
+        monkeypatch.setattr(_tiny_vit, "recomputed_stages", lambda device, count=recomputed: count)
         sam.zero_grad()
         sam.encode(torch.linspace(0, 1, 64 * 64).view(1, 1, 64, 64)).square().mean().backward()
         found.append([p.grad.clone() for p in sam.image_encoder.parameters()])
@@ -413,5 +411,5 @@ def test_the_class_token_is_heard_whatever_is_asked(asked, count):
 def test_unknown_sam_lists_what_exists():
     with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, tiny, vit_b"):
         build_sam("sam3", image_size=64, num_classes=2)
-    assert [input_size(name) for name in sam_names()] == [256, 1024, 64, 1024, 1024, 1024]
+    assert [input_size(name) for name in sam_names()] == [256, 1024, 1024, 64, 1024, 1024, 1024]
     assert input_size("vit_b", 256) == 256

@@ -19,7 +19,7 @@ from samatch.sam import models
 from samatch.sam.lora import add_lora
 from samatch.sam.mask_decoder import BatchedMaskDecoder, ClassQueries
 from samatch.sam.prompts import Prompt, boxes_of, class_masks, jitter
-from samatch.sam.weights import load_weights, weights_file
+from samatch.sam.weights import load_weights, read_checkpoint, weights_file
 from samatch.system.errors import InputError, known
 
 CPU_PROMPTS = 6  # decoded at once on a CPU: the features of many more fall out of its caches
@@ -271,7 +271,8 @@ def build_sam(
         image_size=input_size(name, image_size), num_classes=num_classes, class_token=class_token
     )
     if pretrained and hasattr(module, "adapt"):
-        load_weights(model, weights_file(name), module.adapt)
+        read = getattr(module, "read", read_checkpoint)
+        load_weights(model, weights_file(name), module.adapt, read)
         if class_token:
             for head in model.class_queries.heads:
                 head.load_state_dict(model.mask_decoder.output_hypernetworks_mlps[0].state_dict())
