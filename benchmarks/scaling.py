@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.run import DEVICE, about_here, apart, seconds, set_up
+from benchmarks.cases import DEVICE
+from benchmarks.run import about_here, apart, seconds, set_up
 from samatch.config.settings import make_config
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.manifest import load_manifest

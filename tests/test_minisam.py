@@ -110,7 +110,7 @@ def test_an_exported_graph_gives_its_tensors_back(tmp_path):
 
 @needs_file
 def test_embeddings_and_masks_equal_onnxruntimes(monkeypatch):
-    """Some seconds on an idle core. Three points, for the single mask: of fewer the export chooses."""
+    """Some seconds on an idle core. Of fewer than three points the export chooses a mask."""
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     monkeypatch.setenv("SAMATCH_WEIGHTS", str(FILE.parent))
