@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from samatch.config.settings import PROFILES, make_config
+from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.readers import phantom
 
 _GENERATED = functools.cache(
@@ -66,3 +67,14 @@ def config():
         train=dataclasses.replace(base.train, image_size=32, bf16=False),
         sam=dataclasses.replace(base.sam, image_size=32, tune="all"),
     )
+
+
+@pytest.fixture
+def batch(config):
+    """Of twenty random slices, eight of them labeled, at the size of `config`."""
+    generator = torch.Generator().manual_seed(0)
+    pool = SlicePool(
+        torch.rand(20, 1, 32, 32, generator=generator),
+        torch.randint(0, 4, (20, 32, 32), generator=generator),
+    )
+    return draw_batch(pool, 8, config, generator, iteration=0, unlabeled=True)

@@ -70,8 +70,8 @@ def _cell_faults(cell) -> list[str]:
             faults.append(
                 f"prints {len(text.splitlines())} lines, at most {MAX_TEXT_LINES} are allowed"
             )
-        if ABSOLUTE_PATH.search(text):
-            faults.append(f"prints an absolute path: {ABSOLUTE_PATH.search(text)[0]}")
+        if found := ABSOLUTE_PATH.search(text):
+            faults.append(f"prints an absolute path: {found[0]}")
     if ABSOLUTE_PATH.search(cell.source):
         faults.append("holds an absolute path")
     return faults
