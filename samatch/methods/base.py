@@ -25,10 +25,9 @@ from samatch.system.errors import known
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """What unlabeled images are taught: probs (B, C, H, W), label (B, H, W) int64, confidence (B,
-    H, W), keep (B, H, W) bool.
+    """What unlabeled images are taught. Carries no gradient.
 
-    Carries no gradient.
+    probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool.
     """
 
     probs: Tensor
@@ -85,10 +84,10 @@ class Settings:
 
 
 class Method(nn.Module):
-    """A training method around a student network; validation and test segment with its moving
-    average `ema`, or with the student itself where there is none.
+    """A training method around a student network.
 
-    needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them
+    Validation and test segment with the student's moving average `ema`, or with the student itself
+    where there is none. needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them
     (0 to 2); proposes: whether it makes pseudo-labels that a SAM can refine.
     """
 
@@ -112,11 +111,9 @@ class Method(nn.Module):
     @property
     def proposer(self) -> nn.Module:
         """The network that makes pseudo-labels on weak views."""
-        return (
-            self.ema
-            if self.proposes and self.ema is not None and self.config.train.proposer == "ema"
-            else self.student
-        )
+        if self.proposes and self.ema is not None and self.config.train.proposer == "ema":
+            return self.ema
+        return self.student
 
     def predict_weak(self, image: Tensor) -> Tensor:
         """The proposer's logits, see `predict_weak`."""
@@ -156,9 +153,7 @@ class Method(nn.Module):
         return self.loss(predictions, batch, self.propose(predictions))
 
     def memory(self) -> dict[str, Tensor]:
-        """What the method remembers between steps besides its networks, for a run that is cut off
-        and resumed.
-        """
+        """What it remembers between steps besides its networks, for a run that is resumed."""
         return {}
 
     def recall(self, memory: dict[str, Tensor]) -> None:
@@ -176,10 +171,9 @@ class Method(nn.Module):
 def update_ema(
     teacher: nn.Module, student: nn.Module, decay: float, iteration: int, buffers: bool = False
 ) -> None:
-    """teacher = a teacher + (1 - a) student with a = min(1 - 1 / (iteration + 1), decay): a copy at
-    iteration 0.
+    """teacher = a teacher + (1 - a) student, a = min(1 - 1 / (iteration + 1), decay), in place.
 
-    buffers: whether batch-norm's running statistics follow too, and not at the start alone.
+    A copy at iteration 0. buffers: whether batch-norm's running statistics follow too, and not at the start alone.
     """
     rate = 1 - min(1 - 1 / (iteration + 1), decay)
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
@@ -191,10 +185,9 @@ def update_ema(
 
 @torch.no_grad()
 def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
-    """Logits for pseudo-labels, in float32: no gradient, no dropout, the batch's own batch-norm
-    statistics.
+    """Logits (B, C, H, W) float32 for pseudo-labels of images (B, 1, H, W), without gradient.
 
-    Only these passes enter batch-norm's running statistics (see `frozen_statistics`), so that they
+    Without dropout, with the batch's own batch-norm statistics. Only these passes enter batch-norm's running statistics (see `frozen_statistics`), so that they
     describe clean images without dropout, as at test time. Those of jittered images under dropout
     mislead the student of a few labeled patients on the images it is tested on.
     """
@@ -229,8 +222,9 @@ def rampup(progress: float, length: float) -> float:
 
 
 def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = None) -> Tensor:
-    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios, over the kept pixels whose
-    reference is known.
+    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios.
+
+    Over the pixels that keep (B, H, W) bool holds, if given, and whose reference is known.
     """
     known_here = ref != UNKNOWN if keep is None else keep & (ref != UNKNOWN)
     a, b = (class_masks(label, num_classes) & known_here[:, None] for label in (pred, ref))
@@ -239,9 +233,7 @@ def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = N
 
 
 def _files() -> list[str]:
-    """Files of methods; one that starts with _ holds what several share, SAM-Match is a twin of
-    each.
-    """
+    """Files of methods; one that starts with _ holds what several share."""
     found = (module.name for module in pkgutil.iter_modules(methods.__path__))
     return [
         name for name in found if name not in ("base", "sam_match") and not name.startswith("_")
@@ -255,8 +247,9 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class METHOD of file `samatch/methods/<name>.py`; of the wrapped method for a SAM-guided
-    twin.
+    """The class METHOD of samatch/methods/<name>.py; a SAM-guided twin gives its wrapped method's.
+
+    Raises InputError on an unknown name.
     """
     return importlib.import_module(
         f"{methods.__name__}.{known(name.removeprefix(GUIDED), _files(), 'method')}"

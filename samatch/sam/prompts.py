@@ -161,10 +161,9 @@ def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
 def points_of(
     objects: Tensor, confidence: Tensor, boxes: Tensor, foreground: int, background: int
 ) -> tuple[Tensor, Tensor]:
-    """Point prompts: points (B, K, foreground + background, 2) xy and their labels (B, K,
-    foreground + background).
+    """Point prompts of P = foreground + background points each.
 
-    objects: (B, K, H, W) bool; confidence: (B, K, H, W) probability of the class; boxes: of the
+    -> points (B, K, P, 2) xy and their labels (B, K, P). objects: (B, K, H, W) bool; confidence: (B, K, H, W) probability of the class; boxes: of the
     objects, xyxy. Foreground: the most confident pixels of the object's interior (without its rim,
     where that leaves any). Background: the pixels least likely of the class outside the object, but
     within its box and an eighth of the image around. Points of one object keep a sixteenth of the
@@ -191,10 +190,9 @@ def points_of(
 def pick(
     score: Tensor, allowed: Tensor, count: int, apart: int, label: int
 ) -> tuple[Tensor, Tensor]:
-    """The `count` best allowed pixels of each map, one after the other, each at least `apart` from
-    those before.
+    """The `count` best allowed pixels of each map, at least `apart` from one another.
 
-    score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy and labels (B, K,
+    One after the other. score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy and labels (B, K,
     count): `label`, or NO_POINT where no pixel is left. Of equal pixels the first in reading order.
     """
     batch, classes, height, width = score.shape
@@ -219,8 +217,6 @@ def pick(
 
 
 def foreground_logits(probs: Tensor) -> Tensor:
-    """(B, C, H, W) probabilities -> (B, K, H, W): log-odds of each foreground class against
-    background.
-    """
+    """(B, C, H, W) probabilities -> (B, K, H, W): log-odds of each class against background."""
     log_probs = probs.clamp(min=1e-6).log()
     return log_probs[:, 1:] - log_probs[:, :1]

@@ -21,8 +21,9 @@ MEAN, STD = (
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> (B, 256, H/16, W/16). `standardise`: SAM's pixel statistics; MedSAM
-    goes without.
+    """(B, 3, H, W) in [0, 1] -> (B, 256, H/16, W/16).
+
+    standardise: by SAM's pixel statistics; MedSAM goes without.
     """
 
     def __init__(
