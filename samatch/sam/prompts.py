@@ -163,11 +163,11 @@ def points_of(
 ) -> tuple[Tensor, Tensor]:
     """Point prompts of P = foreground + background points each.
 
-    -> points (B, K, P, 2) xy and their labels (B, K, P). objects: (B, K, H, W) bool; confidence: (B, K, H, W) probability of the class; boxes: of the
-    objects, xyxy. Foreground: the most confident pixels of the object's interior (without its rim,
-    where that leaves any). Background: the pixels least likely of the class outside the object, but
-    within its box and an eighth of the image around. Points of one object keep a sixteenth of the
-    image between them.
+    -> points (B, K, P, 2) xy and their labels (B, K, P). objects: (B, K, H, W) bool; confidence:
+    (B, K, H, W) probability of the class; boxes: of the objects, xyxy. Foreground: the most
+    confident pixels of the object's interior (without its rim, where that leaves any). Background:
+    the pixels least likely of the class outside the object, but within its box and an eighth of the
+    image around. Points of one object keep a sixteenth of the image between them.
     """
     size = objects.shape[-1]
     interior = -F.max_pool2d(-objects.float(), 3, stride=1, padding=1) > 0
@@ -192,8 +192,9 @@ def pick(
 ) -> tuple[Tensor, Tensor]:
     """The `count` best allowed pixels of each map, at least `apart` from one another.
 
-    One after the other. score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy and labels (B, K,
-    count): `label`, or NO_POINT where no pixel is left. Of equal pixels the first in reading order.
+    One after the other. score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy
+    and labels (B, K, count): `label`, or NO_POINT where no pixel is left. Of equal pixels the first
+    in reading order.
     """
     batch, classes, height, width = score.shape
     rows, columns = (
