@@ -39,14 +39,14 @@ def test_biases_of_pairs_become_biases_of_offsets():
 
 @pytest.fixture(scope="module")
 def sam():
-    return build_sam("minisam", image_size=64, num_classes=3, pretrained=False).eval()
+    return build_sam("minisam", image_size=80, num_classes=3, pretrained=False).eval()
 
 
 def test_shapes_and_no_batch_norm(sam):
     assert not [m for m in sam.modules() if isinstance(m, nn.BatchNorm2d)]
-    embeddings = sam.encode(torch.rand(2, 1, 80, 80))
-    assert embeddings.shape == (2, 256, 4, 4)
-    assert sam.decode_classes(embeddings).shape == (2, 2, 16, 16)
+    embeddings = sam.encode(torch.rand(2, 1, 64, 64))
+    assert embeddings.shape == (2, 256, 5, 5)
+    assert sam.decode_classes(embeddings).shape == (2, 2, 20, 20)
 
 
 def test_the_encoder_takes_sams_pixel_statistics(sam):

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         """Where a SAM changed it, replaces the patch embedding in place; here timm's, stride 4."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """See the class; H and W divisible by 8 times the stride of the patch embedding."""
+        """See the class."""
         x = self.backbone.patch_embed(image)
         for number, stage in enumerate(self.backbone.stages):
             again = torch.is_grad_enabled() and number < recomputed_stages(x.device)

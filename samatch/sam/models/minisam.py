@@ -5,7 +5,7 @@ collection is mentioned. It is the control for what LiteMedSAM's training data m
 it equals the official MobileSAM is not shown. The package holds two ONNX files, dist/encoder.onnx
 and dist/sam.onnx, whose tensors are read here into timm's TinyViT and segment-anything's prompt
 encoder and mask decoder. Its convolutions come with batch-norm already in them and stay so. Trained
-at 1024; any input size divisible by 64.
+at 1024; any input size divisible by 16.
 """
 
 import itertools
@@ -58,7 +58,7 @@ def with_bias(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
-    """The model with random weights; image_size in pixels, divisible by 64."""
+    """The model with random weights; image_size in pixels, divisible by 16."""
     return SamModel(
         Encoder(),
         image_size=image_size,
