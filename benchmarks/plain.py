@@ -1,9 +1,11 @@
-"""A plain reference with the structure of the published trainers, written for the benchmark: what samatch's step is measured against.
+"""A plain trainer with the structure of the published ones: what samatch's step is measured by.
 
-One sample at a time is augmented on the host (scipy and PIL) in loader workers, everything is float32, the student sees weak and strong
-views of labeled and unlabeled images in two passes with gradient, boxes go through numpy, the image encoder runs once for every class of
-the unlabeled part and once for the labeled one (four passes a step on ACDC), each loss is fetched from the device in every step, and
-validation goes slice by slice over the host. The networks, losses and optimisers are samatch's own: structure is compared, not arithmetic.
+One sample at a time is augmented on the host (scipy and PIL) in loader workers, everything is
+float32, the student sees weak and strong views of labeled and unlabeled images in two passes with
+gradient, boxes go through numpy, the image encoder runs once for every class of the unlabeled part
+and once for the labeled one (four passes a step on ACDC), each loss is fetched from the device in
+every step, and validation goes slice by slice over the host. The networks, losses and optimisers
+are samatch's own: structure is compared, not arithmetic.
 """
 
 import numpy as np
@@ -27,7 +29,9 @@ class Slices(Dataset):
     """Slices of volumes, each augmented when it is fetched: (weak, strong, label)."""
 
     def __init__(self, volumes, size: int):
-        self.pairs = [(image, label) for v in volumes for image, label in zip(v.image, v.label)]
+        self.pairs = [
+            (image, label) for v in volumes for image, label in zip(v.image, v.label, strict=True)
+        ]
         self.size = size
 
     def __len__(self) -> int:
@@ -54,7 +58,7 @@ class Slices(Dataset):
 
 
 class PlainTrainer:
-    """FixMatch or SAM-Match, step by step. `device` as given; workers as the published loaders (4)."""
+    """FixMatch or SAM-Match, step by step. workers as the published loaders (4)."""
 
     def __init__(
         self,
@@ -92,7 +96,9 @@ class PlainTrainer:
         )
 
     def fixmatch_step(self, batch=None) -> float:
-        """batch: (image_l, strong_l, label_l), (weak, strong, hidden label); drawn from the loaders if not given."""
+        """batch: (image_l, strong_l, label_l), (weak, strong, hidden label); drawn from the loaders
+        if not given.
+        """
         labeled, (weak, strong, _) = batch or self._draw()
         sup, probs = self._weak_pass(labeled, weak)
         confidence, label = probs.max(1)
@@ -168,7 +174,9 @@ class PlainTrainer:
         return loss.item()
 
     def _masks_by_class(self, image, label, margin: int | None):
-        """Mask logits (B, K, S, S) and SAM's loss, one class after the other, each with an encoder pass of its own."""
+        """Mask logits (B, K, S, S) and SAM's loss, one class after the other, each with an encoder
+        pass of its own.
+        """
         found = [
             self._one_class(self.sam.image_encoder(image.expand(-1, 3, -1, -1)), label, k, margin)
             for k in range(self.num_classes - 1)
@@ -178,7 +186,9 @@ class PlainTrainer:
         )
 
     def _one_class(self, embeddings, label, k: int, margin: int | None):
-        """Of class k + 1: its box in numpy, SAM's answer, SAM's loss. margin None: a reference's box, of all of its parts."""
+        """Of class k + 1: its box in numpy, SAM's answer, SAM's loss. margin None: a reference's
+        box, of all of its parts.
+        """
         masks = (label == k + 1).cpu().numpy()
         boxes, present = (
             np.zeros((len(masks), self.num_classes - 1, 4), np.float32),
@@ -213,6 +223,10 @@ def largest(mask: np.ndarray) -> np.ndarray:
 
 
 def present_mean(losses, label):
-    """Mean over present objects of losses that are each a mean over the present objects of one class."""
+    """Mean over present objects of losses that are each a mean over the present objects of one
+    class.
+    """
     counts = [(label == k + 1).flatten(1).any(1).sum() for k in range(len(losses))]
-    return sum(loss * count for loss, count in zip(losses, counts)) / max(sum(counts), 1)
+    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / max(
+        sum(counts), 1
+    )

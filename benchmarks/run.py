@@ -2,13 +2,13 @@
 
     python -m benchmarks.run [--repeats 5] [--steps 2] [--threads 0]
 
-Cases that compare with the same plain step are timed in turns: plain, samatch, plain, samatch, ...; the ratio is the median of the ratios of the turns. Generated
-phantoms at 256 x 256, two labeled and two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
+Cases that compare with the same plain step are timed in turns: plain, samatch, plain, samatch, ...;
+the ratio is the median of the ratios of the turns. Generated phantoms at 256 x 256, two labeled and
+two unlabeled images a step, LiteMedSAM at 256: the published sizes. Peak memory is that of a
 process of its own. Writes results/benchmarks/<device>.csv and figures/speed.png.
 """
 
 import argparse
-import dataclasses
 import functools
 import os
 import resource
@@ -25,147 +25,12 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import PlainTrainer
-from samatch.config.settings import FINETUNE, make_config
-from samatch.data.manifest import load_manifest
-from samatch.data.volumes import load_cases
-from samatch.methods.base import method_names
+from benchmarks.cases import ALONE, BATCH, CASES, DEVICE, SIZE, Case, plain_of, step_of
+from samatch.config.settings import FINETUNE
 from samatch.results import curves, plots
-from samatch.results.records import Run, write_text
+from samatch.results.records import write_text
 from samatch.system import paths, repro
-from samatch.system.devices import device_name, find_device
-from samatch.training import evaluate, task
-from samatch.training.train import TrainingState, train_one
-
-SIZE, BATCH = 256, 2
-DEVICE = find_device()
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What is compared: the plain side's step, and samatch's; images is what one step learns from."""
-
-    name: str
-    plain: str  # a method of PlainTrainer, "" where there is nothing to compare with
-    method: str
-    tune: str = "all"
-    images: int = 2 * BATCH
-
-
-CASES = [
-    Case("FixMatch", "fixmatch_step", "fixmatch"),
-    Case("SAM-Match, all weights", "joint_step", "samatch-fixmatch"),
-    Case("SAM-Match, cached embeddings", "joint_step", "samatch-fixmatch", "decoder"),
-    Case("SAM fine-tuning, all weights", "finetune_step", FINETUNE, images=BATCH),
-    Case("SAM fine-tuning, cached embeddings", "finetune_step", FINETUNE, "decoder", images=BATCH),
-    Case("validation, 4 volumes", "validate", "fixmatch", images=24),
-]
-ALONE = [
-    Case(name, "", name)
-    for name in method_names()
-    if not name.startswith("samatch-") and name not in ("fixmatch", FINETUNE)
-]
-
-# What the plain reference does: SAM asked and fine-tuned with boxes, its answer in the student's place.
-BOXED = {
-    "refine.prompt": "box",
-    "refine.combine": "replace",
-    "refine.sam_conf_thresh": 0.95,
-    "sam.prompt_drop": 0.0,
-}
-
-
-def step_of(case: Case) -> Callable[[], None]:
-    """One call is one training step as the training loop does it (batch, augmentation, step, optimisers), or one validation."""
-    config = make_config(
-        "paper",
-        "phantom",
-        3,
-        case.method,
-        variant=f"benchmark-{case.tune}",
-        overrides={
-            "train.batch_labeled": BATCH,
-            "train.batch_unlabeled": BATCH,
-            "train.image_size": SIZE,
-            "train.iterations": 1_000_000,
-            "train.val_every": 1_000_000,
-            "train.log_every": 50,
-            **(
-                {"sam.tune": case.tune, **BOXED}
-                if "sam" in case.method or case.method == FINETUNE
-                else {}
-            ),
-        },
-    )
-    work = prepare_alone(config)
-    if case.plain == "validate":
-        return lambda: evaluate.dice_by_class(
-            work.segment, work.data.val[:4], work.data.manifest.classes
-        )
-    run = Run(config)
-    run.open()
-    state = dataclasses.replace(TrainingState.start(work, run), iteration=1)
-    return functools.partial(train_one, work, state)
-
-
-def prepare_alone(config) -> task.Task:
-    """As in training, but networks start as they come (no parent runs), and few slices: the cache of embeddings is no part of a step."""
-    read, load = task.read_data, task.load_parents
-    task.read_data, task.load_parents = (
-        lambda config, device: few(read(config, device)),
-        lambda method, config: None,
-    )
-    try:
-        return task.prepare(config)
-    finally:
-        task.read_data, task.load_parents = read, load
-
-
-def few(data: task.Data) -> task.Data:
-    """The first labeled and the first unlabeled volume, and their slices."""
-    labeled, unlabeled = data.labeled[:1], data.unlabeled[:1]
-    first = torch.arange(len(labeled[0].image))
-    keep = torch.cat([first, data.n_labeled_slices + first] if unlabeled else [first]).to(
-        data.device
-    )
-    pool = task.SlicePool(data.pool.image[keep], data.pool.label[keep])
-    return dataclasses.replace(
-        data, labeled=labeled, unlabeled=unlabeled, val=data.val[:4], pool=pool
-    )
-
-
-def plain_of(case: Case) -> Callable[[], None]:
-    """The plain reference's step on the same volumes with networks of the same kind."""
-    config = make_config("paper", "phantom", 3, "samatch-fixmatch")
-    manifest = load_manifest("phantom")
-    labeled, val = (
-        load_cases(manifest, manifest.cases_of(p))
-        for p in (manifest.labeled_patients(3), manifest.patients("val"))
-    )
-    unlabeled = load_cases(manifest, manifest.cases_of(manifest.patients("train")[3:]))
-    data = task.Data(manifest, labeled, unlabeled, val, None, DEVICE, False)
-    sam = (
-        task.new_sam(config, data)
-        if "fixmatch" not in case.plain and case.plain != "validate"
-        else None
-    )
-    student = task.UNet(manifest.num_classes).to(DEVICE).train()
-    trainer = PlainTrainer(
-        student,
-        sam,
-        labeled,
-        unlabeled,
-        manifest.num_classes,
-        size=SIZE,
-        batch=BATCH,
-        workers=4 if DEVICE.type == "cuda" else 1,
-        device=DEVICE,
-    )
-    return (
-        functools.partial(trainer.validate, val[:4])
-        if case.plain == "validate"
-        else getattr(trainer, case.plain)
-    )
+from samatch.system.devices import device_name
 
 
 def seconds(step: Callable[[], None], count: int) -> float:
@@ -184,7 +49,9 @@ def synchronise() -> None:
 
 
 def measure(cases: list[Case], repeats: int, steps: int) -> list[dict]:
-    """Cases that share a plain step, timed in turns: plain, every samatch case, plain, ...; one warming call of each first."""
+    """Cases that share a plain step, timed in turns: plain, every samatch case, plain, ...; one
+    warming call of each first.
+    """
     fast = {case.name: step_of(case) for case in cases}
     plain = plain_of(cases[0]) if cases[0].plain else None
     for step in filter(None, (plain, *fast.values())):
@@ -220,7 +87,8 @@ def row_of(case: Case, turns: list[dict], step: Callable[[], None]) -> dict:
 
 
 def flops(step: Callable[[], None]) -> float:
-    """Floating-point operations of matrix products and convolutions of one call, forward and backward.
+    """Floating-point operations of matrix products and convolutions of one call, forward and
+    backward.
 
     NaN for a method that differentiates inside its step, which the counter cannot follow.
     """
@@ -235,10 +103,12 @@ def flops(step: Callable[[], None]) -> float:
 
 
 def limit(dtype: torch.dtype) -> float:
-    """Operations a second (GFLOP/s) that a large matrix product reaches here: the device's practical limit."""
+    """Operations a second (GFLOP/s) that a large matrix product reaches here: the device's
+    practical limit.
+    """
     size = 8192 if DEVICE.type == "cuda" else 1024
     a, b = torch.randn(2, size, size, device=DEVICE).to(dtype)
-    product = lambda: a @ b
+    product = functools.partial(torch.matmul, a, b)
     product()
     return 2 * size**3 / min(seconds(product, 5) for _ in range(3)) / 1e9
 
@@ -318,7 +188,9 @@ def main() -> None:
 
 
 def about_here() -> dict:
-    """The machine, how busy it has been (processes that wanted a core, this one among them), and what a large matrix product reaches on it."""
+    """The machine, how busy it has been (processes that wanted a core, this one among them), and
+    what a large matrix product reaches on it.
+    """
     return {
         "load": os.getloadavg()[1],
         "device": device_name(DEVICE),
@@ -333,7 +205,9 @@ def about_here() -> dict:
 
 
 def write_table(rows: pd.DataFrame) -> None:
-    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases; other cases' rows of the same machine stay."""
+    """results/benchmarks/<device>.csv and figures/speed.png, after every group of cases; other
+    cases' rows of the same machine stay.
+    """
     path = paths.TRACKED_RESULTS / "benchmarks" / f"{'gpu' if DEVICE.type == 'cuda' else 'cpu'}.csv"
     table = rows if not path.exists() else pd.concat([comparable(pd.read_csv(path), rows), rows])
     table = table.sort_values(
@@ -359,7 +233,9 @@ def comparable(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_profile(args) -> None:
-    """results/benchmarks/profile_<device>.csv: seconds of the joint step by operator, of the plain side and of samatch."""
+    """results/benchmarks/profile_<device>.csv: seconds of the joint step by operator, of the plain
+    side and of samatch.
+    """
     case = next(case for case in CASES if case.plain == "joint_step")
     columns = {
         f"{side}_s": pd.Series(apart(args, seconds_by_operator, case, side))
@@ -396,14 +272,15 @@ def seconds_by_operator(case: Case, side: str) -> dict[str, float]:
 
 def measure_and_show(cases: list[Case], args, peaks: dict[str, float]) -> list[dict]:
     rows = apart(args, measure, cases, args.repeats, args.steps)
-    for case, row in zip(cases, rows):
+    for case, row in zip(cases, rows, strict=True):
         row |= {
             "samatch_peak_mb": peaks[case.name],
             "plain_peak_mb": peaks.get(case.plain, float("nan")),
         }
         print(
-            f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   ratio {row['ratio']:6.1f}   "
-            f"{row['gflop_per_s']:.0f} GFLOP/s   peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})",
+            f"{case.name:36s} plain {row['plain_s']:8.3f} s   samatch {row['samatch_s']:8.3f} s   "
+            f"ratio {row['ratio']:6.1f}   {row['gflop_per_s']:.0f} GFLOP/s   "
+            f"peak {row['samatch_peak_mb']:.0f} MB (plain {row['plain_peak_mb']:.0f})",
             flush=True,
         )
     return rows

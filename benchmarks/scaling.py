@@ -2,9 +2,10 @@
 
     python -m benchmarks.scaling [--repeats 3] [--threads 0]
 
-Seconds at four sizes each, every size twice the one before, at the laptop profile's image sizes: FixMatch steps; embeddings and
-validation of slices; a joint step with cached embeddings, every class in every image. Writes results/benchmarks/scaling_<device>.csv
-and figures/scaling.png, with the exponent of a straight line through the logarithms: 1 is linear, less has a fixed part.
+Seconds at four sizes each, every size twice the one before, at the laptop profile's image sizes:
+FixMatch steps; embeddings and validation of slices; a joint step with cached embeddings, every
+class in every image. Writes results/benchmarks/scaling_<device>.csv and figures/scaling.png, with
+the exponent of a straight line through the logarithms: 1 is linear, less has a fixed part.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.run import DEVICE, about_here, apart, seconds, set_up
+from benchmarks.cases import DEVICE
+from benchmarks.run import about_here, apart, seconds, set_up
 from samatch.config.settings import make_config
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.manifest import load_manifest
@@ -48,7 +50,9 @@ def iterations(count: int) -> Callable[[], None]:
 
 
 def slices(count: int) -> Callable[[], None]:
-    """SAM's embeddings of volumes, and the student's validation on them; an embedding once made would be read from its file."""
+    """SAM's embeddings of volumes, and the student's validation on them; an embedding once made
+    would be read from its file.
+    """
     config, manifest = (
         make_config("laptop", "phantom", 3, "samatch-fixmatch"),
         load_manifest("phantom"),
@@ -77,7 +81,7 @@ def slices(count: int) -> Callable[[], None]:
 
 
 def joint_step(count: int) -> Callable[[], None]:
-    """With cached embeddings; the student names every class in every image, as a trained one does."""
+    """With cached embeddings; the student names every class in every image, like a trained one."""
     return training_step("samatch-fixmatch", *squares(count))
 
 
@@ -98,7 +102,9 @@ def squares(num_objects: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def training_step(name: str, image: torch.Tensor, label: torch.Tensor) -> Callable[[], None]:
-    """Batch, step and optimisers; under SAM's guidance, what the student proposes is the label itself."""
+    """Batch, step and optimisers; under SAM's guidance, what the student proposes is the label
+    itself.
+    """
     changes = {
         "train.batch_labeled": IMAGES,
         "train.batch_unlabeled": IMAGES,

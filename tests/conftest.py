@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from samatch.config.settings import PROFILES, make_config
+from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.readers import phantom
 
 _GENERATED = functools.cache(
@@ -19,7 +20,9 @@ def generated(*args, **changes):
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy machine does not stall it."""
+    """Every test has its own runs and outputs, and one thread, so that sums repeat and a busy
+    machine does not stall it.
+    """
     for name in ("RUNS", "OUT", "FIGURES", "WEIGHTS", "DATA", "PREPARED"):
         monkeypatch.setenv(f"SAMATCH_{name}", str(tmp_path / name.lower()))
     torch.set_num_threads(1)
@@ -55,10 +58,23 @@ def shrink_demo(monkeypatch):
 
 @pytest.fixture
 def config():
-    """A small SAM-Match config: SAM tuned whole, at the student's size, so that no view is warped or resized."""
+    """A small SAM-Match config: SAM tuned whole, at the student's size, so that no view is warped
+    or resized.
+    """
     base = make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny")
     return dataclasses.replace(
         base,
         train=dataclasses.replace(base.train, image_size=32, bf16=False),
         sam=dataclasses.replace(base.sam, image_size=32, tune="all"),
     )
+
+
+@pytest.fixture
+def batch(config):
+    """Of twenty random slices, eight of them labeled, at the size of `config`."""
+    generator = torch.Generator().manual_seed(0)
+    pool = SlicePool(
+        torch.rand(20, 1, 32, 32, generator=generator),
+        torch.randint(0, 4, (20, 32, 32), generator=generator),
+    )
+    return draw_batch(pool, 8, config, generator, iteration=0, unlabeled=True)

@@ -1,4 +1,6 @@
-"""The benchmark's two sides do the same work: equal losses and gradients on one batch, and short trainings that end alike."""
+"""The benchmark's two sides do the same work: equal losses and gradients on one batch, and short
+trainings that end alike.
+"""
 
 import dataclasses
 
@@ -57,8 +59,9 @@ def batch(volumes):
 
 
 def build(method, volumes, monkeypatch):
-    """Our method and the plain trainer around copies of the same networks; batch-norm and dropout as in evaluation, so that
-    the grouping of images into passes does not matter."""
+    """Our method and the plain trainer around copies of the same networks; batch-norm and dropout
+    as in evaluation, so that the grouping of images into passes does not matter.
+    """
     config = make_config(
         "demo", "phantom", 3, "samatch-fixmatch", "tiny", variant="box"
     )  # what the plain trainer does
@@ -113,7 +116,7 @@ def test_fast_and_plain_step_have_the_same_gradients(
         (getattr(ours, "sam", None), plain.sam),
     ):
         for (name, a), b in zip(
-            mine.named_parameters() if mine is not None else (), other.parameters()
+            mine.named_parameters() if mine is not None else (), other.parameters(), strict=False
         ):
             if a.grad is not None or b.grad is not None:
                 scale = b.grad.abs().max().clamp(min=1e-3)
@@ -124,7 +127,9 @@ def test_fast_and_plain_step_have_the_same_gradients(
 
 @pytest.mark.parametrize("side", ["plain", "samatch"])
 def test_short_trainings_of_both_end_alike(side, volumes):
-    """FixMatch on the same start and the same draws: cross-entropy on all slices falls to the same level, .20 to .22 over seeds of either side."""
+    """FixMatch on the same start and the same draws: cross-entropy on all slices falls to the same
+    level, .20 to .22 over seeds of either side.
+    """
     pool, draws = SlicePool.from_volumes(volumes, S), torch.Generator().manual_seed(0)
     config = make_config(
         "paper",

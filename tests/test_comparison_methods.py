@@ -1,4 +1,4 @@
-"""Every method's loss on a hand-made batch against plain numpy, and a short training of each that improves on its start."""
+"""Every method's loss on a hand-made batch against plain numpy."""
 
 import dataclasses
 
@@ -6,102 +6,33 @@ import numpy as np
 import pytest
 import torch
 
-from samatch.config.settings import FINETUNE, GUIDED, make_config
-from samatch.data.batches import Batch, SlicePool, draw_batch
-from samatch.data.readers import phantom
 from samatch.methods._families import TeacherMethod, update_ema
 from samatch.methods.adversarial import evidence
-from samatch.methods.base import method_class, method_names, rampup
+from samatch.methods.base import method_class, rampup
 from samatch.methods.bcp import largest_of_each_class, pair_up
 from samatch.methods.cct import channel_drop, feature_drop, feature_noise
 from samatch.methods.deep_co_training import adversarial
-from samatch.networks.unet import UNet
+from tests.hand_made import (
+    PLAIN,
+    B,
+    C,
+    S,
+    build,
+    ce,
+    dice,
+    h,
+    hand_made_batch,
+    logits,
+    seg,
+    softmax,
+)
 
-B, C, S = 2, 3, 32
-PLAIN = [name for name in method_names() if not name.startswith(GUIDED) and name != FINETUNE]
 UNLABELED = [name for name in PLAIN if method_class(name).needs_unlabeled]
-
-
-def build(name, **changes):
-    config = make_config("demo", "phantom", 3, name)
-    config = dataclasses.replace(
-        config,
-        method_settings=tuple(changes.items()),
-        train=dataclasses.replace(
-            config.train, image_size=S, batch_labeled=B, batch_unlabeled=B, lr=0.03
-        ),
-    )
-    return method_class(name)(
-        UNet(C, channels=(4, 8, 8, 16, 16))
-        if name not in ("urpc", "cct", "cps", "deep_co_training")
-        else UNet(C),
-        config,
-    )
 
 
 @pytest.fixture
 def batch():
-    rng = torch.Generator().manual_seed(5)
-    image, label = (
-        (lambda: torch.rand(B, 1, S, S, generator=rng)),
-        torch.randint(0, C, (B, S, S), generator=rng),
-    )
-    box = torch.zeros(2, B, S, S, dtype=torch.bool)
-    box[0, 0, 3:20, 5:30], box[1, 1, 0:9, 0:9] = True, True
-    index, theta = torch.arange(B), torch.eye(2, 3).expand(B, 2, 3)
-    return Batch(
-        image(),
-        label,
-        index,
-        theta,
-        7,
-        0.25,
-        image_w=image(),
-        image_s1=image(),
-        cutmix_box1=box[0],
-        image_s2=image(),
-        cutmix_box2=box[1],
-        index_u=index,
-        theta_u=theta,
-        hidden_label_u=label,
-    )
-
-
-def logits(*names, seed=0, count=B):
-    rng = torch.Generator().manual_seed(seed)
-    return {name: 2 * torch.randn(count, C, S, S, generator=rng) for name in names}
-
-
-# ---- plain numpy: softmax, (CE + Dice) / 2, entropy
-def softmax(x, axis=1):
-    e = np.exp(np.asarray(x, dtype=np.float64) - np.asarray(x).max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
-
-
-def ce(logits, label, keep=None):
-    loss = -np.log(np.take_along_axis(softmax(logits), np.asarray(label)[:, None], 1)[:, 0])
-    keep = np.ones(loss.shape, bool) if keep is None else np.asarray(keep)
-    return loss[keep].mean() if keep.any() else 0.0
-
-
-def dice(logits, label, keep=None):
-    p, label = softmax(logits), np.asarray(label)
-    keep = np.ones(label.shape, bool) if keep is None else np.asarray(keep)
-    terms = [
-        1
-        - (2 * (p[:, c][keep] * (label == c)[keep]).sum() + 1e-5)
-        / ((p[:, c][keep] ** 2).sum() + (label == c)[keep].sum() + 1e-5)
-        for c in range(C)
-    ]
-    return np.mean(terms)
-
-
-def seg(logits, label, keep=None):
-    return (ce(logits, label, keep) + dice(logits, label, keep)) / 2
-
-
-def h(p, axis=1):
-    return -(p * np.log(p)).sum(axis)
+    return hand_made_batch()
 
 
 def found(method, predictions, batch, pseudo_label=None):
@@ -428,54 +359,3 @@ def larger(batch):
         if isinstance(value, torch.Tensor) and value.ndim >= 3 and value.shape[-1] == S
     }
     return dataclasses.replace(batch, **grown)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    volumes = [phantom.generate(seed, False, slices=4, size=64) for seed in range(6)]
-    image, label = (torch.from_numpy(np.concatenate(part)) for part in zip(*volumes))
-    return SlicePool(
-        image[:, None].clamp(0, 1), (label.long() > 1).long() + (label.long() == 3).long()
-    )
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_short_training_improves_on_its_start(name, pool):
-    """Fifty steps on six phantoms, two of them labeled: cross-entropy of the validated student on all slices falls."""
-    torch.manual_seed(0)
-    size = 64 if name == "cross_teaching" else S
-    image = torch.nn.functional.interpolate(pool.image, (size, size), mode="area")
-    pool = SlicePool(
-        image,
-        torch.nn.functional.interpolate(pool.label[:, None].float(), (size, size), mode="nearest")[
-            :, 0
-        ].long(),
-    )
-    method = build(name)
-    config = dataclasses.replace(
-        method.config,
-        train=dataclasses.replace(method.config.train, image_size=size, iterations=50),
-    )
-    parameters = [
-        p for network in method.networks().values() for p in network.parameters() if p.requires_grad
-    ]
-    optimizer, generator = (
-        torch.optim.SGD(parameters, lr=0.03 if name == "cross_teaching" else 0.05, momentum=0.9),
-        torch.Generator().manual_seed(0),
-    )
-
-    def score():
-        method.student.eval()
-        with torch.no_grad():
-            return torch.nn.functional.cross_entropy(method.student(pool.image), pool.label).item()
-
-    start = score()
-    for iteration in range(50):
-        method.train()
-        batch = draw_batch(
-            pool, 8, config, generator, iteration, method.needs_unlabeled, method.strong_views
-        )
-        optimizer.zero_grad()
-        sum(method.step(batch).losses.values()).backward()
-        optimizer.step()
-    assert score() < 0.8 * start

@@ -74,7 +74,9 @@ def test_sam_loss_by_hand_and_absent_objects_do_not_count():
 
 
 def test_published_loss_applies_softmax_twice():
-    """Even a perfect map costs -log(e / (e + 2)) for three classes: the published loss cannot become small."""
+    """Even a perfect map costs -log(e / (e + 2)) for three classes: the published loss cannot
+    become small.
+    """
     label = torch.zeros(1, 4, 4, dtype=torch.long)
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 0] = 50

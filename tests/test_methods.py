@@ -9,21 +9,9 @@ import torch.nn.functional as F
 
 from samatch.config.profiles import VARIANTS
 from samatch.config.settings import make_config
-from samatch.data.batches import SlicePool, draw_batch
 from samatch.methods.base import PseudoLabel, method_class, predict_weak, rampup
 from samatch.methods.fixmatch import FixMatch
-from samatch.methods.sam_match import (
-    SamMatch,
-    class_probs,
-    combine,
-    expected_iou,
-    gate,
-    merge,
-    published_logits,
-    reliability,
-    replace_as_published,
-    trusted_pixels,
-)
+from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.sam.model import SamModel, build_sam
 from samatch.system.errors import InputError
@@ -39,16 +27,6 @@ class EchoSam(torch.nn.Module):
 
     def decode(self, image_embeddings, prompt):
         return prompt.mask_prompt, torch.ones(prompt.present.shape)
-
-
-@pytest.fixture
-def batch(config):
-    generator = torch.Generator().manual_seed(0)
-    pool = SlicePool(
-        torch.rand(20, 1, 32, 32, generator=generator),
-        torch.randint(0, CLASSES, (20, 32, 32), generator=generator),
-    )
-    return draw_batch(pool, 8, config, generator, iteration=0, unlabeled=True)
 
 
 def settings(config, **changes):
@@ -149,8 +127,11 @@ def test_sam_learns_only_every_so_many_iterations(config, batch):
 
 
 def gradients_of_one_step(variant, batch):
-    """Of student and SAM, both sure of what they say. They agree on background alone: the default, and what stands
-    beside it, keeps pixels from .5 on, or no object would be taught at all."""
+    """Of student and SAM, both sure of what they say.
+
+    They agree on background alone: the default, and what stands beside it, keeps pixels from .5 on,
+    or no object would be taught at all.
+    """
     config = make_config("laptop", "phantom", 3, "samatch-fixmatch", "tiny", variant=variant)
     config = settings(config, sam_conf_thresh=0.5) if config.refine.prompt == "none" else config
     sam, student = build_sam("tiny", image_size=32, num_classes=CLASSES), sure_student()
@@ -166,8 +147,11 @@ def gradients_of_one_step(variant, batch):
 
 
 def one_step_variants():
-    """(variant, what it stands beside): the paper's box for its own variants, else the default. Without those of a stage
-    before, of the training's length, and of how many answers are asked anew, which has tests of its own."""
+    """(variant, what it stands beside): the paper's box for its own variants, else the default.
+
+    Without those of a stage before, of the training's length, and of how many answers are asked
+    anew, which has tests of its own.
+    """
     for variant, stages in VARIANTS.items():
         joint, parent = stages.get("joint", {}), stages.get("finetune", "")
         if isinstance(parent, str) and not set(joint) <= {"train.iterations", "refine.renew"}:
@@ -182,12 +166,14 @@ def test_a_variant_of_joint_training_teaches_something_else(batch, variant, besi
     changed = gradients_of_one_step(variant, batch)
     assert any(
         (a is None) != (b is None) or a is not None and not torch.allclose(a, b)
-        for a, b in zip(default, changed)
+        for a, b in zip(default, changed, strict=True)
     )
 
 
 def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
-    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's frame."""
+    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's
+    frame.
+    """
     config = with_threshold(settings(config, prompt="mask", combine="replace", renew=1.0), 0.0)
     method = SamMatch(
         FixMatch(UNet(CLASSES), config), EchoSam(), config, embeddings=torch.zeros(4, 1, 8, 8)
@@ -212,203 +198,6 @@ def method_batch(theta):
     return Batch(
         image, image[:, 0].long(), index, theta, 0, 0.0, image_w=image, index_u=index, theta_u=theta
     )
-
-
-def test_class_logits_corrected_and_as_published():
-    mask_logits = torch.tensor([6.0, -10.0, -10.0]).view(1, 3, 1, 1)
-    assert class_probs(mask_logits).argmax() == 1
-    assert published_logits(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
-    # PAPER: with the other two logits at -10 a class wins only above 5.75.
-    for logit, wins in ((5.7, False), (5.8, True)):
-        mask_logits = torch.tensor([logit, -10.0, -10.0]).view(1, 3, 1, 1)
-        assert (class_probs(mask_logits, as_published=True).argmax() == 1).item() is wins
-    assert class_probs(torch.full((1, 3, 1, 1), -0.1)).argmax() == 0
-
-
-def test_published_filter_turns_rejected_pixels_into_background():
-    probs = torch.tensor([[0.05, 0.95, 0.0, 0.0], [0.1, 0.4, 0.35, 0.15]]).T.view(1, 4, 1, 2)
-    found = replace_as_published(probs, 0.95)
-    assert found.label.flatten().tolist() == [1, 0]
-    assert found.keep.all()
-    norm = np.sqrt(0.1**2 + 0.4**2 + 0.35**2 + 0.15**2)
-    assert found.confidence.flatten()[1].item() == pytest.approx(0.4 / norm, abs=1e-6)
-
-
-def probs_of(*rows):
-    return torch.tensor(rows).T.reshape(1, len(rows[0]), 1, len(rows))
-
-
-def test_ways_to_combine_by_hand(config):
-    student = PseudoLabel.from_probs(probs_of([0.04, 0.96], [0.6, 0.4], [0.97, 0.03]), 0.95)
-    sam = probs_of([0.1, 0.9], [0.2, 0.8], [0.04, 0.96])
-    replaced = combine(
-        settings(config, combine="replace", sam_conf_thresh=0.95).refine, student, sam
-    )
-    assert replaced.label.flatten().tolist() == [1, 1, 1]
-    assert replaced.keep.flatten().tolist() == [False, False, True]
-    both = combine(settings(config, combine="consensus", sam_conf_thresh=0.75).refine, student, sam)
-    assert both.label.flatten().tolist() == [1, 1, 0]
-    assert both.keep.flatten().tolist() == [True, False, False]
-    agree = combine(settings(config, combine="agree").refine, student, sam)
-    assert agree.label.flatten().tolist() == [1, 0, 0]
-    assert agree.keep.flatten().tolist() == [True, False, False]
-    assert combine(settings(config, combine="student").refine, student, sam) is student
-
-
-def test_gate_and_fall_back(config):
-    present = torch.tensor([[True, True, False]])
-    masks = torch.zeros(1, 3, 1, 4, dtype=torch.bool)
-    masks[0, 0, 0, :2], masks[0, 1, 0, 2:] = True, True
-    student = masks.clone()
-    student[0, 1] = torch.tensor(
-        [[False, False, False, True]]
-    )  # IoU and area ratio .5 with SAM's second object
-    iou_pred = torch.tensor([[0.5, 0.9, 0.9]])
-    found = {
-        name: gate(settings(config, gate=name).refine, present, iou_pred, masks, student).tolist()[
-            0
-        ]
-        for name in ("none", "iou_pred", "agreement", "both")
-    }
-    assert found == {
-        "none": [True, True, False],
-        "iou_pred": [False, True, False],
-        "agreement": [True, False, False],
-        "both": [False, False, False],
-    }
-    loose = settings(config, gate="agreement", gate_iou=0.4)
-    assert gate(loose.refine, present, iou_pred, masks, student).tolist()[0] == [
-        True,
-        False,
-        False,
-    ]  # the area ratio refuses
-    loose = settings(loose, gate_area_ratio=0.4)
-    assert gate(loose.refine, present, iou_pred, masks, student).tolist()[0] == [True, True, False]
-    sam_probs, student_probs = (
-        probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]),
-        probs_of([0.8, 0.2, 0.0], [0.8, 0.2, 0.0]),
-    )
-    assert trusted_pixels(
-        sam_probs, student_probs, torch.tensor([[True, False]])
-    ).flatten().tolist() == [True, False]
-
-
-def test_what_is_not_trusted_keeps_the_students_map_or_teaches_nothing(config):
-    """Two pixels; SAM names class 1 at the first and class 2 at the second, whose promised IoU is too low."""
-    student = PseudoLabel.from_probs(probs_of([0.8, 0.2, 0.0], [0.7, 0.3, 0.0]), 0.5)
-    sam_probs, quality = probs_of([0.1, 0.9, 0.0], [0.1, 0.0, 0.9]), torch.tensor([[0.9, 0.2]])
-    present = torch.ones(1, 2, dtype=torch.bool)
-    chosen = settings(config, combine="replace", gate="iou_pred", sam_conf_thresh=0.5)
-    found, accepted = merge(chosen.refine, student, sam_probs, quality, present, 1.0)
-    assert accepted.tolist() == [[True, False]]
-    assert found.label.flatten().tolist() == [1, 0] and found.keep.all()
-    found, _ = merge(
-        settings(chosen, rejected="ignore").refine, student, sam_probs, quality, present, 1.0
-    )
-    assert found.label.flatten().tolist() == [1, 0] and found.keep.flatten().tolist() == [
-        True,
-        False,
-    ]
-
-
-def test_sams_say_grows_over_the_ramp_up(config):
-    student, present = (
-        PseudoLabel.from_probs(probs_of([0.9, 0.1]), 0.5),
-        torch.ones(1, 1, dtype=torch.bool),
-    )
-    chosen = settings(
-        config, combine="consensus", sam_weight=0.6, sam_rampup=0.5, sam_conf_thresh=0.5
-    ).refine
-    at = {
-        t: merge(chosen, student, probs_of([0.1, 0.9]), torch.ones(1, 1), present, t)[0]
-        .probs[0, 1]
-        .item()
-        for t in (0.0, 0.5, 1.0)
-    }
-    weight = 0.6 * np.exp(-5)
-    assert at[0.0] == pytest.approx(weight * 0.9 + (1 - weight) * 0.1)
-    assert at[0.5] == at[1.0] == pytest.approx(0.6 * 0.9 + 0.4 * 0.1)
-
-
-def test_reliability_is_promised_iou_times_agreement_by_hand():
-    sam, student = torch.zeros(2, 1, 2, 2, 4, dtype=torch.bool)
-    sam[0, 0, 0, :3], student[0, 0, 0, 1:] = (
-        True,
-        True,
-    )  # class 1: 3 and 3 pixels, 2 in common: (4 + 1) / (6 + 1)
-    found = reliability(
-        sam, student, torch.tensor([[0.7, 1.0]])
-    )  # class 2: neither sees it: agreement 1
-    assert found.flatten().tolist() == pytest.approx([(0.7 * 5 / 7 + 1) / 2, 0.7 * 5 / 7, 1.0])
-
-
-def test_expected_iou_by_hand():
-    """Probabilities .9 and .6 inside, .2 and .1 outside: (1.5 + 1) / (2 + .3 + 1)."""
-    probs = torch.tensor([0.9, 0.6, 0.2, 0.1]).view(1, 1, 2, 2)
-    assert expected_iou(probs.logit()).item() == pytest.approx(2.5 / 3.3)
-    assert expected_iou(torch.full((1, 1, 2, 2), -30.0)).item() == pytest.approx(1.0)
-
-
-class AloneSam(torch.nn.Module):
-    """Answers every slice with its embedding, whatever is asked, and counts the slices."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked = []
-
-    def decode_classes(self, image_embeddings):
-        self.asked.append(len(image_embeddings))
-        return image_embeddings
-
-
-def remembering(config, renew, slices=20):
-    """SAM-Match with a fixed encoder that asks about a share of a batch; slice i's mask logits are all i."""
-    config = settings(config, prompt="none", renew=renew)
-    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
-    embeddings = torch.arange(slices).float().view(-1, 1, 1, 1).expand(-1, CLASSES - 1, 32, 32)
-    return SamMatch(
-        FixMatch(UNet(CLASSES), config),
-        AloneSam(),
-        config,
-        embeddings,
-        n_labeled=8,
-        n_slices=slices,
-    )
-
-
-def test_answers_are_remembered_slice_by_slice(config, batch):
-    """At a share of 0 every slice is asked about once, but for the one that each step asks; the answers stay its own."""
-    torch.manual_seed(0)
-    method, batch = (
-        remembering(config, 0.0),
-        dataclasses.replace(batch, theta_u=torch.eye(2, 3).expand(len(batch.index_u), 2, 3)),
-    )
-    for _ in range(3):
-        predictions = method.predict(batch)
-        refinement = method.refine(batch, method.propose(predictions))
-        expected = torch.softmax(
-            torch.cat(
-                [torch.zeros(len(batch.index_u), 1), batch.index_u[:, None].expand(-1, 3).float()],
-                1,
-            ),
-            1,
-        )
-        assert (
-            refinement.sam_label.flatten(1).float().mean(1).tolist() == expected.argmax(1).tolist()
-        )
-    assert method.sam.asked == [len(batch.index_u), 1, 1]
-    every = remembering(config, 1.0)
-    for _ in range(2):
-        every.refine(batch, every.propose(every.predict(batch)))
-    assert every.sam.asked == 2 * [len(batch.index_u)] and every.memory() == {}
-
-
-def test_what_is_remembered_survives_a_cut_off_run(config, batch):
-    first, second = remembering(config, 0.5), remembering(config, 0.5)
-    first.refine(batch, first.propose(first.predict(batch)))
-    second.recall({name: value.clone() for name, value in first.memory().items()})
-    assert first.memory()["known"].sum() == len(set(batch.index_u.tolist()))
-    assert all(torch.equal(value, second.memory()[name]) for name, value in first.memory().items())
 
 
 def test_sam_asked_with_nothing_does_not_depend_on_the_student(config, batch):

@@ -1,4 +1,6 @@
-"""What notebooks must not do: read ids as numbers, or touch a user's trainings (08, executed with tiny networks)."""
+"""What notebooks must not do: read ids as numbers, or touch a user's trainings (08, executed with
+tiny networks).
+"""
 
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def execute(**parameters) -> dict:
 
 
 def test_a_users_own_hearts_stay_as_they_are(tiny_profile, tmp_path):
-    """Complete and unfinished trainings of a set called hearts, on any profile that the notebook is asked for."""
+    """Complete and unfinished trainings of a set called hearts, on any profile that the notebook is
+    asked for.
+    """
     theirs = [
         tmp_path / "runs" / profile / name / "run.json"
         for profile in ("demo", "laptop")
@@ -53,7 +57,9 @@ def test_a_users_own_hearts_stay_as_they_are(tiny_profile, tmp_path):
 
 
 def test_results_are_read_in_one_place():
-    """pandas alone takes patient 007 for 7 and patient NA for a missing one; paper.csv holds no ids."""
+    """pandas alone takes patient 007 for 7 and patient NA for a missing one; paper.csv holds no
+    ids.
+    """
     lines = [
         (path.name, line)
         for path in sorted(NOTEBOOKS.glob("*.ipynb"))

@@ -85,7 +85,7 @@ def plain_points(mask, confidence, box, foreground, background):
         (confidence, interior, foreground, 1),
         (1 - confidence, around & ~mask, background, 0),
     ):
-        free = [(-score[y, x], y, x) for y, x in zip(*np.nonzero(allowed))]
+        free = [(-score[y, x], y, x) for y, x in zip(*np.nonzero(allowed), strict=True)]
         for _ in range(count):
             if not free:
                 found.append((0, 0, NO_POINT))
@@ -111,7 +111,10 @@ def test_points_equal_the_plain_reference():
     points, labels = points_of(*tensors, boxes, 4, 3)
     for k in range(5):
         expected = plain_points(masks[0, k], confidence[0, k], boxes[0, k].tolist(), 4, 3)
-        found = [(*xy, label) for xy, label in zip(points[0, k].tolist(), labels[0, k].tolist())]
+        found = [
+            (*xy, label)
+            for xy, label in zip(points[0, k].tolist(), labels[0, k].tolist(), strict=True)
+        ]
         assert found == expected, k
     assert (labels[0, 4] == NO_POINT).all()  # nothing there
     assert (labels[0, 3, 4:] == NO_POINT).all()  # no background left

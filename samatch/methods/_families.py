@@ -1,4 +1,4 @@
-"""What several methods share: forward passes, a teacher by exponential moving average, two students."""
+"""What several methods share: forward passes, a teacher by moving average, two students."""
 
 import copy
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from samatch.config.settings import RunConfig
 from samatch.data.batches import Batch
-from samatch.methods.base import Method, Settings, StepOutput, rampup, update_ema
+from samatch.methods.base import Method, PseudoLabel, Settings, StepOutput, rampup, update_ema
 from samatch.networks.losses import segmentation_loss
 from samatch.networks.unet import UNet
 
@@ -21,27 +22,34 @@ class ConsistencySettings(Settings):
 
 
 class ConsistencyMethod(Method):
-    """loss = L(f(x_l), y_l) + lambda_u r(t) unsupervised: for methods that say only what is unsupervised.
+    """For methods that say only what is unsupervised.
 
-    r is the ramp-up, L = (CE + Dice) / 2.
+    loss = L(f(x_l), y_l) + lambda_u r(t) unsupervised; r is the ramp-up, L = (CE + Dice) / 2.
     """
 
     Settings = ConsistencySettings
 
-    def predict(self, batch):
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """logits_l of labeled images and logits_w of weak views, from one pass."""
         logits_l, logits_w = forward_together(self.student, batch.image_l, batch.image_w)
         return {"logits_l": logits_l, "logits_w": logits_w}
 
-    def propose(self, predictions):
+    def propose(self, predictions: dict[str, Tensor]) -> None:
+        """None: unlabeled images are taught without pseudo-labels."""
         return None
 
     def supervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The labeled term, a scalar."""
         return segmentation_loss(predictions["logits_l"], batch.label_l)
 
     def unsupervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The unlabeled term before its weight, a scalar."""
         raise NotImplementedError
 
-    def loss(self, predictions, batch, pseudo_label):
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
+        """Both terms; `pseudo_label` is not read."""
         loss_sup, loss_unsup = (
             self.supervised(predictions, batch),
             self.unsupervised(predictions, batch),
@@ -52,11 +60,14 @@ class ConsistencyMethod(Method):
         )
 
     def consistency_weight(self, batch: Batch) -> float:
+        """lambda_u r(t), r the ramp-up over training progress."""
         return self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)
 
 
 @dataclass(frozen=True)
 class TeacherSettings(ConsistencySettings):
+    """Defaults of SSL4MIS's mean teacher."""
+
     ema_decay: float = 0.99
     noise: float = 0.1  # standard deviation of the noise on the teacher's images, cut at twice it
 
@@ -66,15 +77,16 @@ class TeacherMethod(ConsistencyMethod):
 
     Settings = TeacherSettings
 
-    def __init__(self, student, config):
+    def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
         self.teacher = copy.deepcopy(student).requires_grad_(False)
 
-    def networks(self):
+    def networks(self) -> dict[str, nn.Module]:
+        """The student and its teacher, which no optimiser trains."""
         return {"student": self.student, "teacher": self.teacher}
 
     def update_teacher(self, batch: Batch) -> None:
-        """Before the forward passes of an iteration, so that the teacher has followed all steps before it."""
+        """Before an iteration's forward passes: the teacher has then followed all steps so far."""
         update_ema(self.teacher, self.student, self.settings.ema_decay, batch.iteration)
 
     @torch.no_grad()
@@ -89,7 +101,7 @@ class TeacherMethod(ConsistencyMethod):
 class TwoStudents(ConsistencyMethod):
     """Two networks that teach each other; the first one is validated and tested."""
 
-    def __init__(self, student, config):
+    def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
         self.student2 = self.new_partner(student)
 
@@ -99,10 +111,12 @@ class TwoStudents(ConsistencyMethod):
             torch.manual_seed(self.config.seed + 1)
             return like(UNet(student.num_classes), student)
 
-    def networks(self):
+    def networks(self) -> dict[str, nn.Module]:
+        """The student that is tested, and student2."""
         return {"student": self.student, "student2": self.student2}
 
-    def predict(self, batch):
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of both: names of the second one end with _2."""
         found = {}
         for suffix, network in (("", self.student), ("_2", self.student2)):
             found["logits_l" + suffix], found["logits_w" + suffix] = forward_together(
@@ -111,10 +125,13 @@ class TwoStudents(ConsistencyMethod):
         return found
 
     def cross(self, predictions: dict[str, Tensor], mine: str, other: str, batch: Batch) -> Tensor:
-        """The unlabeled term of the student with suffix `mine`, taught by the one with suffix `other`."""
+        """The unlabeled term of student `mine` taught by `other`: suffixes of names of logits."""
         raise NotImplementedError
 
-    def loss(self, predictions, batch, pseudo_label):
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
+        """A loss a student, each of its own reference and the other's teaching."""
         weight, losses, logs = self.consistency_weight(batch), {}, {}
         for name, mine, other in (("student", "", "_2"), ("student2", "_2", "")):
             loss_sup = segmentation_loss(predictions["logits_l" + mine], batch.label_l)
@@ -125,7 +142,7 @@ class TwoStudents(ConsistencyMethod):
 
 
 def forward_together(network: nn.Module, *images: Tensor) -> tuple[Tensor, ...]:
-    """Logits of each batch of images, from one pass over all of them (they share batch-norm's statistics)."""
+    """Logits of each batch of images, from one pass: they share batch-norm's statistics."""
     return network(torch.cat(images)).split([len(image) for image in images])
 
 

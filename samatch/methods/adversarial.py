@@ -1,4 +1,6 @@
-"""Deep adversarial network, DAN (Zhang et al., MICCAI 2017): an evaluator tells labeled from unlabeled predictions.
+"""Deep adversarial network, DAN (Zhang et al., MICCAI 2017): an evaluator judges predictions.
+
+It learns to tell those of labeled images from those of unlabeled ones.
 
     evaluator = BCE(D(x_l, softmax f(x_l)), 1) + BCE(D(w, softmax f(w)), 0)
     unsupervised = BCE(D(w, softmax f(w)), 1)
@@ -9,14 +11,19 @@ D is MONAI's patch discriminator under Adam; no gradient of the student's loss r
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import PatchDiscriminator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from samatch.config.settings import RunConfig
+from samatch.data.batches import Batch
 from samatch.methods._families import ConsistencyMethod, like
+from samatch.methods.base import PseudoLabel, StepOutput
 
 
 class Adversarial(ConsistencyMethod):
-    def __init__(self, student, config):
+    """The student against a discriminator of its own; see the module."""
+
+    def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
         self.discriminator = like(
             PatchDiscriminator(
@@ -25,17 +32,22 @@ class Adversarial(ConsistencyMethod):
             student,
         )
 
-    def networks(self):
+    def networks(self) -> dict[str, nn.Module]:
+        """The student and its discriminator."""
         return {"student": self.student, "discriminator": self.discriminator}
 
-    def unsupervised(self, predictions, batch):
+    def unsupervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The student's share: its unlabeled maps should pass for labeled ones. A scalar."""
         fixed = {name: value.detach() for name, value in self.discriminator.state_dict().items()}
         verdict = functional_call(
             self.discriminator, fixed, (evidence(batch.image_w, predictions["logits_w"]),)
         )[-1]
         return verdict_loss(verdict, 1.0)
 
-    def loss(self, predictions, batch, pseudo_label):
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
+        """Adds the discriminator's own loss, under the name "discriminator"."""
         output = super().loss(predictions, batch, pseudo_label)
         labeled, unlabeled = (
             self.discriminator(evidence(image, predictions[name].detach()))[-1]
@@ -49,10 +61,12 @@ class Adversarial(ConsistencyMethod):
 
 
 def evidence(image: Tensor, logits: Tensor) -> Tensor:
+    """(B, 1, H, W) images and (B, C, H, W) logits -> (B, 1 + C, H, W): what is judged."""
     return torch.cat([image, logits.float().softmax(1)], dim=1)
 
 
 def verdict_loss(verdict: Tensor, target: float) -> Tensor:
+    """BCE of the discriminator's logits, any shape, against one target for all."""
     return F.binary_cross_entropy_with_logits(
         verdict.float(), torch.full_like(verdict, target, dtype=torch.float32)
     )

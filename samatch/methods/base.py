@@ -1,6 +1,7 @@
 """What a method is: predict -> propose -> loss, and SAM's refine between the last two.
 
-One file a method; a method is a `Method`. Methods do not import each other; `_families` holds what several share.
+One file a method; a method is a `Method`. Methods do not import each other; `_families` holds what
+several share.
 """
 
 import contextlib
@@ -24,9 +25,9 @@ from samatch.system.errors import known
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """What unlabeled images are taught: probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool.
+    """What unlabeled images are taught. Carries no gradient.
 
-    Carries no gradient.
+    probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool.
     """
 
     probs: Tensor
@@ -41,13 +42,19 @@ class PseudoLabel:
         confidence, label = probs.max(dim=1)
         return cls(probs, label, confidence, confidence >= conf_thresh)
 
+    def __getitem__(self, index: Tensor) -> "PseudoLabel":
+        """Of the images index (n,) alone."""
+        parts = (self.probs, self.label, self.confidence, self.keep)
+        return PseudoLabel(*(part[index] for part in parts))
+
 
 @dataclass(frozen=True)
 class StepOutput:
     """One step's result.
 
     losses: a scalar for each optimiser by its name; logs: scalars, averaged over iterations;
-    ratios: (K, 2) sums a class, whose quotient over many iterations is logged: for a Dice [2|A and B|, |A| + |B|].
+    ratios: (K, 2) sums a class, whose quotient over many iterations is logged: for a Dice [2|A and
+    B|, |A| + |B|].
     """
 
     losses: dict[str, Tensor]
@@ -61,7 +68,10 @@ class Settings:
 
     @classmethod
     def of(cls, changes: dict) -> "Settings":
-        """The defaults with some changed. Raises InputError on an unknown name, a wrong type or an impossible value."""
+        """The defaults with some changed.
+
+        Raises InputError on an unknown name, a wrong type or an impossible value.
+        """
         defaults = {f.name: f.default for f in dataclasses.fields(cls)}
         for name in changes:
             known(name, defaults, f"setting of {cls.__qualname__.removesuffix('Settings')}")
@@ -74,11 +84,11 @@ class Settings:
 
 
 class Method(nn.Module):
-    """A training method around a student network; validation and test segment with its moving average `ema`, or with
-    the student itself where there is none.
+    """A training method around a student network.
 
-    needs_unlabeled: whether it draws unlabeled images; strong_views: how many strong views of them (0 to 2);
-    proposes: whether it makes pseudo-labels that a SAM can refine.
+    Validation and test segment with the student's moving average `ema`, or with the student itself
+    where there is none. needs_unlabeled: whether it draws unlabeled images; strong_views: how many
+    strong views of them (0 to 2); proposes: whether it makes pseudo-labels that a SAM can refine.
     """
 
     Settings: type[Settings] = Settings
@@ -101,18 +111,19 @@ class Method(nn.Module):
     @property
     def proposer(self) -> nn.Module:
         """The network that makes pseudo-labels on weak views."""
-        return (
-            self.ema
-            if self.proposes and self.ema is not None and self.config.train.proposer == "ema"
-            else self.student
-        )
+        if self.proposes and self.ema is not None and self.config.train.proposer == "ema":
+            return self.ema
+        return self.student
 
     def predict_weak(self, image: Tensor) -> Tensor:
         """The proposer's logits, see `predict_weak`."""
         return predict_weak(self.proposer, image)
 
     def follow(self, iteration: int) -> None:
-        """The moving average takes in the student's last step. A proposer has batch-norm statistics of its own."""
+        """The moving average takes in the student's last step.
+
+        A proposer has batch-norm statistics of its own.
+        """
         if self.ema is not None:
             update_ema(
                 self.ema,
@@ -133,21 +144,26 @@ class Method(nn.Module):
     def loss(
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
     ) -> StepOutput:
+        """The loss of each optimiser and what is logged; see `StepOutput`."""
         raise NotImplementedError
 
     def step(self, batch: Batch) -> StepOutput:
+        """One iteration from batch to losses. Backward and optimisers are the training loop's."""
         predictions = self.predict(batch)
         return self.loss(predictions, batch, self.propose(predictions))
 
     def memory(self) -> dict[str, Tensor]:
-        """What the method remembers between steps besides its networks, for a run that is cut off and resumed."""
+        """What it remembers between steps besides its networks, for a run that is resumed."""
         return {}
 
     def recall(self, memory: dict[str, Tensor]) -> None:
         """Takes back what `memory` gave."""
 
     def networks(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds and what each optimiser trains, by its name. A teacher learns by no optimiser."""
+        """What a checkpoint holds and what each optimiser trains, by its name.
+
+        A teacher learns by no optimiser.
+        """
         return {"student": self.student}
 
 
@@ -155,9 +171,10 @@ class Method(nn.Module):
 def update_ema(
     teacher: nn.Module, student: nn.Module, decay: float, iteration: int, buffers: bool = False
 ) -> None:
-    """teacher = a teacher + (1 - a) student with a = min(1 - 1 / (iteration + 1), decay): a copy at iteration 0.
+    """teacher = a teacher + (1 - a) student, a = min(1 - 1 / (iteration + 1), decay), in place.
 
-    buffers: whether batch-norm's running statistics follow too, and not at the start alone.
+    A copy at iteration 0. buffers: whether batch-norm's running statistics follow too, and not at
+    the start alone.
     """
     rate = 1 - min(1 - 1 / (iteration + 1), decay)
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
@@ -169,11 +186,12 @@ def update_ema(
 
 @torch.no_grad()
 def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
-    """Logits for pseudo-labels, in float32: no gradient, no dropout, the batch's own batch-norm statistics.
+    """Logits (B, C, H, W) float32 for pseudo-labels of images (B, 1, H, W), without gradient.
 
-    Only these passes enter batch-norm's running statistics (see `frozen_statistics`), so that they describe
-    clean images without dropout, as at test time. Those of jittered images under dropout mislead the
-    student of a few labeled patients on the images it is tested on.
+    Without dropout, with the batch's own batch-norm statistics. Only these passes enter
+    batch-norm's running statistics (see `frozen_statistics`), so that they describe clean images
+    without dropout, as at test time. Those of jittered images under dropout mislead the student of
+    a few labeled patients on the images it is tested on.
     """
     modes = [(module, module.training) for module in student.modules()]
     student.train()
@@ -196,17 +214,20 @@ def frozen_statistics(student: nn.Module):
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
 
 def rampup(progress: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) over the first `length` of the training, then 1 (Laine & Aila, ICLR 2017)."""
+    """exp(-5 (1 - t)^2) over the first `length` of training, then 1 (Laine & Aila, ICLR 2017)."""
     return 1.0 if progress >= length else math.exp(-5 * (1 - progress / length) ** 2)
 
 
 def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = None) -> Tensor:
-    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios, over the kept pixels whose reference is known."""
+    """Class maps (B, H, W) -> (K, 2) sums for StepOutput.ratios.
+
+    Over the pixels that keep (B, H, W) bool holds, if given, and whose reference is known.
+    """
     known_here = ref != UNKNOWN if keep is None else keep & (ref != UNKNOWN)
     a, b = (class_masks(label, num_classes) & known_here[:, None] for label in (pred, ref))
     sums = [(a & b).sum(dim=(0, 2, 3)) * 2, a.sum(dim=(0, 2, 3)) + b.sum(dim=(0, 2, 3))]
@@ -214,7 +235,7 @@ def overlap(pred: Tensor, ref: Tensor, num_classes: int, keep: Tensor | None = N
 
 
 def _files() -> list[str]:
-    """Files of methods; one that starts with _ holds what several share, SAM-Match is a twin of each."""
+    """Files of methods; one that starts with _ holds what several share."""
     found = (module.name for module in pkgutil.iter_modules(methods.__path__))
     return [
         name for name in found if name not in ("base", "sam_match") and not name.startswith("_")
@@ -228,7 +249,10 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class METHOD of file `samatch/methods/<name>.py`; of the wrapped method for a SAM-guided twin."""
+    """The class METHOD of samatch/methods/<name>.py; a SAM-guided twin gives its wrapped method's.
+
+    Raises InputError on an unknown name.
+    """
     return importlib.import_module(
         f"{methods.__name__}.{known(name.removeprefix(GUIDED), _files(), 'method')}"
     ).METHOD

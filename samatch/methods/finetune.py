@@ -1,32 +1,42 @@
-"""Stage 2: fine-tuning of SAM on the labeled slices, prompted with the reference's boxes or with nothing.
+"""Stage 2: SAM learns from the labeled slices, asked with the reference's boxes or with nothing.
 
-    with boxes:        loss = 2 (Dice + BCE) + MSE(predicted IoU, IoU), one object per class (published)
+    with boxes:        loss = 2 (Dice + BCE) + MSE(predicted IoU, IoU), of each class (published)
     without a prompt:  loss = (CE + Dice) / 2 of the class map that the class tokens alone ask for
 
-Each step draws one of the two, the second with probability `sam.prompt_drop`. With a fixed image encoder the
-embeddings of the slices and of some augmented views of each (`sam.views`) come from the cache.
+Each step draws one of the two, the second with probability `sam.prompt_drop`. With a fixed image
+encoder the embeddings of the slices and of some augmented views of each (`sam.views`) come from the
+cache.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samatch.config.settings import RunConfig
+from samatch.data.batches import Batch
 from samatch.methods.base import Method, StepOutput
-from samatch.sam.model import SamModel, classes_loss, reference_loss
+from samatch.sam.model import Embeddings, SamModel, classes_loss, reference_loss
 
 
 class FineTune(Method):
+    """SAM alone learns; there is no student."""
+
     needs_unlabeled = False
 
     def __init__(
-        self, sam: SamModel, config: RunConfig, num_classes: int, embeddings=None, labels=None
+        self,
+        sam: SamModel,
+        config: RunConfig,
+        num_classes: int,
+        embeddings: Embeddings | None = None,
+        labels: Tensor | None = None,
     ):
-        """embeddings[index] and labels[index] (N, S, S): of labeled slices and their views; None to encode."""
+        """embeddings, labels (N, S, S): of labeled slices and their views; None: encode."""
         super().__init__(nn.Identity(), config)
         self.sam, self.num_classes = sam, num_classes
         self.embeddings, self.labels = embeddings, labels
 
-    def step(self, batch):
+    def step(self, batch: Batch) -> StepOutput:
+        """One of SAM's two losses, on the labeled images."""
         if self.embeddings is not None:
             embeddings, label = self.embeddings[batch.index_l], self.labels[batch.index_l]
         else:
@@ -45,7 +55,8 @@ class FineTune(Method):
         """Whether this SAM learns to answer without a prompt."""
         return self.sam.class_queries is not None and self.config.sam.prompt_drop > 0
 
-    def networks(self):
+    def networks(self) -> dict[str, nn.Module]:
+        """SAM alone."""
         return {"sam": self.sam}
 
 

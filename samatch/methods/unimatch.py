@@ -1,19 +1,25 @@
 """UniMatch (Yang et al., CVPR 2023), as its authors train it on medical images.
 
-    loss = (L(f(x_l), y_l) + lambda_u r(t) (D(f(S_1(w))) / 4 + D(f(S_2(w))) / 4 + D(g(P(e(w)))) / 2)) / 2
+    loss = (L(f(x_l), y_l) + lambda_u r(t) U) / 2
+    U = D(f(S_1(w))) / 4 + D(f(S_2(w))) / 4 + D(g(P(e(w)))) / 2
 
-D is the Dice loss against argmax f(w) over the pixels with max softmax f(w) >= tau, S_1 and S_2 are two strong
-views with CutMix, f = g(e) encoder and decoder, P drops half of the channels of all five encoder features.
-Departures as for FixMatch (f(w) without dropout, batch-norm's running statistics from it alone), and the donors
-of CutMix come from the same batch instead of a third one, which saves a forward pass.
+D is the Dice loss against argmax f(w) over the pixels with max softmax f(w) >= tau, S_1 and S_2 are
+two strong views with CutMix, f = g(e) encoder and decoder, P drops half of the channels of all five
+encoder features. Departures as for FixMatch (f(w) without dropout, batch-norm's running statistics
+from samatch.data.batches import Batch
+from torch import Tensor
+from it alone), and the donors of CutMix come from the same batch instead of a third one, which
+saves a forward pass.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from samatch.data.augment import paste_donor
+from samatch.data.batches import Batch
 from samatch.methods.base import (
     Method,
     PseudoLabel,
@@ -27,6 +33,8 @@ from samatch.networks.losses import dice_loss, segmentation_loss
 
 @dataclass(frozen=True)
 class UniMatchSettings(Settings):
+    """Defaults are the authors'."""
+
     conf_thresh: float = 0.95  # tau
     lambda_u: float = 1.0  # weight of the unlabeled terms ...
     rampup: float = 0.0  # ... after this fraction of the iterations
@@ -34,9 +42,12 @@ class UniMatchSettings(Settings):
 
 
 class UniMatch(Method):
+    """Two strong views, and one of dropped features; see the module."""
+
     Settings, strong_views, proposes = UniMatchSettings, 2, True
 
-    def predict(self, batch):
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """logits_l, logits_w without gradient, logits_s1, logits_s2 and logits_fp."""
         logits_w = self.predict_weak(batch.image_w)
         count_l, count_u = len(batch.image_l), len(batch.image_w)
         with frozen_statistics(self.student):
@@ -58,10 +69,14 @@ class UniMatch(Method):
             "logits_fp": logits_fp,
         }
 
-    def propose(self, predictions):
+    def propose(self, predictions: dict[str, Tensor]) -> PseudoLabel:
+        """The most probable class, kept where the student is sure."""
         return PseudoLabel.from_probs(predictions["logits_w"].softmax(1), self.settings.conf_thresh)
 
-    def loss(self, predictions, batch, pseudo_label):
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
+        """Each strong view against the pseudo-label as its CutMix pasted it."""
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
         views = {
             "s1": (batch.cutmix_box1, 1),

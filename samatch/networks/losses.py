@@ -1,6 +1,7 @@
 """Loss terms. Every one is exactly 0 where nothing is kept, and never NaN.
 
-A label is a class map (B, H, W), or class probabilities (B, C, H, W) where it was resized or warped softly.
+A label is a class map (B, H, W), or class probabilities (B, C, H, W) where it was resized or warped
+softly.
 """
 
 import torch
@@ -18,9 +19,10 @@ def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> 
 def dice_loss(
     probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Soft Dice loss, mean over all classes, sums over batch and kept pixels (Milletari et al., 2016).
+    """Soft Dice loss, mean over all classes, sums over batch and kept pixels.
 
-    probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither counts 0.
+    Milletari et al., 2016. probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither
+    counts 0.
     """
     target = label if label.ndim == 4 else F.one_hot(label, probs.shape[1]).movedim(-1, 1)
     target = target.to(probs.dtype)
@@ -38,7 +40,8 @@ def segmentation_loss(logits: Tensor, label: Tensor, keep: Tensor | None = None)
 
 
 def sam_loss(mask_logits: Tensor, iou_pred: Tensor, masks: Tensor, present: Tensor) -> Tensor:
-    """2 (Dice + BCE) + MSE(predicted IoU, IoU), mean over present objects (published fine-tuning loss).
+    """2 (Dice + BCE) + MSE(predicted IoU, IoU), mean over present objects (published fine-tuning
+    loss).
 
     mask_logits (B, K, H, W), iou_pred (B, K), masks (B, K, H, W) bool, present (B, K) bool.
     """
@@ -53,6 +56,6 @@ def sam_loss(mask_logits: Tensor, iou_pred: Tensor, masks: Tensor, present: Tens
 
 
 def sam_loss_as_published(class_logits: Tensor, label: Tensor) -> Tensor:
-    """The published joint loss: cross-entropy applied to probabilities (softmax twice), plus Dice."""
+    """The published joint loss: cross-entropy of probabilities (softmax twice), plus Dice."""
     probs = class_logits.softmax(1)
     return cross_entropy(probs, label) + dice_loss(probs, label)

@@ -1,4 +1,7 @@
-"""The student: the 2-D U-Net of the SSL4MIS protocol (Ronneberger et al., MICCAI 2015), 1.8 M parameters."""
+"""The student: the 2-D U-Net of the SSL4MIS protocol, 1.8 M parameters.
+
+Ronneberger et al., MICCAI 2015.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,7 @@ class Decoder(nn.Module):
 
     def __init__(self, num_classes: int, channels: tuple[int, ...] = CHANNELS):
         super().__init__()
-        pairs = list(zip(channels[:0:-1], channels[-2::-1]))
+        pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for deep, shallow in pairs)
         self.blocks = nn.ModuleList(_block(2 * shallow, shallow, 0.0) for _, shallow in pairs)
         self.classifier = nn.Conv2d(channels[0], num_classes, 3, padding=1)
@@ -34,13 +37,14 @@ class Decoder(nn.Module):
         """The four decoded maps, coarsest first: strides 8, 4, 2, 1."""
         *skips, x = features
         found = []
-        for reduce, block, skip in zip(self.reduce, self.blocks, reversed(skips)):
+        for reduce, block, skip in zip(self.reduce, self.blocks, reversed(skips), strict=True):
             x = F.interpolate(reduce(x), scale_factor=2.0, mode="bilinear", align_corners=True)
             x = block(torch.cat([skip, x], dim=1))
             found.append(x)
         return found
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """The five features as `UNet.features` gives them -> logits (B, num_classes, H, W)."""
         return self.classifier(self.maps(features)[-1])
 
 
@@ -66,4 +70,5 @@ class UNet(nn.Module):
         return found
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) -> logits (B, num_classes, H, W)."""
         return self.decoder(self.features(image))

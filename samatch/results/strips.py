@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
-from samatch.results.plots import DOUBT, SOURCE_STYLES, around, class_color
+from samatch.results.curves import SOURCE_STYLES
+from samatch.results.plots import DOUBT, around, class_color
 
 DPI = 150
 ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}

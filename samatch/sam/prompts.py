@@ -1,8 +1,8 @@
 """Prompts: from a class map to what SAM is asked, one object per foreground class.
 
-Coordinates are pixels, x before y, pixel centres on whole numbers; a box is (x_min, y_min, x_max, y_max)
-of the pixels it encloses. K counts the foreground classes; object k is class k + 1. An absent class
-carries `present=False`, never a sentinel coordinate.
+Coordinates are pixels, x before y, pixel centres on whole numbers; a box is (x_min, y_min, x_max,
+y_max) of the pixels it encloses. K counts the foreground classes; object k is class k + 1. An
+absent class carries `present=False`, never a sentinel coordinate.
 """
 
 import dataclasses
@@ -52,10 +52,11 @@ def class_masks(label: Tensor, num_classes: int) -> Tensor:
 
 
 def largest_components(masks: Tensor) -> Tensor:
-    """(..., H, W) bool -> the largest 8-connected component by area of each mask; empty stays empty.
+    """(..., H, W) bool -> the largest 8-connected component by area of each mask; empty stays
+    empty.
 
-    Of equally large ones, the one whose first pixel in reading order comes first. On a CPU by scipy, which is
-    quicker there, elsewhere on the device.
+    Of equally large ones, the one whose first pixel in reading order comes first. On a CPU by
+    scipy, which is quicker there, elsewhere on the device.
     """
     flat = masks.reshape(-1, *masks.shape[-2:])
     kept = _largest_by_scipy(flat) if masks.device.type == "cpu" else largest_by_propagation(flat)
@@ -75,8 +76,9 @@ def _largest_by_scipy(masks: Tensor) -> Tensor:
 def largest_by_propagation(masks: Tensor) -> Tensor:
     """(N, H, W) bool -> the largest 8-connected component of each, all at once on any device.
 
-    Every pixel learns the first pixel of its component: the least number among its neighbours, then the number
-    that this one has learned (pointer jumping), until nothing changes; asked every few passes, since the host waits for the answer.
+    Every pixel learns the first pixel of its component: the least number among its neighbours, then
+    the number that this one has learned (pointer jumping), until nothing changes; asked every few
+    passes, since the host waits for the answer.
     """
     count, height, width = masks.shape
     nothing = height * width
@@ -120,17 +122,19 @@ def widen(boxes: Tensor, margin_px: float, image_size: int) -> Tensor:
 
 
 def jitter(boxes: Tensor, fraction: float, image_size: int, generator: torch.Generator) -> Tensor:
-    """Boxes with each edge moved by a uniform draw in +-fraction of the box's side (at least 1 px)."""
+    """Boxes with each edge moved by a uniform draw in +-fraction of its side (at least 1 px)."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1 / max(fraction, 1e-6)).repeat(1, 1, 2)
     draw = send(torch.rand(boxes.shape, generator=generator), boxes.device) * 2 - 1
     return (boxes + draw * fraction * sides).clamp(0, image_size - 1) if fraction else boxes
 
 
 def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
-    """The prompt that a prediction asks SAM with: what `settings.prompt` names, box, points and mask joined by +.
+    """The prompt that a prediction asks SAM with: what `settings.prompt` names, box, points and
+    mask joined by +.
 
-    probs: (B, C, H, W) class probabilities; label: (B, H, W) class map. Margins are pixels of an image 256 wide
-    (the paper's unit), scaled to this one. Every object is the largest component of its class.
+    probs: (B, C, H, W) class probabilities; label: (B, H, W) class map. Margins are pixels of an
+    image 256 wide (the paper's unit), scaled to this one. Every object is the largest component of
+    its class.
     """
     size, parts = label.shape[-1], settings.prompt.split("+")
     objects = largest_components(class_masks(label, probs.shape[1]))
@@ -157,11 +161,12 @@ def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
 def points_of(
     objects: Tensor, confidence: Tensor, boxes: Tensor, foreground: int, background: int
 ) -> tuple[Tensor, Tensor]:
-    """Point prompts: points (B, K, foreground + background, 2) xy and their labels (B, K, foreground + background).
+    """Point prompts of P = foreground + background points each.
 
-    objects: (B, K, H, W) bool; confidence: (B, K, H, W) probability of the class; boxes: of the objects, xyxy.
-    Foreground: the most confident pixels of the object's interior (without its rim, where that leaves any).
-    Background: the pixels least likely of the class outside the object, but within its box and an eighth of the
+    -> points (B, K, P, 2) xy and their labels (B, K, P). objects: (B, K, H, W) bool; confidence:
+    (B, K, H, W) probability of the class; boxes: of the objects, xyxy. Foreground: the most
+    confident pixels of the object's interior (without its rim, where that leaves any). Background:
+    the pixels least likely of the class outside the object, but within its box and an eighth of the
     image around. Points of one object keep a sixteenth of the image between them.
     """
     size = objects.shape[-1]
@@ -178,17 +183,18 @@ def points_of(
         pick(confidence, interior, foreground, apart, 1),
         pick(1 - confidence, around, background, apart, 0),
     ]
-    points, labels = (torch.cat(values, dim=2) for values in zip(*parts))
+    points, labels = (torch.cat(values, dim=2) for values in zip(*parts, strict=True))
     return points, labels
 
 
 def pick(
     score: Tensor, allowed: Tensor, count: int, apart: int, label: int
 ) -> tuple[Tensor, Tensor]:
-    """The `count` best allowed pixels of each map, one after the other, each at least `apart` from those before.
+    """The `count` best allowed pixels of each map, at least `apart` from one another.
 
-    score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy and labels (B, K, count): `label`, or
-    NO_POINT where no pixel is left. Of equal pixels the first in reading order.
+    One after the other. score: (B, K, H, W), allowed: the same, bool -> points (B, K, count, 2) xy
+    and labels (B, K, count): `label`, or NO_POINT where no pixel is left. Of equal pixels the first
+    in reading order.
     """
     batch, classes, height, width = score.shape
     rows, columns = (
@@ -212,6 +218,6 @@ def pick(
 
 
 def foreground_logits(probs: Tensor) -> Tensor:
-    """(B, C, H, W) probabilities -> (B, K, H, W): log-odds of each foreground class against background."""
+    """(B, C, H, W) probabilities -> (B, K, H, W): log-odds of each class against background."""
     log_probs = probs.clamp(min=1e-6).log()
     return log_probs[:, 1:] - log_probs[:, :1]

@@ -30,6 +30,14 @@ def weights_file(name: str) -> Path:
     path = paths.weights_dir() / row["file"]
     if not path.exists() and row["package"]:
         path = _packaged(row)
+    elif not path.exists() and not row["url"]:
+        raise InputError(
+            f"no weights for {name}",
+            where=paths.shown(path),
+            expected=row["source"],
+            got="no such file",
+            do=f"put {row['file']} there, or name its folder by SAMATCH_WEIGHTS",
+        )
     elif not path.exists():
         download(
             row["url"], path, what=f"weights of {name} ({row['megabytes']} MB, {row['licence']})"
@@ -73,16 +81,26 @@ def weights_sha256(name: str) -> str:
     return repro.file_sha256(weights_file(name)) if name in sam_weights() else ""
 
 
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch checkpoint by name; nothing else in the file is run."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_weights(
-    model: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
+    model: nn.Module,
+    path: Path,
+    adapt: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]],
+    read: Callable[[Path], dict[str, Tensor]] = read_checkpoint,
 ) -> None:
     """Loads a checkpoint into `model`: every tensor once, none missing, none left over.
 
     `adapt` gives the checkpoint's tensors the names and sizes of the model. Class tokens are ours and stay at zero.
     """
     try:
-        state = adapt(torch.load(path, map_location="cpu", weights_only=True), model)
+        state = adapt(read(path), model)
         missing, unexpected = model.load_state_dict(state, strict=False)
+    except InputError:
+        raise
     except (
         Exception
     ) as error:  # torch raises a dozen kinds for a file that is not a checkpoint of this model

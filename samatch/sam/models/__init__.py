@@ -1,1 +1,4 @@
-"""One file per Segment Anything model: `build(...)`, and `adapt(state)` where pretrained weights exist."""
+"""One file a Segment Anything model: `build(...)`, and where weights exist `adapt(state, model)`.
+
+`read(path)` -> state too where the weights are no torch checkpoint.
+"""

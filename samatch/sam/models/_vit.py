@@ -1,7 +1,7 @@
 """The ViT SAMs of Kirillov et al. (ICCV 2023), from the segment-anything package's own modules.
 
-Any input size divisible by 16: position embeddings are interpolated from those of 1024 x 1024 when the weights
-are loaded, as the package does with its relative ones.
+Any input size divisible by 16: position embeddings are interpolated from those of 1024 x 1024 when
+the weights are loaded, as the package does with its relative ones.
 """
 
 import functools
@@ -21,7 +21,10 @@ MEAN, STD = (
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> (B, 256, H/16, W/16). `standardise`: SAM's pixel statistics; MedSAM goes without."""
+    """(B, 3, H, W) in [0, 1] -> (B, 256, H/16, W/16).
+
+    standardise: by SAM's pixel statistics; MedSAM goes without.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Encoder(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 256, H/16, W/16)."""
         if self.standardise:
             image = (255 * image - self.mean) / self.std
         return self.vit(image)
@@ -68,6 +72,7 @@ def build_vit(
     global_blocks: tuple[int, ...],
     standardise: bool = True,
 ) -> SamModel:
+    """A ViT SAM with random weights; image_size in pixels, divisible by 16."""
     encoder = Encoder(image_size, width, depth, heads, global_blocks, standardise)
     return SamModel(
         encoder,
@@ -79,7 +84,9 @@ def build_vit(
 
 
 def adapt(state: dict[str, Tensor], model: SamModel) -> dict[str, Tensor]:
-    """A published checkpoint for a model of another input size: names, and position embeddings interpolated."""
+    """A published checkpoint for a model of another input size: names, and position embeddings
+    interpolated.
+    """
     expected, found = model.state_dict(), {}
     for key, value in state.items():
         key = key.replace("image_encoder.", "image_encoder.vit.", 1)

@@ -1,6 +1,7 @@
-"""MedSAM (Ma et al., Nature Communications 2024): SAM ViT-B fine-tuned on a large public collection of medical images.
+"""MedSAM (Ma et al., Nature Communications 2024): SAM ViT-B fine-tuned on medical images.
 
-That collection may include ACDC and BUSI. Its images went in as [0, 1], without SAM's pixel statistics.
+A large public collection, which may include ACDC and BUSI. Its images went in as [0, 1], without
+SAM's pixel statistics.
 """
 
 import functools

@@ -8,6 +8,7 @@ IMAGE_SIZE, EMBED_DIM = 64, 32
 
 
 def build(*, image_size: int, num_classes: int, class_token: bool) -> SamModel:
+    """The model with random weights; image_size in pixels, divisible by 4."""
     encoder = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.GELU(), nn.Conv2d(16, EMBED_DIM, 3, 2, 1))
     return SamModel(
         encoder,

@@ -1,4 +1,4 @@
-"""SAM ViT-B (Kirillov et al., ICCV 2023), 91 M image encoder parameters in round numbers, trained on SA-1B."""
+"""SAM ViT-B (Kirillov et al., ICCV 2023): an encoder of some 91 M parameters, trained on SA-1B."""
 
 import functools
 

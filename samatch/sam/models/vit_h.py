@@ -1,4 +1,4 @@
-"""SAM ViT-H (Kirillov et al., ICCV 2023), 636 M image encoder parameters in round numbers, trained on SA-1B."""
+"""SAM ViT-H (Kirillov et al., ICCV 2023): an encoder of some 636 M parameters, trained on SA-1B."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""SAM ViT-L (Kirillov et al., ICCV 2023), 308 M image encoder parameters in round numbers, trained on SA-1B."""
+"""SAM ViT-L (Kirillov et al., ICCV 2023): an encoder of some 308 M parameters, trained on SA-1B."""
 
 import functools
 

@@ -1,0 +1,81 @@
+"""What SAM said about a slice is remembered, slice by slice, and survives a cut-off run."""
+
+import dataclasses
+
+import torch
+
+from samatch.methods.fixmatch import FixMatch
+from samatch.methods.sam_match import SamMatch
+from samatch.networks.unet import UNet
+
+CLASSES = 4
+
+
+def settings(config, **changes):
+    return dataclasses.replace(config, refine=dataclasses.replace(config.refine, **changes))
+
+
+class AloneSam(torch.nn.Module):
+    """Answers every slice with its embedding, whatever is asked, and counts the slices."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def decode_classes(self, image_embeddings):
+        self.asked.append(len(image_embeddings))
+        return image_embeddings
+
+
+def remembering(config, renew, slices=20):
+    """SAM-Match with a fixed encoder that asks about a share of a batch; slice i's mask logits are
+    all i.
+    """
+    config = settings(config, prompt="none", renew=renew)
+    config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, tune="frozen"))
+    embeddings = torch.arange(slices).float().view(-1, 1, 1, 1).expand(-1, CLASSES - 1, 32, 32)
+    return SamMatch(
+        FixMatch(UNet(CLASSES), config),
+        AloneSam(),
+        config,
+        embeddings,
+        n_labeled=8,
+        n_slices=slices,
+    )
+
+
+def test_answers_are_remembered_slice_by_slice(config, batch):
+    """At a share of 0 every slice is asked about once, but for the one that each step asks; the
+    answers stay its own.
+    """
+    torch.manual_seed(0)
+    method, batch = (
+        remembering(config, 0.0),
+        dataclasses.replace(batch, theta_u=torch.eye(2, 3).expand(len(batch.index_u), 2, 3)),
+    )
+    for _ in range(3):
+        predictions = method.predict(batch)
+        refinement = method.refine(batch, method.propose(predictions))
+        expected = torch.softmax(
+            torch.cat(
+                [torch.zeros(len(batch.index_u), 1), batch.index_u[:, None].expand(-1, 3).float()],
+                1,
+            ),
+            1,
+        )
+        assert (
+            refinement.sam_label.flatten(1).float().mean(1).tolist() == expected.argmax(1).tolist()
+        )
+    assert method.sam.asked == [len(batch.index_u), 1, 1]
+    every = remembering(config, 1.0)
+    for _ in range(2):
+        every.refine(batch, every.propose(every.predict(batch)))
+    assert every.sam.asked == 2 * [len(batch.index_u)] and every.memory() == {}
+
+
+def test_what_is_remembered_survives_a_cut_off_run(config, batch):
+    first, second = remembering(config, 0.5), remembering(config, 0.5)
+    first.refine(batch, first.propose(first.predict(batch)))
+    second.recall({name: value.clone() for name, value in first.memory().items()})
+    assert first.memory()["known"].sum() == len(set(batch.index_u.tolist()))
+    assert all(torch.equal(value, second.memory()[name]) for name, value in first.memory().items())
