@@ -232,3 +232,12 @@ def test_a_mask_takes_no_grey_levels_from_its_image(tmp_path):
         mask.header.get_slope_inter() in ((1, 0), (None, None))
         and mask.header.extensions[0].get_content() == b"scanner 3"
     )
+
+
+def test_the_mask_of_one_frame_in_four_axes_has_three(tmp_path):
+    path = saved(tmp_path / "a.nii.gz", (7, 6, 5, 1), affine(), sizes=(*SIZES, 1))
+    picture = read(path)
+    label = np.ones(picture.array.shape, np.uint8)
+    mask = nibabel.load(write_mask(tmp_path, path, picture, label, 2))
+    assert mask.shape == (7, 6, 5) and np.allclose(mask.affine, affine())
+    assert np.asarray(mask.dataobj).all() and mask.header.get_zooms() == pytest.approx(SIZES)

@@ -11,13 +11,13 @@ from samatch.data.about import read_about
 from samatch.data.curate import curate
 from samatch.data.listing import from_csv
 from samatch.data.manifest import Case, load_manifest, read_cases, write_manifest
-from samatch.data.readers import chaos
+from samatch.data.readers import chaos, files
 from samatch.data.sheets import read_rows, whole
 from samatch.data.volumes import load_case
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.names import file_of, found_in, inside, name_fault
-from tests.made import CSV_HEAD, outcomes, pictures, png, stack, table
+from tests.made import CSV_HEAD, VOLUME, outcomes, pictures, png, stack, table, write_series
 
 ABOUT = {
     "title": "t",
@@ -137,6 +137,16 @@ def test_a_link_to_elsewhere_is_no_image(tmp_path):
     (folder / "images" / "p3.png").symlink_to(tmp_path / "private.png")
     with pytest.raises(InputError, match="1 fault\n.*p3: a link leads out of the data folder"):
         curate("lesions", None, ["a"])
+
+
+def test_no_slice_of_a_series_is_a_link_to_elsewhere(tmp_path):
+    folder, case = paths.data_dir() / "set", Case("s", "s", 0, 0, 0, None, "", "", "s")
+    write_series(folder / "s")
+    assert files.load(case, folder).image.shape == VOLUME.shape
+    (folder / "s" / "02.dcm").rename(tmp_path / "02.dcm")
+    (folder / "s" / "02.dcm").symlink_to(tmp_path / "02.dcm")
+    with pytest.raises(InputError, match="a link leads out(.|\n)*02.dcm"):
+        files.load(case, folder)
 
 
 def test_one_folder_down_is_found_and_two_are_told(tmp_path):

@@ -14,7 +14,7 @@ from samatch.config.settings import GUIDED, PROFILES
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
 from samatch.data.volumes import data_folder, load_case
-from samatch.methods.base import method_names
+from samatch.methods.base import method_class, method_names
 from samatch.results.records import read_table
 from samatch.sam.model import sam_names
 from samatch.system import paths
@@ -60,11 +60,18 @@ def is_here(dataset: str) -> bool:
 def check_names(method: str, sam: str) -> None:
     """Raises InputError on a METHOD that is no match method with a SAM-guided twin, and on an
     unknown SAM."""
-    if method:
+    if method and not _is_match(method):  # only then are all methods imported
         names = method_names()
         known(method, [name for name in names if GUIDED + name in names], "match method (METHOD)")
     if sam:
         known(sam, sam_names(), "SAM")
+
+
+def _is_match(method: str) -> bool:
+    try:
+        return not method.startswith(GUIDED) and method_class(method).proposes
+    except InputError:
+        return False
 
 
 def recorded_minutes(profile: str, dataset: str) -> float | None:

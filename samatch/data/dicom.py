@@ -3,11 +3,12 @@
 import contextlib
 import locale
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 
-from samatch.data.picture import Picture
+from samatch.data.picture import Picture, check_size
 from samatch.system.errors import InputError
 
 
@@ -21,6 +22,15 @@ def read_series(folder: Path) -> Picture:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with kept_locale():
+        slices = _slices(folder)
+        if cut := sorted(name for name in slices if _is_cut(folder / name)):
+            raise InputError(
+                "DICOM files that are cut off or damaged",
+                where=folder.name,
+                expected="every file whole",
+                got=f"{len(cut)} that are not: {', '.join(cut[:3])}",
+                do="export the series again",
+            )
         found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         if len(found) != 1:
             raise InputError(
@@ -31,7 +41,7 @@ def read_series(folder: Path) -> Picture:
                 do="give each series a folder",
             )
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
-        if others := sorted(_slices(folder) - {Path(file).name for file in files}):
+        if others := sorted(slices - {Path(file).name for file in files}):
             raise InputError(
                 "DICOM files that cannot be read as part of the series",
                 where=folder.name,
@@ -69,6 +79,41 @@ def _slices(folder: Path) -> set[str]:
     return found
 
 
+# Kinds of values (VR) whose length takes four bytes; a length that is told by a mark at the end.
+LONG = [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"]
+UNDEFINED = 0xFFFFFFFF
+SYNTAX, PIXELS = (0x0002, 0x0010), (0x7FE0, 0x0010)
+IMPLICIT = b"1.2.840.10008.1.2"
+OTHER_ORDERS = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99")  # big-endian, deflated
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether an element before the pixels, or the pixels, end after the file's end. GDCM sets the
+    memory aside that a damaged length asks for, up to 4 GB each time."""
+    content, at, syntax = path.read_bytes(), 132, b""
+    if content[128:at] != b"DICM":
+        return False
+    while at + 12 <= len(content):
+        tag, kind = struct.unpack_from("<HH", content, at), content[at + 4 : at + 6]
+        if tag[0] != 2 and syntax in OTHER_ORDERS:
+            return False
+        if tag[0] == 0xFFFE or (tag[0] != 2 and syntax == IMPLICIT):  # an item has no kind
+            kind, head, length = b"", 8, struct.unpack_from("<I", content, at + 4)[0]
+        elif kind in LONG:
+            head, length = 12, struct.unpack_from("<I", content, at + 8)[0]
+        else:
+            head, length = 8, struct.unpack_from("<H", content, at + 6)[0]
+        within = tag[0] == 0xFFFE or kind == b"SQ" or length == UNDEFINED
+        if length != UNDEFINED and at + head + length > len(content):
+            return True
+        if tag == PIXELS or (kind == b"UN" and within):
+            return False
+        if tag == SYNTAX:
+            syntax = content[at + head : at + head + length].strip(b" \0")
+        at += head + (0 if within else length)
+    return False
+
+
 @contextlib.contextmanager
 def kept_locale():
     """ITK's DICOM code sets the process to the C locale, after which Python reads text files as
@@ -98,6 +143,7 @@ def _header(sitk, file: str) -> dict:
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
+    check_size(Path(file).name, reader.GetSize(), 2, Path(file).stat().st_size)
     normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
     there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
     found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}

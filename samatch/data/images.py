@@ -2,7 +2,6 @@
 TIFF."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import h5py
@@ -12,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from samatch.data.dicom import read_series
 from samatch.data.geometry import nifti_place, shape_doubts
-from samatch.data.picture import Picture
+from samatch.data.picture import Picture, check_size
 from samatch.system import paths
 from samatch.system.errors import InputError
 
@@ -27,8 +26,6 @@ NIFTI, HDF5, PICTURES = (
 SUFFIXES = NIFTI + HDF5 + PICTURES
 COLOURS, INDEXED = ("RGB", "RGBA", "CMYK", "YCbCr"), ("P", "PA")
 ROUNDING = 1e-3  # a class number may be so far from a whole one
-MOST_BYTES = 16 << 30  # of one image
-MOST_PACKED = 1100  # bytes from one stored byte; deflate's utmost is 1032
 
 
 def suffix_of(path: Path) -> str:
@@ -142,7 +139,7 @@ def _nifti(path: Path) -> Picture:
     volume = nibabel.load(path)
     shape, dtype = volume.shape, volume.get_data_dtype()
     _check_numbers(path, dtype)
-    _check_size(path, shape, dtype, path.stat().st_size)
+    check_size(path.name, shape, dtype.itemsize, path.stat().st_size)
     # nibabel forgets the shape of nothing
     array = np.asarray(volume.dataobj) if 0 not in shape else np.zeros(shape)
     one_frame = len(shape) > 3 and set(shape[3:]) == {1}
@@ -172,7 +169,8 @@ def _h5(path: Path, key: str) -> Picture:
         if found.file.filename != file.filename or found.external or found.is_virtual:
             raise _no_array(path, key, "values that lie in another file")
         _check_numbers(path, found.dtype)
-        _check_size(path, found.shape, found.dtype, found.id.get_storage_size())
+        stored = found.id.get_storage_size()
+        check_size(path.name, found.shape, found.dtype.itemsize, stored)
         return Picture(found[:], None, None, path.name)
 
 
@@ -206,19 +204,6 @@ def _check_numbers(path: Path, dtype: np.dtype) -> None:
             expected="one number a voxel",
             got=f"{'colours' if dtype.names else 'values'} of type {dtype}"[:100],
             do="convert it to grey values",
-        )
-
-
-def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype, stored: int) -> None:
-    """Raises InputError where a header promises more than so many stored bytes can hold."""
-    size = math.prod(shape) * dtype.itemsize
-    if size > max(1 << 20, MOST_PACKED * stored) or size > MOST_BYTES:
-        raise InputError(
-            "a header that promises too much",
-            where=path.name,
-            expected=f"at most {MOST_BYTES >> 30} GB, {MOST_PACKED} times what is stored",
-            got=f"{size:,} bytes of shape {shape} from {stored:,} stored ones",
-            do="get the file again",
         )
 
 

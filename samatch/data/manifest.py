@@ -73,7 +73,7 @@ class Manifest:
     source: str
     citation: str
     known_faults: str  # of the data set, told to the reader
-    reader: str  # file of samatch/datasets that reads it
+    reader: str  # file of samatch/data/readers that reads it
     folder: str  # name of the data's folder; the set's own unless it shares another's files
     budgets: tuple[int, ...]
     cases: tuple[Case, ...]

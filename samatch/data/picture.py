@@ -1,9 +1,15 @@
-"""What reading one image or label gives."""
+"""What reading one image or label gives, and how large it may be."""
 
+import math
 from dataclasses import dataclass
 
 import nibabel
 import numpy as np
+
+from samatch.system.errors import InputError
+
+MOST_BYTES = 16 << 30  # of one image
+MOST_PACKED = 1100  # bytes from one stored byte; deflate's utmost is 1032
 
 
 @dataclass(frozen=True)
@@ -22,3 +28,17 @@ class Picture:
     doubts: tuple[str, ...] = ()
     white: bool = False
     header: nibabel.Nifti1Header | None = None
+
+
+def check_size(name: str, shape: tuple[int, ...], itemsize: int, stored: int) -> None:
+    """Raises InputError where a header promises more than so many stored bytes can hold: reading it
+    would fill the memory."""
+    size = math.prod(shape) * itemsize
+    if size > max(1 << 20, MOST_PACKED * stored) or size > MOST_BYTES:
+        raise InputError(
+            "a header that promises too much",
+            where=name,
+            expected=f"at most {MOST_BYTES >> 30} GB, {MOST_PACKED} times what is stored",
+            got=f"{size:,} bytes of shape {tuple(shape)} from {stored:,} stored ones",
+            do="get the file again",
+        )

@@ -18,10 +18,10 @@ from samatch.system.names import inside
 def load(case: Case, folder: Path) -> Raw:
     """Image and label that the manifest names. Raises InputError on a missing or broken file, and
     where several masks of an image cannot be united."""
-    image = read(inside(folder, case.image))
+    image = read(_inside(folder, case.image))
     if not case.label:
         return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)
-    labels = [read_label(inside(folder, name)) for name in case.label.split(SEVERAL)]
+    labels = [read_label(_inside(folder, name)) for name in case.label.split(SEVERAL)]
     for label in labels:
         check_geometry(image, label)
     doubts = dict.fromkeys(image.doubts + sum((label.doubts for label in labels), ()))
@@ -34,6 +34,14 @@ def load(case: Case, folder: Path) -> Raw:
         tuple(doubts),
         any(label.white for label in labels),
     )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """As `inside`; of a DICOM series every slice lies inside as well."""
+    path = inside(folder, name)
+    for file in path.iterdir() if path.is_dir() else ():
+        inside(folder, f"{name}/{file.name}")
+    return path
 
 
 def united(labels: list[np.ndarray], names: str) -> np.ndarray:
