@@ -35,7 +35,8 @@ from samatch.results.records import Run, write_text
 from samatch.system import paths, repro
 from samatch.system.devices import device_name, find_device
 from samatch.training import evaluate, task
-from samatch.training.train import TrainingState, train_one
+from samatch.training.states import TrainingState
+from samatch.training.train import train_one
 
 SIZE, BATCH = 256, 2
 DEVICE = find_device()

@@ -1,4 +1,5 @@
-"""No step waits for the device: on torch's meta device, which has no values, whatever asks for one fails."""
+"""No step waits for the device: on torch's meta device,
+which has no values, whatever asks for one fails."""
 
 import dataclasses
 
@@ -53,7 +54,8 @@ def method_on(device, name, config):
 @pytest.mark.parametrize("prompt", ["none", "box"])
 @pytest.mark.parametrize("name", method_names())
 def test_a_step_never_waits_for_the_device(name, prompt, config, monkeypatch):
-    """Batch, views, step and gradients. One wait is left, where boxes or BCP ask: whether connected components have settled."""
+    """Batch, views, step and gradients. One wait is left, where
+    boxes or BCP ask: whether connected components have settled."""
     config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, prompt=prompt))
     asked = []
     monkeypatch.setattr(

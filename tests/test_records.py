@@ -40,7 +40,7 @@ VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
 def records(dataset="acdc"):
     rng = np.random.default_rng(0)
     runs, cases = [], []
-    for (method, sam, variant), val in zip(SPECS, VAL):
+    for (method, sam, variant), val in zip(SPECS, VAL, strict=True):
         name = run_id(dataset, 3, method, sam, 0, variant)
         runs.append(
             {
@@ -79,7 +79,7 @@ def records(dataset="acdc"):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, table in zip(("runs", "per_case"), records()):
+    for name, table in zip(("runs", "per_case"), records(), strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     return tmp_path
 
@@ -259,7 +259,7 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
         "quarter",
     }
     boxes = grid[grid.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"]
-    assert list(zip(boxes.factor, boxes.level)) == [
+    assert list(zip(boxes.factor, boxes.level, strict=True)) == [
         (asked, "box in its place"),
         ("margin of the box, px at 256", "2"),
         ("arithmetic, with boxes", "corrected"),
@@ -449,7 +449,8 @@ def test_a_trial_is_no_result(tmp_path):
 
 
 def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **groups):
-    """A trial's folder: validation Dice .5 and .7 of two classes, and what `more` adds to per_case.csv."""
+    """A trial's folder: validation Dice .5 and .7 of two
+    classes, and what `more` adds to per_case.csv."""
     folder = paths.runs_dir("laptop") / name
     folder.mkdir(parents=True)
     config = {
@@ -479,7 +480,8 @@ def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **gr
 
 
 def test_trials_say_in_which_settings_they_differ():
-    """Two trials of FixMatch differ in lr and in a setting that one of them has; the third is of another method."""
+    """Two trials of FixMatch differ in lr and in a setting
+    that one of them has; the third is of another method."""
     same = {"iterations": 5, "image_size": 64}
     trial("late", "a lower lr?", "2025-01-02", train={"lr": 0.1, **same}, method_settings={})
     trial(
@@ -586,7 +588,8 @@ def test_trials_and_results_do_not_share_a_folder():
 
 
 def test_ids_stay_the_text_that_they_are(tmp_path):
-    """Ids that pandas takes for numbers, missing values or equal ones; a commit of digits alone, one that reads as 10^8."""
+    """Ids that pandas takes for numbers, missing values or equal
+    ones; a commit of digits alone, one that reads as 10^8."""
     ids = ["007", "7", "07", "1e3", "NA", "nan", "None", "1_000", " x"]
     trained("acdc-n3-a-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="123456789012")
     trained("acdc-n3-b-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="1e8")
@@ -656,7 +659,8 @@ def test_no_dice_at_all_leaves_the_grid_possible():
 
 
 def test_millimetres_and_voxels_have_no_mean(monkeypatch):
-    """One run with cases of both, one run all in mm beside runs all in voxels: each mean has the unit of all of its cases."""
+    """One run with cases of both, one run all in mm beside runs
+    all in voxels: each mean has the unit of all of its cases."""
     runs, cases = records()
     mixed, metric = "acdc-n3-fixmatch-s0", "acdc-n3-supervised-s0"
     cases.loc[
@@ -686,7 +690,8 @@ def test_millimetres_and_voxels_have_no_mean(monkeypatch):
 
 
 def test_examples_of_patients_with_numbers_for_names(tmp_path):
-    """Records of patients 007 and NA lead back to their cases; one has an empty label, so that there is no object to cut out."""
+    """Records of patients 007 and NA lead back to their cases; one
+    has an empty label, so that there is no object to cut out."""
     folder = paths.data_dir() / "nums"
     for number, patient in enumerate(("007", "07", "7", "NA")):
         image, label = ellipse(number)
@@ -768,7 +773,7 @@ def test_tracked_results_are_sound(folder):
         for name in manifest.classes
     }
     for _, mine in cases[cases.split == "test"].groupby("run_id"):
-        assert set(zip(mine.case_id, mine["class"])) == expected
+        assert set(zip(mine.case_id, mine["class"], strict=True)) == expected
     for run in runs.itertuples():
         record = json.loads((folder / "run_json" / f"{run.run_id}.json").read_text())
         assert record["status"] == "complete" and record["config_sha256"] == run.config_sha256
@@ -791,7 +796,8 @@ def test_tracked_results_are_sound(folder):
     [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})],
 )
 def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, expected):
-    for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
+    found = records() if seeds == 1 else with_seeds()
+    for name, table in zip(("runs", "per_case"), found, strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     assert {path.stem for path in tables.write_tables("laptop", "made_up", tmp_path)} == expected
 

@@ -1,7 +1,9 @@
-"""One prepared file a data set: every case checked, normalised, at native size and at 256 x 256, loaded without decoding.
+"""One prepared file a data set: every case checked, normalised,
+at native size and at 256 x 256, loaded without decoding.
 
-A safetensors file, read through a memory map. Its metadata names the manifest whose hashes its arrays have; a file of another
-manifest is not used. `make data` writes it (samatch/data/provide.py), `make verify` checks every array again.
+A safetensors file, read through a memory map. Its metadata names the manifest whose hashes its
+arrays have; a file of another manifest is not used. `make data` writes it
+(samatch/data/provide.py), `make verify` checks every array again.
 """
 
 import json
@@ -23,13 +25,15 @@ Arrays = dict[str, np.ndarray]
 
 
 def prepared_file(manifest: Manifest) -> Path:
+    """Where the set's file belongs, whether it is there or not; sets that share files share it."""
     return paths.prepared_dir() / f"{manifest.folder}.safetensors"
 
 
 def write(
     manifest: Manifest, cases: Iterable[tuple[str, Arrays, tuple[float, ...] | None]]
 ) -> Path:
-    """Writes the file whole or not at all, from (case_id, {"image", "label", "small_image", "small_label"}, spacing)."""
+    """Writes the file whole or not at all, from (case_id,
+    {"image", "label", "small_image", "small_label"}, spacing)."""
     arrays, spacing = {}, {}
     for case_id, parts, mm in cases:
         arrays |= {
@@ -66,7 +70,8 @@ class Prepared:
 
     @classmethod
     def find(cls, manifest: Manifest) -> "Prepared | None":
-        """The set's prepared file, or None where there is none or it belongs to another manifest. Raises InputError on a broken one."""
+        """The set's prepared file, or None where there is none or it
+        belongs to another manifest. Raises InputError on a broken one."""
         path = prepared_file(manifest)
         if not path.exists():
             return None

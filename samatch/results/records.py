@@ -1,7 +1,7 @@
 """Runs on disk: a folder with one identity, complete or not there; and the tables read from them.
 
-runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv, predictions.npz (class maps of the
-test volumes) and checkpoint.pt. While a run is
+runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv,
+predictions.npz (class maps of the test volumes) and checkpoint.pt. While a run is
 going its folder is called .<run_id>.partial. This module does not import torch.
 """
 
@@ -41,7 +41,8 @@ RUN_COLUMNS = [
     "parents",
     "config_sha256",
 ]
-# Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
+# Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of
+# digits.
 TEXT_COLUMNS = (
     "run_id",
     "patient_id",
@@ -67,8 +68,9 @@ TEXT_COLUMNS = (
 
 
 class Run:
-    """One run's folder. Its identity are the settings and the data: manifest (with each image's hash) and splits.
-    Raises InputError where a complete run of other settings or data has the same name."""
+    """One run's folder. Its identity are the settings and the data:
+    manifest (with each image's hash) and splits. Raises InputError
+    where a complete run of other settings or data has the same name."""
 
     def __init__(self, config: RunConfig, trial: str = ""):
         self.config, self.trial = config, trial
@@ -88,6 +90,7 @@ class Run:
 
     @property
     def status(self) -> str:
+        """What run.json says when the run has ended: complete (a result) or trial."""
         return "trial" if self.trial else "complete"
 
     def _refuse_other(self, record: dict) -> None:
@@ -106,7 +109,8 @@ class Run:
         }
         if other:
             raise InputError(
-                f"a run of this name exists with other {'settings' if 'config' in other else 'data'}",
+                "a run of this name exists with other "
+                + ("settings" if "config" in other else "data"),
                 where=paths.shown(self.folder),
                 expected=", ".join(f"{key} {self.identity[key + '_sha256'][:12]}" for key in other),
                 got=", ".join(f"{key} {value[:12]}" for key, value in other.items()),
@@ -115,13 +119,16 @@ class Run:
 
     @property
     def complete(self) -> bool:
+        """Whether the run has ended, as a result or as a trial."""
         return (self.folder / "run.json").exists()
 
     def read(self) -> dict:
+        """The record (run.json) of a run that has ended."""
         return json.loads((self.folder / "run.json").read_text())
 
     def open(self, wait: bool = False) -> None:
-        """Makes the partial folder and locks it, so that two processes never write one run; `wait` until the other one has ended."""
+        """Makes the partial folder and locks it, so that two processes
+        never write one run; `wait` until the other one has ended."""
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.partial / "lock", "w")
         try:
@@ -165,11 +172,13 @@ class Run:
 
 
 def run_folder(config: RunConfig) -> Path:
+    """Where a run lies when it has ended."""
     return paths.runs_dir(config.profile) / config.run_id
 
 
 def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
-    """Folder and record of a complete run on this machine. Raises InputError with those that there are."""
+    """Folder and record of a complete run on this machine.
+    Raises InputError with those that there are."""
     found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
     folder = found[known(run_id, found, f"complete run of profile {profile}")]
     return folder, json.loads((folder / "run.json").read_text())
@@ -192,7 +201,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A results CSV: ids, names and hashes as the text that stands there, the other columns as numbers.
+    """A results CSV: ids, names and hashes as the text that
+    stands there, the other columns as numbers.
 
     Raises InputError where there is no such file.
     """
@@ -210,11 +220,12 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
-    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
+    """Gathers the complete runs of a profile and set into
+    runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
-    A run that the folder holds already stays there, unless this machine has a run of the same name: that one
-    replaces it. Which set a run is of stands in its own record: names of sets may begin alike. Trials are no
-    results and stay out.
+    A run that the folder holds already stays there, unless this machine has a run
+    of the same name: that one replaces it. Which set a run is of stands in its
+    own record: names of sets may begin alike. Trials are no results and stay out.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
@@ -227,11 +238,11 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
         )
     records = [json.loads(path.read_text()) for path in found]
     (folder / "run_json").mkdir(parents=True, exist_ok=True)
-    for path, record in zip(found, records):
+    for path, record in zip(found, records, strict=True):
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
     logs = [
         read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"])
-        for path, record in zip(found, records)
+        for path, record in zip(found, records, strict=True)
     ]
     fresh = {
         "runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
@@ -262,7 +273,8 @@ def _dataset_of(path: Path) -> str:
 
 
 def _foreign(folder: Path, dataset: str) -> list[str]:
-    """Runs of other sets that an earlier version gathered into this folder; their copies of run.json go."""
+    """Runs of other sets that an earlier version gathered
+    into this folder; their copies of run.json go."""
     foreign = [
         path
         for path in sorted((folder / "run_json").glob("*.json"))
@@ -286,8 +298,9 @@ def _row(record: dict) -> dict:
 
 
 def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
-    """One row per trial of a profile and set on this machine: what it asked, the settings in which the trials of its
-    method differ, validation Dice (%) of what was trained and, where a SAM took part, of SAM and of the refined map."""
+    """One row per trial of a profile and set on this machine: what it asked, the
+    settings in which the trials of its method differ, validation Dice (%) of what
+    was trained and, where a SAM took part, of SAM and of the refined map."""
     rows = []
     for path in sorted(paths.runs_dir(profile).glob("*/run.json")):
         record = json.loads(path.read_text())
@@ -374,7 +387,8 @@ def read_results(
 
 
 def todays(dataset: str, hashes: pd.Series) -> pd.Series:
-    """Hashes of cases.csv, today's in the place of earlier ones with the same images, labels and patients."""
+    """Hashes of cases.csv, today's in the place of earlier
+    ones with the same images, labels and patients."""
     if dataset not in manifest_folders():
         return hashes
     manifest = load_manifest(dataset)
@@ -382,7 +396,8 @@ def todays(dataset: str, hashes: pd.Series) -> pd.Series:
 
 
 def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
-    """per_case with hd95_mm and asd_mm, which earlier records lack: hd95 and asd where these are in mm."""
+    """per_case with hd95_mm and asd_mm, which earlier
+    records lack: hd95 and asd where these are in mm."""
     if "distance_unit" not in per_case:
         return per_case
     in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
@@ -394,11 +409,13 @@ def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
 
 
 def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
-    """Duplicate keys, runs without cases, cases without a run, different case sets, mixed manifests."""
+    """Duplicate keys, runs without cases, cases without a
+    run, different case sets, mixed manifests."""
     faults = [f"run {run} is listed twice" for run in runs.loc[runs.run_id.duplicated(), "run_id"]]
     doubles = per_case[per_case.duplicated(KEY)]
     faults += [
-        f"{row.run_id}: case {row.case_id}, class {row['class']} is listed twice in split {row.split}"
+        f"{row.run_id}: case {row.case_id}, class {row['class']} "
+        f"is listed twice in split {row.split}"
         for _, row in doubles.iterrows()
     ]
     faults += [

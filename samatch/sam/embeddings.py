@@ -1,9 +1,10 @@
 """SAM's image embeddings of unaugmented slices, computed once and kept on disk.
 
-With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the decoder
-and joint training need no encoder pass at all. One file a volume, named after the image's content, so that a
-changed image never meets the embeddings of the old one; float16; memory-mapped on a CPU, all on the device
-on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2 MiB).
+With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the
+decoder and joint training need no encoder pass at all. One file a volume, named after the image's
+content, so that a changed image never meets the embeddings of the old one; float16; memory-mapped
+on a CPU, all on the device on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2
+MiB).
 """
 
 import hashlib
@@ -82,6 +83,7 @@ class EmbeddingCache:
 
 
 def cache_folder(dataset: str, sam_name: str) -> Path:
+    """Folder of a set's embeddings by one SAM, shared by all profiles and seeds."""
     return paths.runs_dir("embeddings") / dataset / sam_name
 
 

@@ -1,4 +1,5 @@
-"""Published weights of SAMs: where they come from, the check of their hash, and loading without leftovers."""
+"""Published weights of SAMs: where they come from, the
+check of their hash, and loading without leftovers."""
 
 import csv
 import hashlib
@@ -21,9 +22,11 @@ def sam_weights() -> dict[str, dict[str, str]]:
 
 
 def weights_file(name: str) -> Path:
-    """The checked weight file: from the weights folder, from the package that carries it, or downloaded.
+    """The checked weight file: from the weights folder,
+    from the package that carries it, or downloaded.
 
-    Raises InputError on a wrong hash, and where there is no way to get the file says which one to put where.
+    Raises InputError on a wrong hash, and where there is no
+    way to get the file says which one to put where.
     """
     rows = sam_weights()
     row = rows[known(name, rows, "SAM with weights")]
@@ -52,7 +55,8 @@ def _packaged(row: dict[str, str]) -> Path:
 
 
 def check_hash(path: Path, expected: str, what: str) -> None:
-    """`expected` is "sha256:..." or "md5:...", whole or the first digits; "" where none is published."""
+    """`expected` is "sha256:..." or "md5:...", whole or the
+    first digits; "" where none is published."""
     kind, _, digits = expected.partition(":")
     if not digits:
         return
@@ -78,7 +82,8 @@ def load_weights(
 ) -> None:
     """Loads a checkpoint into `model`: every tensor once, none missing, none left over.
 
-    `adapt` gives the checkpoint's tensors the names and sizes of the model. Class tokens are ours and stay at zero.
+    `adapt` gives the checkpoint's tensors the names and sizes
+    of the model. Class tokens are ours and stay at zero.
     """
     try:
         state = adapt(torch.load(path, map_location="cpu", weights_only=True), model)
@@ -98,6 +103,7 @@ def load_weights(
             "these are not this model's weights",
             where=Path(path).name,
             expected=f"{len(model.state_dict())} tensors",
-            got=f"{len(missing)} missing (first: {missing[:2]}), {len(unexpected)} unexpected (first: {unexpected[:2]})",
+            got=f"{len(missing)} missing (first: {missing[:2]}), "
+            f"{len(unexpected)} unexpected (first: {unexpected[:2]})",
             do="check that the file belongs to the chosen SAM",
         )

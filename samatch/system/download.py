@@ -26,7 +26,8 @@ def download(url: str, path: Path, what: str) -> None:
             f"cannot download {what}",
             where=url,
             got=str(error)[:160],
-            do=f"run again, which goes on where this stopped, or put the file to {paths.shown(path)} yourself",
+            do="run again, which goes on where this stopped, "
+            f"or put the file to {paths.shown(path)} yourself",
         ) from error
     part.replace(path)
 

@@ -27,10 +27,12 @@ def prepared_dir() -> Path:
 
 
 def weights_dir() -> Path:
+    """Folder of the SAMs' weight files, those that no package carries."""
     return _folder("SAMATCH_WEIGHTS", ROOT / "weights")
 
 
 def runs_dir(profile: str) -> Path:
+    """Folder of a profile's trained runs, one sub-folder a run."""
     return _folder("SAMATCH_RUNS", ROOT / "runs") / profile
 
 

@@ -21,7 +21,8 @@ Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 
 
 @torch.no_grad()
 def student_probs(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> Tensor:
-    """(D, H, W) in [0, 1] -> class probabilities (D, C, size, size) by the student alone, slice by slice."""
+    """(D, H, W) in [0, 1] -> class probabilities (D, C,
+    size, size) by the student alone, slice by slice."""
     device = next(student.parameters()).device
     slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
     was_training = student.training
@@ -52,7 +53,8 @@ def segment_with_student(
 def segment_with_sam_alone(
     sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]
 ) -> np.ndarray:
-    """SAM's class map (D, H, W) uint8 of a volume without any prompt; image_embeddings (D, C, h, w)."""
+    """SAM's class map (D, H, W) uint8 of a volume without
+    any prompt; image_embeddings (D, C, h, w)."""
     return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
 
 
@@ -64,9 +66,11 @@ def segment_with_reference_boxes(
     num_classes: int,
     box_margin_px: float = 0.0,
 ) -> np.ndarray:
-    """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
+    """SAM's class map of a volume prompted with the
+    reference's own boxes: an upper bound, not a prediction.
 
-    image_embeddings: (D, C, h, w) of the volume's slices; box_margin_px: pixels at 256 added on every side.
+    image_embeddings: (D, C, h, w) of the volume's slices;
+    box_margin_px: pixels at 256 added on every side.
     """
     label = torch.from_numpy(volume.label)[:, None].float()
     size, device = sam.image_size, image_embeddings.device
@@ -88,7 +92,8 @@ def evaluate(
     split: str,
     distances: str = "mm",
 ) -> pd.DataFrame:
-    """Full metrics: one row a case and class; `distances` is the protocol's unit (metrics.case_metrics)."""
+    """Full metrics: one row a case and class; `distances`
+    is the protocol's unit (metrics.case_metrics)."""
     rows = []
     for volume in volumes:
         for row in metrics.case_metrics(
@@ -110,8 +115,8 @@ def dice_by_class(
 ) -> dict[str, float]:
     """Mean Dice over volumes for each class, for validation; distances are left out.
 
-    A volume where the class is rightly absent does not count, one where it is invented counts 0. A class that no volume
-    has or shows is NaN.
+    A volume where the class is rightly absent does not count, one where
+    it is invented counts 0. A class that no volume has or shows is NaN.
     """
     scores = []
     for volume in volumes:

@@ -1,10 +1,12 @@
-"""Masks for unlabeled images: a finished run's student on every image of a folder, written with the image's own geometry.
+"""Masks for unlabeled images: a finished run's student on
+every image of a folder, written with the image's own geometry.
 
-    samatch predict --profile laptop --run hearts-n3-samatch-fixmatch-lite_medsam-s0 --images DIR --into DIR
+    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 --images DIR --into DIR
 
-NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG of its size
-(0 and 255 for one class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a
-TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object.
+NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG
+of its size (0 and 255 for one class, class numbers for more; turned as a viewer shows the picture),
+a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice
+with the largest object.
 """
 
 import argparse
@@ -30,7 +32,8 @@ from samatch.training.task import student_in
 
 
 def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
-    """Writes a mask and an overlay an image; returns the masks. Raises InputError with every unreadable image, before anything is written."""
+    """Writes a mask and an overlay an image; returns the masks. Raises InputError with every
+    unreadable image, before anything is written."""
     folder, record = complete_run(profile, run_id)
     classes = load_manifest(record["config"]["dataset"]).classes
     student, size = student_in(folder, len(classes) + 1), record["config"]["train"]["image_size"]
@@ -83,8 +86,8 @@ def write_mask(
 
 
 def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
-    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it, so that every
-    reader puts both to one place. Of a DICOM series under a new one."""
+    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it,
+    so that every reader puts both to one place. Of a DICOM series under a new one."""
     if picture.header is None:
         volume = nibabel.Nifti1Image(label, picture.affine)
         volume.header.set_zooms(picture.spacing[::-1])
@@ -116,6 +119,7 @@ def overlay(
 
 
 def main(words: list[str] | None = None) -> None:
+    """`samatch predict`: writes masks and overlays, and says how many."""
     parser = argparse.ArgumentParser(
         prog="samatch predict", description="Masks for the images of a folder, by a finished run."
     )

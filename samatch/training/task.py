@@ -1,4 +1,5 @@
-"""What one run trains on: data on the device, the method with its networks, the parents' weights."""
+"""What one run trains on: data on the device, the method
+with its networks, the parents' weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ from samatch.training import evaluate
 
 
 def check_names(config: RunConfig) -> None:
-    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that leaves a method that
-    learns from unlabeled images none, before anything is trained."""
+    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that
+    leaves a method that learns from unlabeled images none, before anything is trained."""
     manifest = load_manifest(config.dataset)
     manifest.labeled_patients(config.n_labeled)
     known(config.method, method_names(), "method")
@@ -44,6 +45,7 @@ def check_names(config: RunConfig) -> None:
 
 
 def wants_unlabeled(config: RunConfig) -> bool:
+    """Whether the run's method draws unlabeled images."""
     return (
         config.method != FINETUNE
         and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
@@ -52,7 +54,8 @@ def wants_unlabeled(config: RunConfig) -> bool:
 
 @dataclass
 class Data:
-    """A run's data: the labeled and unlabeled training volumes, their slices (labeled ones first), validation volumes."""
+    """A run's data: the labeled and unlabeled training volumes,
+    their slices (labeled ones first), validation volumes."""
 
     manifest: Manifest
     labeled: list[Volume]
@@ -64,15 +67,17 @@ class Data:
 
     @property
     def n_labeled_slices(self) -> int:
+        """How many of the pool's slices, its first ones, are labeled."""
         return sum(len(volume.image) for volume in self.labeled)
 
 
 @dataclass
 class Task:
-    """What the training loop works on: data, method, and how a volume is segmented for validation and test.
+    """What the training loop works on: data, method, and
+    how a volume is segmented for validation and test.
 
-    `others` are more ways to segment, evaluated once when the training has ended, by the split that their rows are
-    recorded under: test_sam, val_reference_boxes, ...
+    `others` are more ways to segment, evaluated once when the training has ended, by the split that
+    their rows are recorded under: test_sam, val_reference_boxes, ...
     """
 
     config: RunConfig
@@ -98,7 +103,8 @@ def prepare(config: RunConfig) -> Task:
 
 
 def read_data(config: RunConfig, device: torch.device) -> Data:
-    """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
+    """Fine-tuning reads the labeled slices, and cached views of
+    them, at SAM's size, a student all it needs at its own."""
     manifest = load_manifest(config.dataset)
     patients = manifest.patients("train")[config.n_labeled :] if wants_unlabeled(config) else ()
     labeled, unlabeled, val = (
@@ -143,6 +149,7 @@ def build_student(config: RunConfig, data: Data) -> Task:
 
 
 def guided(match: Method, config: RunConfig, data: Data) -> Method:
+    """The match method with a new SAM around it; with a fixed encoder its embeddings are cached."""
     sam, views, labels, embeddings = (
         new_sam(config, data),
         sam_views(config, data.labeled),
@@ -156,7 +163,8 @@ def guided(match: Method, config: RunConfig, data: Data) -> Method:
 
 
 def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
-    """SAM at test time: its own map as it is asked here (`sam`), and the student's map refined once (`refined`)."""
+    """SAM at test time: its own map as it is asked here
+    (`sam`), and the student's map refined once (`refined`)."""
     embed = embedder(method.sam, config, data)
 
     @torch.no_grad()
@@ -174,8 +182,8 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
 
 
 def build_finetuning(config: RunConfig, data: Data) -> Task:
-    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a prompt, and, as an upper
-    bound on validation, with the reference's boxes."""
+    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a
+    prompt, and, as an upper bound on validation, with the reference's boxes."""
     sam, num_classes = new_sam(config, data), data.manifest.num_classes
     embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
     method = method_class(FINETUNE)(sam, config, num_classes, embeddings, data.pool.label)
@@ -197,6 +205,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
 
 
 def new_sam(config: RunConfig, data: Data) -> SamModel:
+    """The config's SAM on the device in evaluation mode, with what `sam.tune` names learning."""
     settings = config.sam
     sam = (
         build_sam(
@@ -214,16 +223,18 @@ def new_sam(config: RunConfig, data: Data) -> SamModel:
 
 
 def sam_size(config: RunConfig) -> int:
+    """Side of SAM's square input in pixels."""
     return input_size(config.sam_name, config.sam.image_size)
 
 
 def fixed_encoder(config: RunConfig) -> bool:
+    """Whether SAM's image encoder never learns, so that its embeddings can be cached."""
     return config.sam.tune in ("frozen", "decoder")
 
 
 def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
-    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They are the same for all
-    seeds of a training, which share the cache."""
+    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They
+    are the same for all seeds of a training, which share the cache."""
     return (
         augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0)
         if fixed_encoder(config)
@@ -247,7 +258,8 @@ def cached(
 
 
 def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume], torch.Tensor]:
-    """Volume -> embeddings (D, C, h, w): from the cache where the encoder is fixed, else encoded now, a few slices at once."""
+    """Volume -> embeddings (D, C, h, w): from the cache where the
+    encoder is fixed, else encoded now, a few slices at once."""
     if fixed_encoder(config):
         return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(
             volume.case.case_id
@@ -261,6 +273,8 @@ def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume],
 
 
 def load_parents(method: Method, config: RunConfig) -> None:
+    """The parents' weights into the method's networks of the same name; the moving average starts
+    as a copy of the student."""
     for parent in parent_configs(config):
         path = run_folder(parent) / "checkpoint.pt"
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -278,6 +292,7 @@ def load_student(config: RunConfig, num_classes: int) -> UNet:
 
 
 def student_in(folder: Path, num_classes: int) -> UNet:
+    """The student in a complete run's folder, in evaluation mode on the CPU."""
     student = UNet(num_classes)
     weights = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     student.load_state_dict(weights["student"])
@@ -288,3 +303,15 @@ def counted(task: str) -> Callable[[int, int], None]:
     """A Progress whose total is known only when it is first called."""
     bars = {}
     return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
+
+
+def validate(task: Task) -> dict[str, float]:
+    """Mean Dice on the validation volumes, over the classes that
+    have one; `raw` is the student's beside its moving average's."""
+    by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
+    mean = evaluate.mean_of_defined(list(by_class.values()))
+    row = {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+    if task.raw is not None:
+        raw = evaluate.dice_by_class(task.raw, task.data.val, task.data.manifest.classes)
+        row["val_dice_raw"] = evaluate.mean_of_defined(list(raw.values()))
+    return row
