@@ -11,7 +11,7 @@ import pytest
 from samatch.__main__ import main
 from samatch.config.settings import make_config, run_id
 from samatch.data.curate import curate
-from samatch.results import examples, stats, tables
+from samatch.results import examples, runs, stats, tables
 from samatch.results.records import (
     RUN_COLUMNS,
     Run,
@@ -22,6 +22,7 @@ from samatch.results.records import (
     result_faults,
     write_text,
 )
+from samatch.results.runs import complete_run, read_predictions, write_predictions
 from samatch.system import paths, repro
 from samatch.system.errors import InputError
 from tests.made import ellipse, png
@@ -838,3 +839,98 @@ def test_millimetres_stand_beside_voxels_where_they_are_known():
         3 * table.hd95["acdc-n3-fixmatch-s0"]
     )
     assert "hd95_mm" not in tables.summary(runs, cases.assign(distance_unit="mm"))
+
+
+def test_a_trial_is_no_run_to_predict_with():
+    trained("acdc-n3-a-s0", status="trial")
+    with pytest.raises(InputError, match="acdc-n3-a-s0 is no result(.|\n)*got: trial"):
+        complete_run("laptop", "acdc-n3-a-s0")
+    trained("acdc-n3-b-s0")
+    assert complete_run("laptop", "acdc-n3-b-s0")[1]["status"] == "complete"
+
+
+def test_predictions_of_cases_with_any_name():
+    """`file` is the name of np.savez's own argument; a.npy and a are two cases."""
+    names = ["file", "a", "a.npy", "../b", "c d", "\u00e9"]
+    maps = {name: np.full((1, 2, 2), number, np.uint8) for number, name in enumerate(names)}
+    folder = trained("acdc-n3-a-s0")
+    write_predictions(folder / "predictions.npz", maps)
+    found = read_predictions(folder)
+    assert list(found) == names and all((found[name] == maps[name]).all() for name in names)
+    assert (np.load(folder / "predictions.npz")["c d"] == maps["c d"]).all()
+    np.savez_compressed(folder / "predictions.npz", **{"p_1": maps["a"]})  # an earlier version's
+    assert (read_predictions(folder)["p_1"] == maps["a"]).all()
+
+
+def test_damaged_runs_are_listed_all_at_once(tmp_path):
+    trained("acdc-n3-a-s0")
+    (trained("acdc-n3-b-s0") / "run.json").write_text("{")
+    (trained("acdc-n3-c-s0") / "per_case.csv").write_bytes(b"\xff\xfe\x00")
+    (trained("acdc-n3-d-s0") / "train_log.csv").unlink()
+    with pytest.raises(InputError, match="3 faults") as error:
+        collect("laptop", "acdc", tmp_path / "out")
+    for word in ("acdc-n3-b-s0/run.json", "cannot be read", "missing"):
+        assert word in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_record_is_refused():
+    config = make_config("demo", "phantom", 3, "supervised")
+    finished(Run(config))
+    path = Run(config).folder / "run.json"
+    path.write_text(path.read_text().replace('"val_dice": 0.5', '"val_dice": 0.9'))
+    with pytest.raises(InputError, match="its sha256 is another"):
+        Run(config)
+
+
+@pytest.mark.parametrize("kind", ["a file", "no right"])
+def test_folders_that_cannot_be_written_to_are_one_error(kind, tmp_path, monkeypatch):
+    trained("acdc-n3-a-s0")
+    place = tmp_path / "place"
+    if kind == "a file":
+        place.write_text("")
+    else:
+        monkeypatch.setattr(paths.os, "access", lambda *_: False)
+    monkeypatch.setenv("SAMATCH_OUT", str(place))
+    monkeypatch.delenv("SAMATCH_FIGURES")
+    uses = {
+        "SAMATCH_OUT": lambda: collect("laptop", "acdc"),
+        "SAMATCH_FIGURES": lambda: paths.figures_dir("laptop", "acdc"),
+    }
+    for variable, use in uses.items():
+        with pytest.raises(InputError, match="cannot write to a folder") as error:
+            use()
+        assert variable in str(error.value) and str(place) in str(error.value)
+    monkeypatch.setenv("SAMATCH_RUNS", str(place))
+    with pytest.raises(InputError, match="cannot write to a folder(.|\n)*SAMATCH_RUNS"):
+        Run(make_config("demo", "phantom", 3, "supervised")).open()
+
+
+def test_who_waits_for_a_run_says_so_now_and_then(monkeypatch, capsys):
+    """At once, and after every three minutes of a clock that a look moves on by one."""
+    config = make_config("demo", "phantom", 3, "supervised")
+    first, second = Run(config), Run(config)
+    first.open()
+    now = [0.0]
+
+    def sleep(_):
+        now[0] += 60
+        if now[0] == 7 * 60:
+            first._lock.close()
+
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runs.time, "sleep", sleep)
+    second.open(wait=True)
+    said = capsys.readouterr().out.splitlines()
+    assert all(config.run_id in line for line in said)
+    assert [line.partition(", for ")[2] for line in said] == ["", "3 min so far", "6 min so far"]
+
+
+def test_what_an_earlier_try_wrote_at_its_end_is_removed():
+    run = Run(make_config("demo", "phantom", 3, "supervised"))
+    run.open()
+    run._lock.close()
+    for name in ("checkpoint.pt", "predictions.npz", "state.pt", "state.pt.partial7"):
+        (run.partial / name).write_bytes(b"x")
+    Run(run.config).open()
+    assert {path.name for path in run.partial.iterdir()} == {"lock", "state.pt"}

@@ -17,7 +17,7 @@ from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import draw_batch
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
-from samatch.results import records
+from samatch.results import runs
 from samatch.results.records import Run, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError
@@ -311,8 +311,11 @@ def test_unknown_names_end_with_a_message(tiny_profile, words, message):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="not finite") as error:
         train.train(config("supervised", variant="hot", overrides={"train.lr": 1e30}))
+    manifest = load_manifest("phantom")
+    labeled = [case.case_id for case in manifest.cases_of(manifest.labeled_patients(3))]
+    assert any(case_id in str(error.value) for case_id in labeled)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +420,7 @@ def test_a_state_of_other_data_starts_anew_and_says_so(tiny_profile, monkeypatch
     manifest = load_manifest("phantom")
     for changed in ({"splits_sha256": "other"}, {"sha256": "other"}):
         monkeypatch.setattr(
-            records,
+            runs,
             "load_manifest",
             lambda _, other=changed: dataclasses.replace(manifest, **other),
         )

@@ -1,25 +1,21 @@
-"""Runs on disk: a folder with one identity, complete or not there; and the tables read from them.
+"""Tables of records: one run's, those gathered from all runs of a set, and the checks on them.
 
-runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv,
-predictions.npz (class maps of the test volumes) and checkpoint.pt. While a run is
-going its folder is called .<run_id>.partial. This module does not import torch.
+A run's folder is samatch/results/runs.py's. This module does not import torch.
 """
 
-import fcntl
 import glob
-import json
 import os
-import shutil
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from samatch.config.settings import RunConfig
 from samatch.data.manifest import load_manifest, manifest_folders
-from samatch.system import paths, repro
-from samatch.system.errors import InputError, known, raise_all
+from samatch.results.runs import Run as Run
+from samatch.results.runs import file_of, read_record
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
+from samatch.system.whole import reason, write_text
 
 KEY = ["run_id", "split", "case_id", "class"]
 RUN_COLUMNS = [
@@ -67,188 +63,49 @@ TEXT_COLUMNS = (
 )
 
 
-class Run:
-    """One run's folder. Its identity are the settings and the data:
-    manifest (with each image's hash) and splits. Raises InputError
-    where a complete run of other settings or data has the same name."""
-
-    def __init__(self, config: RunConfig, trial: str = ""):
-        self.config, self.trial = config, trial
-        self.folder = run_folder(config)
-        self.commit = (
-            repro.commit()
-        )  # of the code that starts the run, not of what stands there when it ends
-        self.partial = self.folder.with_name(f".{config.run_id}.partial")
-        manifest = load_manifest(config.dataset)
-        self.identity = {
-            "config_sha256": config.sha256(),
-            "manifest_sha256": manifest.sha256,
-            "splits_sha256": manifest.splits_sha256,
-        }
-        if self.complete:
-            self._refuse_other(self.read())
-
-    @property
-    def status(self) -> str:
-        """What run.json says when the run has ended: complete (a result) or trial."""
-        return "trial" if self.trial else "complete"
-
-    def _refuse_other(self, record: dict) -> None:
-        if record["status"] != self.status:
-            raise InputError(
-                "trials and results do not share a folder",
-                where=paths.shown(self.folder),
-                expected=self.status,
-                got=record["status"],
-                do="give trials a folder of their own with SAMATCH_RUNS",
-            )
-        other = {
-            key.removesuffix("_sha256"): record.get(key, "")
-            for key, value in self.identity.items()
-            if record.get(key) != value
-        }
-        if other:
-            raise InputError(
-                "a run of this name exists with other "
-                + ("settings" if "config" in other else "data"),
-                where=paths.shown(self.folder),
-                expected=", ".join(f"{key} {self.identity[key + '_sha256'][:12]}" for key in other),
-                got=", ".join(f"{key} {value[:12]}" for key, value in other.items()),
-                do="delete that folder, or name the variant",
-            )
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has ended, as a result or as a trial."""
-        return (self.folder / "run.json").exists()
-
-    def read(self) -> dict:
-        """The record (run.json) of a run that has ended."""
-        return json.loads((self.folder / "run.json").read_text())
-
-    def open(self, wait: bool = False) -> None:
-        """Makes the partial folder and locks it, so that two processes
-        never write one run; `wait` until the other one has ended."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.partial / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            raise InputError(
-                "this run is being trained by another process",
-                where=paths.shown(self.partial),
-                do="wait for it, or stop it",
-            ) from None
-
-    def close(self) -> None:
-        """Of a run that another process has completed meanwhile: leaves nothing behind."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self._lock.close()
-
-    def finish(self, facts: dict, log: pd.DataFrame, per_case: pd.DataFrame) -> None:
-        """Writes the records and gives the folder its name: from then on the run is complete."""
-        log.to_csv(self.partial / "train_log.csv", index=False, float_format="%.6g")
-        per_case.insert(0, "run_id", self.config.run_id)
-        per_case.to_csv(self.partial / "per_case.csv", index=False, float_format="%.6g")
-        record = {
-            "run_id": self.config.run_id,
-            "status": self.status,
-            "trial": self.trial,
-            "config": self.config.to_dict(),
-            **self.identity,
-            "commit": self.commit,
-            "versions": repro.versions(),
-            "machine": repro.machine(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **facts,
-        }
-        write_text(self.partial / "run.json", json.dumps(record, indent=1, sort_keys=True))
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.partial.replace(self.folder)
-        for leftover in ("state.pt", "lock"):
-            (self.folder / leftover).unlink(missing_ok=True)
-        self._lock.close()
-
-
-def run_folder(config: RunConfig) -> Path:
-    """Where a run lies when it has ended."""
-    return paths.runs_dir(config.profile) / config.run_id
-
-
-def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
-    """Folder and record of a complete run on this machine.
-    Raises InputError with those that there are."""
-    found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
-    folder = found[known(run_id, found, f"complete run of profile {profile}")]
-    return folder, json.loads((folder / "run.json").read_text())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            "cannot write a file",
-            where=paths.shown(path),
-            got=error.strerror,
-            do="free some space and run again",
-        ) from error
-
-
 def read_table(path: Path) -> pd.DataFrame:
     """A results CSV: ids, names and hashes as the text that
     stands there, the other columns as numbers.
 
-    Raises InputError where there is no such file.
+    Raises InputError where there is no such file, where it is no table, and where it is a run's
+    and another one than its record lists.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
             "a table of results is missing", where=paths.shown(path), do="run `make reproduce`"
         )
-    numbers = pd.read_csv(path, nrows=0).columns.difference(TEXT_COLUMNS)
-    return pd.read_csv(
-        path,
-        dtype=dict.fromkeys(TEXT_COLUMNS, str),
-        keep_default_na=False,
-        na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
-    )
+    if os.path.exists(path.with_name("run.json")):
+        file_of(path.parent, path.name)
+    try:
+        numbers = pd.read_csv(path, nrows=0).columns.difference(TEXT_COLUMNS)
+        return pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(
+            "a table of results cannot be read",
+            where=paths.shown(path),
+            got=reason(error),
+            do="restore the file, or train the run again and collect",
+        ) from error
 
 
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     """Gathers the complete runs of a profile and set into
     runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
-    A run that the folder holds already stays there, unless this machine has a run
-    of the same name: that one replaces it. Which set a run is of stands in its
-    own record: names of sets may begin alike. Trials are no results and stay out.
+    A run that the folder holds already stays there, unless this machine has a run of the same name:
+    that one replaces it. Which set a run is of stands in its own record: names of sets may begin
+    alike. Trials are no results and stay out. Raises InputError with every damaged file at once.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
-    named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
-    found = [path for path in sorted(named) if _is_result_of(path, dataset)]
-    if not found:
-        raise InputError(
-            f"no complete run of {dataset} in profile {profile}",
-            where=paths.shown(paths.runs_dir(profile)),
-            do="run `make reproduce`",
-        )
-    records = [json.loads(path.read_text()) for path in found]
-    (folder / "run_json").mkdir(parents=True, exist_ok=True)
-    for path, record in zip(found, records, strict=True):
+    fresh, records = _fresh(profile, dataset)
+    paths.make_folder(folder / "run_json", "SAMATCH_OUT")
+    for path, record in records.items():
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
-    logs = [
-        read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"])
-        for path, record in zip(found, records, strict=True)
-    ]
-    fresh = {
-        "runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
-        "per_case": pd.concat([read_table(path.with_name("per_case.csv")) for path in found]),
-        "train_log": pd.concat(logs),
-    }
     left_out = {*fresh["runs"].run_id, *_foreign(folder, dataset)}
     for name, table in fresh.items():
         path = folder / f"{name}.csv"
@@ -262,14 +119,37 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def _is_result_of(path: Path, dataset: str) -> bool:
-    """Whether a run.json is of a result of this set, and not of a trial."""
-    return _dataset_of(path) == dataset and json.loads(path.read_text())["status"] == "complete"
-
-
-def _dataset_of(path: Path) -> str:
-    """The data set of a run.json."""
-    return json.loads(path.read_text())["config"]["dataset"]
+def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Path, dict]]:
+    """The three tables of this machine's results of a set, and the record of each run.json."""
+    records, logs, cases, faults = {}, [], [], []
+    for path in sorted(paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")):
+        try:
+            record = read_record(path)
+            if record["config"]["dataset"] != dataset or record["status"] != "complete":
+                continue
+            logs.append(read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
+            cases.append(read_table(path.with_name("per_case.csv")))
+            records[path] = record
+        except InputError as error:
+            faults.append(error.brief)
+    raise_all(
+        f"runs of {dataset} in profile {profile}",
+        faults,
+        "restore these files, or delete the runs' folders and train them again",
+    )
+    if not records:
+        raise InputError(
+            f"no complete run of {dataset} in profile {profile}",
+            where=paths.shown(paths.runs_dir(profile)),
+            do="run `make reproduce`",
+        )
+    rows = [_row(record) for record in records.values()]
+    tables = {
+        "runs": pd.DataFrame(rows, columns=RUN_COLUMNS),
+        "per_case": pd.concat(cases),
+        "train_log": pd.concat(logs),
+    }
+    return tables, records
 
 
 def _foreign(folder: Path, dataset: str) -> list[str]:
@@ -278,7 +158,7 @@ def _foreign(folder: Path, dataset: str) -> list[str]:
     foreign = [
         path
         for path in sorted((folder / "run_json").glob("*.json"))
-        if _dataset_of(path) != dataset
+        if read_record(path)["config"]["dataset"] != dataset
     ]
     for path in foreign:
         path.unlink()
@@ -303,7 +183,7 @@ def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
     was trained and, where a SAM took part, of SAM and of the refined map."""
     rows = []
     for path in sorted(paths.runs_dir(profile).glob("*/run.json")):
-        record = json.loads(path.read_text())
+        record = read_record(path)
         if record["status"] != "trial" or record["config"]["dataset"] != dataset:
             continue
         cases = read_table(path.with_name("per_case.csv"))

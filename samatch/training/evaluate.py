@@ -14,7 +14,8 @@ from samatch.sam.model import SamModel, class_logits, resize
 from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.training import metrics
 
-AT_ONCE = 64  # slices in one forward pass
+AT_ONCE = 64  # slices in one forward pass of the student
+SAM_AT_ONCE = 8  # slices that SAM's decoder is asked about at once, all of their classes
 
 Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
 
@@ -55,7 +56,16 @@ def segment_with_sam_alone(
 ) -> np.ndarray:
     """SAM's class map (D, H, W) uint8 of a volume without
     any prompt; image_embeddings (D, C, h, w)."""
-    return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
+    logits = [class_logits(sam.decode_classes(part)) for (part,) in for_sam(image_embeddings)]
+    return class_map(torch.cat(logits).softmax(1), shape)
+
+
+def for_sam(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors of a volume's slices (D, ...) in parts that a GPU's memory has room for. On a CPU
+    whole: there SAM splits them itself, and another split would change the last bits."""
+    if tensors[0].device.type == "cpu":
+        return [tensors]
+    return list(zip(*(tensor.split(SAM_AT_ONCE) for tensor in tensors), strict=True))
 
 
 @torch.no_grad()
@@ -77,12 +87,15 @@ def segment_with_reference_boxes(
     label = F.interpolate(label, (size, size), mode="nearest-exact")[:, 0].long().to(device)
     boxes, present = boxes_of(class_masks(label, num_classes))
     boxes = widen(boxes, box_margin_px * size / 256, size)
-    mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
-    mask_logits = F.interpolate(
-        resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
-    )
-    best, label = mask_logits.max(1)
-    return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
+    maps = []
+    for embeddings, some_boxes, some_present in for_sam(image_embeddings, boxes, present):
+        mask_logits, _ = sam.decode(embeddings, Prompt(some_boxes, some_present, size))
+        mask_logits = F.interpolate(
+            resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
+        )
+        best, label = mask_logits.max(1)
+        maps.append(torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu())
+    return torch.cat(maps).numpy()
 
 
 def evaluate(

@@ -23,12 +23,15 @@ from samatch.data.listing import from_folder
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Raw, array_faults, normalise
 from samatch.results import plots
-from samatch.results.records import complete_run
-from samatch.system import paths
+from samatch.results.runs import complete_run
+from samatch.system import paths, whole
+from samatch.system.devices import find_device, memory_checked
 from samatch.system.errors import InputError, raise_all
 from samatch.system.progress import Progress
 from samatch.training.evaluate import segment_with_student
 from samatch.training.task import student_in
+
+NO_GPU = "free the GPU's memory, or set CUDA_VISIBLE_DEVICES= to work on the CPU"
 
 
 def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
@@ -36,7 +39,8 @@ def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
     unreadable image, before anything is written."""
     folder, record = complete_run(profile, run_id)
     classes = load_manifest(record["config"]["dataset"]).classes
-    student, size = student_in(folder, len(classes) + 1), record["config"]["train"]["image_size"]
+    student = student_in(folder, len(classes) + 1).to(find_device())
+    size = record["config"]["train"]["image_size"]
     found = [images / entry.image for entry in from_folder(images)]
     faults = [fault for path in found for fault in _faults(path)]
     raise_all(
@@ -44,16 +48,25 @@ def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
         faults,
         "correct or remove these files; nothing was written",
     )
-    into.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(into, "--into")
     progress, masks = Progress("predicting", len(found)), []
     for number, path in enumerate(found, 1):
         picture = read(path)
         image = normalise(picture.array)
-        label = segment_with_student(student, image, size)
+        with memory_checked(picture.source, NO_GPU):
+            label = segment_with_student(student, image, size)
         for doubt in picture.doubts:
             print(f"warning: {picture.source}: {doubt}")
-        masks.append(write_mask(into, path, picture, label, len(classes)))
-        overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
+        try:
+            masks.append(write_mask(into, path, picture, label, len(classes)))
+            overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
+        except OSError as error:
+            raise InputError(
+                "cannot write a mask or its overlay",
+                where=f"{into.name}, of {path.name}",
+                got=whole.reason(error),
+                do="free some space, or choose another folder with --into, and run again",
+            ) from error
         progress(number)
     return masks
 

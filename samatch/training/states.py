@@ -1,18 +1,22 @@
 """What changes during training: its state, saved whole or not at all, and what a checkpoint has."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from samatch.methods.base import Method
 from samatch.results.records import Run
+from samatch.system import paths, whole
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
 from samatch.training.optimizers import make_optimizers
 from samatch.training.task import Task, validate
 
+NEWEST, OLDER = "state.pt", "state_older.pt"  # the last two states of a run that is going
 CALMER = "lower the learning rate, or set train.bf16=false; the last good state is kept"
 
 
@@ -29,6 +33,7 @@ class TrainingState:
     generator: torch.Generator
     progress: Progress
     run: Run
+    case_ids: list[str]  # of each slice of the pool
     iteration: int = 0
     seconds: float = 0.0
     val_dice: float = float("nan")
@@ -37,6 +42,7 @@ class TrainingState:
     recent: list[tuple[int, Tensor, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
 
     PLAIN = ("iteration", "seconds", "val_dice", "log", "sums")
+    SAVED = {"identity", *PLAIN, "networks", "optimizers", "memory", "generator", "random"}
 
     @classmethod
     def start(cls, task: Task, run: Run) -> "TrainingState":
@@ -48,18 +54,13 @@ class TrainingState:
             torch.Generator().manual_seed(config.seed),
             Progress(config.run_id, config.train.iterations),
             run,
+            task.data.case_ids,
         )
-        path = run.partial / "state.pt"
-        if path.exists():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved.pop("identity", None) == run.identity:
-                state.load(saved, task.data.device)
-                return state
-            print(
-                f"{config.run_id}: the state of an interrupted run is of other settings or data; "
-                "training starts anew"
-            )
-        state.log.append({"iteration": 0} | validate(task))
+        saved = read_state(run)
+        if saved is None:
+            state.log.append({"iteration": 0} | validate(task))
+        else:
+            state.load(saved, task.data.device)
         return state
 
     def save(self, run: Run) -> None:
@@ -76,7 +77,8 @@ class TrainingState:
                 "generator": self.generator.get_state(),
                 "random": random_states(),
             },
-            run.partial / "state.pt",
+            run.partial / NEWEST,
+            older=run.partial / OLDER,
         )
 
     def load(self, saved: dict, device: torch.device) -> None:
@@ -84,10 +86,18 @@ class TrainingState:
         for key in self.PLAIN:
             setattr(self, key, saved[key])
         self.sums = {name: value.to(device) for name, value in self.sums.items()}
-        load_networks(self.method, saved["networks"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
-        self.method.recall({name: value.to(device) for name, value in saved["memory"].items()})
+        try:
+            load_networks(self.method, saved["networks"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+            self.method.recall({name: value.to(device) for name, value in saved["memory"].items()})
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                "the state of an interrupted run does not fit its networks",
+                where=paths.shown(self.run.partial),
+                got=whole.reason(error),
+                do="delete that folder, and train the run from its start",
+            ) from error
         self.generator.set_state(saved["generator"])
         set_random_states(saved["random"])
 
@@ -119,7 +129,7 @@ class TrainingState:
         finite = torch.stack([loss for _, loss, _ in self.recent]).isfinite().cpu()
         if not finite.all():
             iteration, loss, slices = self.recent[int((~finite).nonzero()[0])]
-            numbers = ", ".join(f"{name} slices {index.tolist()}" for name, index in slices.items())
+            numbers = "; ".join(self._named(name, index) for name, index in slices.items())
             raise InputError(
                 "the loss is not finite",
                 where=f"{self.run.config.run_id}, iteration {iteration + 1}",
@@ -127,6 +137,57 @@ class TrainingState:
                 do=CALMER,
             )
         self.recent.clear()
+
+    def _named(self, kind: str, index: Tensor) -> str:
+        """Slices of a batch by number and case."""
+        numbers = index.tolist()
+        cases = sorted({self.case_ids[number] for number in numbers})
+        return f"{kind} slices {numbers} of cases {', '.join(cases)}"
+
+
+def read_state(run: Run) -> dict | None:
+    """The newest whole state of an interrupted run, or None where training starts anew.
+
+    A state that cannot be used, and what is done without it, is said in one line. Raises InputError
+    where a folder has a state's place: none could be saved.
+    """
+    name, problems = run.config.run_id, []
+    states = [run.partial / NEWEST, run.partial / OLDER]
+    if not any(os.path.lexists(path) for path in states):
+        return None
+    for path in states:
+        if path.is_dir():
+            raise InputError(
+                "a folder lies where a state belongs",
+                where=f"{path.parent.name}/{path.name}",
+                do="move it away",
+            )
+    for path in states:
+        saved, problem = _loaded(path)
+        if problem:
+            problems.append(f"{path.name} cannot be used, {problem}")
+        elif saved.pop("identity") != run.identity:
+            problems.append("the state of an interrupted run is of other settings or data")
+            break
+        else:
+            if problems:
+                print(f"{name}: {problems[0]}; going on from iteration {saved['iteration']}")
+            return saved
+    print(f"{name}: {'; '.join(problems)}; training starts anew")
+    return None
+
+
+def _loaded(path: Path) -> tuple[dict, str]:
+    """A saved state, and what is wrong with it."""
+    if problem := whole.fault(path):
+        return {}, problem
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+        return {}, f"it is no state ({whole.reason(error)})"
+    if not isinstance(saved, dict) or not saved.keys() >= TrainingState.SAVED:
+        return {}, "it is no state of a training"
+    return saved, ""
 
 
 def random_states() -> dict[str, Tensor | list[Tensor]]:
@@ -164,17 +225,12 @@ def kept_weights(method: Method) -> dict[str, dict[str, Tensor]]:
     return found | ({"student": method.evaluated.state_dict()} if "student" in found else {})
 
 
-def save_whole(content: dict, path) -> None:
-    """torch.save, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save(content, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            "cannot write a checkpoint",
-            where=path.name,
-            got=str(error).splitlines()[0],
-            do="free some space and run again: the run goes on from its last state",
-        ) from error
+def save_whole(content: dict, path: Path, older: Path | None = None) -> None:
+    """torch.save, whole or not at all; what stood there goes to `older`, where that is named."""
+    whole.write_whole(
+        path,
+        lambda partial: torch.save(content, partial),
+        "a checkpoint",
+        older,
+        do="free some space and run again: the run goes on from its last state",
+    )

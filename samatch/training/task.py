@@ -1,6 +1,7 @@
 """What one run trains on: data on the device, the method
 with its networks, the parents' weights."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,10 @@ from samatch.data.volumes import Volume, load_cases
 from samatch.methods.base import Method, method_class, method_names
 from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
-from samatch.results.records import run_folder
-from samatch.sam.embeddings import EmbeddingCache, cache_folder
+from samatch.results.runs import file_of, run_folder
+from samatch.sam.embeddings import EmbeddingCache, cache_folder, encoder_key
 from samatch.sam.model import SamModel, build_sam, input_size, sam_names
-from samatch.system import repro
+from samatch.system import repro, whole
 from samatch.system.devices import bf16_is_fast, find_device
 from samatch.system.errors import InputError, known
 from samatch.system.progress import Progress
@@ -69,6 +70,12 @@ class Data:
     def n_labeled_slices(self) -> int:
         """How many of the pool's slices, its first ones, are labeled."""
         return sum(len(volume.image) for volume in self.labeled)
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The case of each of the pool's slices."""
+        volumes = self.labeled + self.unlabeled
+        return [volume.case.case_id for volume in volumes for _ in volume.image]
 
 
 @dataclass
@@ -173,9 +180,9 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
             probs = evaluate.student_probs(
                 method.evaluated, volume.image, config.train.image_size, data.bf16
             )
-            return evaluate.class_map(
-                method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:]
-            )
+            parts = evaluate.for_sam(probs, embed(volume))
+            maps = [method.refine_slices(*part)[which] for part in parts]
+            return evaluate.class_map(torch.cat(maps), volume.image.shape[-2:])
 
     ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
     return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
@@ -243,16 +250,17 @@ def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
 
 
 def cached(
-    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False
+    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], key: str = ""
 ) -> EmbeddingCache:
-    """Embeddings of the volumes' slices, by their number."""
-    progress = {} if quiet else {"progress": counted(f"embeddings of {config.dataset}")}
+    """Embeddings of the volumes' slices, by their number; no progress with the encoder's key."""
+    progress = {} if key else {"progress": counted(f"embeddings of {config.dataset}")}
     return EmbeddingCache(
         sam,
         volumes,
         cache_folder(data.manifest.folder, config.sam_name),
         bf16=data.bf16,
         device=data.device,
+        key=key,
         **progress,
     )
 
@@ -261,13 +269,14 @@ def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume],
     """Volume -> embeddings (D, C, h, w): from the cache where the
     encoder is fixed, else encoded now, a few slices at once."""
     if fixed_encoder(config):
-        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(
+        key = functools.cache(lambda: encoder_key(sam, data.bf16))
+        return lambda volume: cached(sam, config, data, [volume], key()).of_case(
             volume.case.case_id
         )
     return lambda volume: torch.cat(
         [
             sam.encode(part.to(data.device))
-            for part in torch.from_numpy(volume.image)[:, None].split(8)
+            for part in torch.from_numpy(volume.image)[:, None].split(evaluate.SAM_AT_ONCE)
         ]
     )
 
@@ -276,12 +285,10 @@ def load_parents(method: Method, config: RunConfig) -> None:
     """The parents' weights into the method's networks of the same name; the moving average starts
     as a copy of the student."""
     for parent in parent_configs(config):
-        path = run_folder(parent) / "checkpoint.pt"
-        weights = torch.load(path, map_location="cpu", weights_only=True)
         networks = method.networks()
-        for name, state in weights.items():
+        for name, state in kept_weights_of(run_folder(parent)).items():
             if name in networks:
-                networks[name].load_state_dict(state)
+                load_into(networks[name], state, run_folder(parent))
     if method.ema is not None:
         method.ema.load_state_dict(method.student.state_dict())
 
@@ -294,9 +301,36 @@ def load_student(config: RunConfig, num_classes: int) -> UNet:
 def student_in(folder: Path, num_classes: int) -> UNet:
     """The student in a complete run's folder, in evaluation mode on the CPU."""
     student = UNet(num_classes)
-    weights = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    student.load_state_dict(weights["student"])
+    load_into(student, kept_weights_of(folder).get("student", {}), folder)
     return student.eval()
+
+
+def kept_weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What a complete run's checkpoint holds: a state by network. Raises InputError where the file
+    is not what was written."""
+    path = file_of(folder, "checkpoint.pt")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+        raise InputError(
+            "this is no checkpoint",
+            where=f"{folder.name}/{path.name}",
+            got=whole.reason(error),
+            do="restore the file, or delete the run's folder and train it again",
+        ) from error
+
+
+def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Loads a checkpoint's weights. Raises InputError where they are another network's."""
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            "a run's weights do not fit the network",
+            where=folder.name,
+            got=whole.reason(error),
+            do="delete that run's folder and train it again",
+        ) from error
 
 
 def counted(task: str) -> Callable[[int, int], None]:

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import time
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -19,9 +18,10 @@ from samatch.config.settings import FINETUNE, PROFILES, RunConfig, make_config, 
 from samatch.data.batches import draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
-from samatch.results.records import Run
+from samatch.results.runs import Run, write_predictions
 from samatch.sam.weights import weights_sha256
-from samatch.system.devices import device_name
+from samatch.system.devices import device_name, memory_checked
+from samatch.system.stopping import TERMINATED, Stop
 from samatch.training import evaluate
 from samatch.training.optimizers import descend, learning_rate, trainable
 from samatch.training.states import TrainingState, kept_weights, save_whole
@@ -45,31 +45,58 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
     if run.complete:  # by the process that was waited for
         run.close()
         return Run(config, trial).read()
-    task = prepare(config)
-    state = TrainingState.start(task, run)
-    while state.iteration < config.train.iterations:
-        train_one(task, state)
-        if state.iteration % config.train.checkpoint_every == 0:
-            state.save(run)
-    state.refuse_broken()
+    with memory_checked(config.run_id, LOWER):
+        task = prepare(config)
+        state = TrainingState.start(task, run)
+        train_to_the_end(task, state, run)
+        per_case = final_evaluation(task, run, test=not trial)
+    # Only here, after the last state and of the same iteration: whatever cuts the run off before,
+    # it goes on from a state.
     save_whole(kept_weights(task.method), run.partial / "checkpoint.pt")
-    per_case = final_evaluation(task, run, test=not trial)
-    facts = {
+    run.finish(facts_of(task, state), pd.DataFrame(state.log), per_case)
+    return run.read()
+
+
+def train_to_the_end(task: Task, state: TrainingState, run: Run) -> None:
+    """Every iteration that is left. SIGTERM saves one more state and ends the process."""
+    settings = task.config.train
+    with Stop() as stop:
+        while state.iteration < settings.iterations:
+            train_one(task, state)
+            last = state.iteration == settings.iterations
+            if last or stop.asked or state.iteration % settings.checkpoint_every == 0:
+                state.save(run)
+            if stop.asked:
+                print(
+                    f"{task.config.run_id}: stopped by SIGTERM after iteration {state.iteration} "
+                    f"of {settings.iterations}; the same command goes on from there",
+                    flush=True,
+                )
+                raise SystemExit(TERMINATED)
+    state.refuse_broken()
+
+
+def facts_of(task: Task, state: TrainingState) -> dict:
+    """What a run's record says of its training."""
+    sam = task.config.sam
+    published = task.config.sam_name and sam.pretrained
+    return {
         "val_dice": state.log[-1]["val_dice"],
         "selected_iteration": state.iteration,
         "seconds": round(state.seconds, 1),
         "selection_rule": SELECTION_RULE,
         "device": device_name(task.data.device),
-        "weights_sha256": weights_sha256(config.sam_name)
-        if config.sam_name and config.sam.pretrained
-        else "",
+        "weights_sha256": weights_sha256(task.config.sam_name) if published else "",
         "trainable_parameters": trainable(task.method),
         "method_settings": dataclasses.asdict(task.method.settings),
     }
-    run.finish(facts, pd.DataFrame(state.log), per_case)
-    return run.read()
 
 
+LOWER = (
+    "lower train.batch_unlabeled, train.batch_labeled or train.image_size, where SAM takes part "
+    "sam.image_size too, or set sam.tune=decoder (--variant NAME --set KEY=VALUE); "
+    "the last saved state is kept"
+)
 SELECTION_RULE = (
     "the last weights, of the student their moving average; "
     "validation chooses settings, never an iteration"
@@ -167,7 +194,7 @@ def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
     if test and not needs_reference(task):
         volumes["test"] = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
         predictions = {volume.case.case_id: task.segment(volume) for volume in volumes["test"]}
-        np.savez_compressed(run.partial / "predictions.npz", **predictions)
+        write_predictions(run.partial / "predictions.npz", predictions)
         tables.append(rows(lambda volume: predictions[volume.case.case_id], "test"))
     tables += [
         rows(segment, split)
