@@ -224,7 +224,8 @@ def test_a_damaged_state_is_said_in_one_line_and_the_older_one_goes_on(interrupt
     assert states.read_state(interrupted)["iteration"] == 2
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "going on from iteration 2" in said and "state.pt" in said
-    flipped(interrupted.partial / "state_older.pt", 0.5)
+    assert [path.name for path in interrupted.partial.glob("*.pt")] == ["state.pt"]
+    flipped(interrupted.partial / "state.pt", 0.5)
     assert states.read_state(interrupted) is None
     assert "training starts anew" in capsys.readouterr().out
 
@@ -275,7 +276,7 @@ def test_sigterm_saves_one_state_and_ends_with_143(interrupted, made, monkeypatc
     assert resume(interrupted) == student_weights(made)
 
 
-def test_a_run_recorded_before_the_hashes_is_accepted(made):
+def test_a_run_recorded_before_the_hashes_is_accepted(made, tiny_profile):
     shutil.copytree(made / "runs", paths.runs_dir("demo").parent)
     path = folder() / "run.json"
     record = json.loads(path.read_text())
@@ -289,7 +290,7 @@ def test_a_run_recorded_before_the_hashes_is_accepted(made):
         student_in(folder(), 4)
 
 
-def test_embeddings_without_a_hash_are_made_again(made, capsys):
+def test_embeddings_without_a_hash_are_made_again(made, tiny_profile, capsys):
     shutil.copytree(made / "runs", paths.runs_dir("demo").parent)
     expected = embed()
     (path,) = paths.runs_dir("embeddings").glob("*/*.npy")

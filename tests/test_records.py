@@ -934,3 +934,15 @@ def test_what_an_earlier_try_wrote_at_its_end_is_removed():
         (run.partial / name).write_bytes(b"x")
     Run(run.config).open()
     assert {path.name for path in run.partial.iterdir()} == {"lock", "state.pt"}
+
+
+def test_what_lies_where_a_runs_folder_belongs(capsys):
+    """A folder without its record is said to be trained anew and replaced; a file is refused."""
+    run = Run(make_config("demo", "phantom", 3, "supervised"))
+    run.folder.mkdir(parents=True)
+    finished(run)
+    assert "has no run.json: it is trained anew" in capsys.readouterr().out and run.complete
+    shutil.rmtree(run.folder)
+    run.folder.write_text("")
+    with pytest.raises(InputError, match="a file lies where a run's folder belongs"):
+        Run(run.config).open()

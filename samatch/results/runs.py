@@ -95,6 +95,7 @@ class Run:
             self._lock = open(self.partial / "lock", "w")
             self._take_lock(wait)
             if not self.complete:
+                self._refuse_file()
                 self._clean()
         except OSError as error:
             raise InputError(
@@ -124,6 +125,20 @@ class Run:
                 )
                 said += 1
             time.sleep(POLL_SECONDS)
+
+    def _refuse_file(self) -> None:
+        """Where the run's folder will be there may be a folder that has lost its run.json, which is
+        said, and nothing else."""
+        if self.folder.is_dir():
+            print(
+                f"{self.folder.name} has no run.json: it is trained anew, and the folder replaced"
+            )
+        elif os.path.lexists(self.folder):
+            raise InputError(
+                "a file lies where a run's folder belongs",
+                where=paths.shown(self.folder),
+                do="move it away",
+            )
 
     def _clean(self) -> None:
         """Removes what an earlier try wrote at its end: it may be of another iteration than the

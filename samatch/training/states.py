@@ -172,6 +172,7 @@ def read_state(run: Run) -> dict | None:
         else:
             if problems:
                 print(f"{name}: {problems[0]}; going on from iteration {saved['iteration']}")
+                path.replace(run.partial / NEWEST)  # else the next save would put it away
             return saved
     print(f"{name}: {'; '.join(problems)}; training starts anew")
     return None
