@@ -11,10 +11,11 @@ from samatch.config.settings import FINETUNE, RunConfig, make_config
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.methods.base import method_names
-from samatch.results.records import Run
+from samatch.results.runs import Run
 from samatch.system.devices import find_device
 from samatch.training import evaluate, task
-from samatch.training.train import TrainingState, train_one
+from samatch.training.states import TrainingState
+from samatch.training.train import train_one
 
 SIZE, BATCH = 256, 2
 DEVICE = find_device()

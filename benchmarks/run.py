@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cases import ALONE, BATCH, CASES, DEVICE, SIZE, Case, plain_of, step_of
 from samatch.config.settings import FINETUNE
 from samatch.results import curves, plots
-from samatch.results.records import write_text
 from samatch.system import paths, repro
 from samatch.system.devices import device_name
+from samatch.system.whole import write_text
 
 
 def seconds(step: Callable[[], None], count: int) -> float:

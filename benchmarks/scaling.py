@@ -28,12 +28,12 @@ from samatch.data.volumes import load_cases
 from samatch.methods.base import PseudoLabel, method_class
 from samatch.methods.sam_match import SamMatch
 from samatch.results import curves, plots
-from samatch.results.records import write_text
 from samatch.sam.embeddings import EmbeddingCache
 from samatch.system import paths
 from samatch.system.devices import bf16_is_fast
+from samatch.system.whole import write_text
 from samatch.training import evaluate, task
-from samatch.training.train import descend, make_optimizers
+from samatch.training.optimizers import descend, make_optimizers
 
 COUNTS = {"iterations": (5, 10, 20, 40), "slices": (8, 16, 32, 64), "classes": (1, 2, 4, 8)}
 IMAGES = 4

@@ -48,6 +48,11 @@ def test_paper_defaults():
     )
 
 
+def test_the_paper_profile_saves_a_state_every_200_iterations():
+    """A setting of the run's identity: changed, it would be another run."""
+    assert make_config("paper", "acdc", 3, "samatch-fixmatch").train.checkpoint_every == 200
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_profile_and_variant_is_valid(profile, variant):

@@ -1,7 +1,10 @@
-"""No step waits for the device: on torch's meta device, which has no values, whatever asks for one fails."""
+"""No step waits for the device: on torch's meta device,
+which has no values, whatever asks for one fails."""
 
 import dataclasses
+import types
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,6 +15,10 @@ from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.sam import prompts
 from samatch.sam.model import build_sam
+from samatch.system import devices
+from samatch.system.errors import InputError
+from samatch.training import predict, task
+from samatch.training.evaluate import for_sam
 
 META, CLASSES, SIZE = torch.device("meta"), 4, 64  # Swin UNETR's smallest
 
@@ -53,7 +60,8 @@ def method_on(device, name, config):
 @pytest.mark.parametrize("prompt", ["none", "box"])
 @pytest.mark.parametrize("name", method_names())
 def test_a_step_never_waits_for_the_device(name, prompt, config, monkeypatch):
-    """Batch, views, step and gradients. One wait is left, where boxes or BCP ask: whether connected components have settled."""
+    """Batch, views, step and gradients. One wait is left, where
+    boxes or BCP ask: whether connected components have settled."""
     config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, prompt=prompt))
     asked = []
     monkeypatch.setattr(
@@ -88,3 +96,73 @@ def test_this_test_can_fail():
         torch.ones(3).to(META)
     with pytest.raises((RuntimeError, NotImplementedError)):
         bool(torch.ones(3, device=META).any())
+
+
+def test_emulated_bfloat16_is_not_fast(monkeypatch):
+    """A GPU without it emulates it: torch counts that as support unless it is asked otherwise."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert devices.bf16_is_fast(torch.device("cuda")) is False
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_running_out_of_memory_says_what_to_lower(error):
+    with pytest.raises(InputError, match="not enough memory") as told:
+        with devices.memory_checked("acdc-n3-fixmatch-s0", "lower train.batch_unlabeled"):
+            raise error
+    assert "acdc-n3-fixmatch-s0" in str(told.value) and "batch_unlabeled" in str(told.value)
+    assert len(str(told.value).splitlines()) == 4
+
+
+def test_another_error_of_torch_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shapes") as error:
+        with devices.memory_checked("a run", "nothing"):
+            raise RuntimeError("shapes differ")
+    assert not isinstance(error.value, InputError)
+
+
+def test_a_gpu_is_asked_about_few_slices_at_once_and_a_cpu_splits_itself():
+    slices = torch.arange(19.0)[:, None]
+    parts = for_sam(slices.to(META), slices.to(META))
+    assert [tuple(len(t) for t in part) for part in parts] == [(8, 8), (8, 8), (3, 3)]
+    (whole,) = for_sam(slices)
+    assert whole[0] is slices
+
+
+def test_a_learning_encoder_is_asked_for_few_slices_at_once(config):
+    """As in validation of the paper profile, whose SAM learns whole and has no cache."""
+    seen = []
+
+    class Sam:
+        def encode(self, image):
+            seen.append(len(image))
+            return image
+
+    volume = types.SimpleNamespace(image=np.zeros((19, 4, 4), np.float32))
+    embed = task.embedder(Sam(), config, types.SimpleNamespace(device=torch.device("cpu")))
+    assert embed(volume).shape == (19, 1, 4, 4) and seen == [8, 8, 3]
+
+
+def test_predict_works_on_the_device_that_is_found(monkeypatch, tmp_path):
+    moved = []
+
+    class Student:
+        def to(self, device):
+            moved.append(device)
+            raise InputError("far enough")
+
+    record = {"config": {"dataset": "phantom", "train": {"image_size": 32}}}
+    monkeypatch.setattr(predict, "complete_run", lambda *_: (tmp_path, record))
+    monkeypatch.setattr(predict, "student_in", lambda *_: Student())
+    monkeypatch.setattr(predict, "find_device", lambda: META)
+    with pytest.raises(InputError, match="far enough"):
+        predict.predict("demo", "a run", tmp_path, tmp_path)
+    assert moved == [META]

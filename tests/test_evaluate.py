@@ -18,13 +18,15 @@ def scores(pairs):
     """Of pairs of a reference and what is predicted for it, four pixels each."""
     volumes = [volume(*ref) for ref, _ in pairs]
     predicted = {
-        id(v): np.array(pred, np.uint8).reshape(1, 2, 2) for v, (_, pred) in zip(volumes, pairs)
+        id(v): np.array(pred, np.uint8).reshape(1, 2, 2)
+        for v, (_, pred) in zip(volumes, pairs, strict=True)
     }
     return dice_by_class(lambda v: predicted[id(v)], volumes, ("a", "b"))
 
 
 def test_a_class_that_is_rightly_absent_does_not_count():
-    """Class a: 2 of 2 + 1 pixels agree in one volume; in the other nobody sees it. Class b is right in both."""
+    """Class a: 2 of 2 + 1 pixels agree in one volume; in
+    the other nobody sees it. Class b is right in both."""
     found = scores([((1, 1, 0, 2), (1, 0, 0, 2)), ((0, 0, 0, 2), (0, 0, 0, 2))])
     assert found == pytest.approx({"a": 2 / 3, "b": 1.0})
 

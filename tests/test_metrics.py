@@ -30,7 +30,8 @@ def test_equal_masks_are_at_distance_zero():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_distances_equal_a_plain_scipy_reference(seed):
-    """medpy's definition: surfaces by erosion with face neighbours, both directions pooled for HD95."""
+    """medpy's definition: surfaces by erosion with face
+    neighbours, both directions pooled for HD95."""
     rng = np.random.default_rng(seed)
     smooth = rng.normal(size=(2, 6, 20, 20)).cumsum(2).cumsum(3)
     a, b = smooth[0] > np.median(smooth[0]), smooth[1] > np.median(smooth[1])

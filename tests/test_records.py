@@ -11,19 +11,19 @@ import pytest
 from samatch.__main__ import main
 from samatch.config.settings import make_config, run_id
 from samatch.data.curate import curate
-from samatch.results import examples, report, seed_tables, stats, tables
+from samatch.results import examples, report, runs, seed_tables, stats, tables
 from samatch.results.records import (
     RUN_COLUMNS,
-    Run,
     collect,
     collect_trials,
     read_results,
     read_table,
     result_faults,
-    write_text,
 )
+from samatch.results.runs import Run, complete_run, read_predictions, write_predictions
 from samatch.system import paths, repro
 from samatch.system.errors import InputError
+from samatch.system.whole import write_text
 from tests.made import ellipse, png
 
 SPECS = [
@@ -40,7 +40,7 @@ VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
 def records(dataset="acdc"):
     rng = np.random.default_rng(0)
     runs, cases = [], []
-    for (method, sam, variant), val in zip(SPECS, VAL):
+    for (method, sam, variant), val in zip(SPECS, VAL, strict=True):
         name = run_id(dataset, 3, method, sam, 0, variant)
         runs.append(
             {
@@ -79,7 +79,7 @@ def records(dataset="acdc"):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, table in zip(("runs", "per_case"), records()):
+    for name, table in zip(("runs", "per_case"), records(), strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     return tmp_path
 
@@ -259,7 +259,7 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
         "quarter",
     }
     boxes = grid[grid.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"]
-    assert list(zip(boxes.factor, boxes.level)) == [
+    assert list(zip(boxes.factor, boxes.level, strict=True)) == [
         (asked, "box in its place"),
         ("margin of the box, px at 256", "2"),
         ("arithmetic, with boxes", "corrected"),
@@ -452,7 +452,8 @@ def test_a_trial_is_no_result(tmp_path):
 
 
 def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **groups):
-    """A trial's folder: validation Dice .5 and .7 of two classes, and what `more` adds to per_case.csv."""
+    """A trial's folder: validation Dice .5 and .7 of two
+    classes, and what `more` adds to per_case.csv."""
     folder = paths.runs_dir("laptop") / name
     folder.mkdir(parents=True)
     config = {
@@ -482,7 +483,8 @@ def trial(name, asks, finished, method="fixmatch", dataset="acdc", more="", **gr
 
 
 def test_trials_say_in_which_settings_they_differ():
-    """Two trials of FixMatch differ in lr and in a setting that one of them has; the third is of another method."""
+    """Two trials of FixMatch differ in lr and in a setting
+    that one of them has; the third is of another method."""
     same = {"iterations": 5, "image_size": 64}
     trial("late", "a lower lr?", "2025-01-02", train={"lr": 0.1, **same}, method_settings={})
     trial(
@@ -589,7 +591,8 @@ def test_trials_and_results_do_not_share_a_folder():
 
 
 def test_ids_stay_the_text_that_they_are(tmp_path):
-    """Ids that pandas takes for numbers, missing values or equal ones; a commit of digits alone, one that reads as 10^8."""
+    """Ids that pandas takes for numbers, missing values or equal
+    ones; a commit of digits alone, one that reads as 10^8."""
     ids = ["007", "7", "07", "1e3", "NA", "nan", "None", "1_000", " x"]
     trained("acdc-n3-a-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="123456789012")
     trained("acdc-n3-b-s0", cases=[f"{i}_1" for i in ids if "_" not in i], commit="1e8")
@@ -659,7 +662,8 @@ def test_no_dice_at_all_leaves_the_grid_possible():
 
 
 def test_millimetres_and_voxels_have_no_mean(monkeypatch):
-    """One run with cases of both, one run all in mm beside runs all in voxels: each mean has the unit of all of its cases."""
+    """One run with cases of both, one run all in mm beside runs
+    all in voxels: each mean has the unit of all of its cases."""
     runs, cases = records()
     mixed, metric = "acdc-n3-fixmatch-s0", "acdc-n3-supervised-s0"
     cases.loc[
@@ -689,7 +693,8 @@ def test_millimetres_and_voxels_have_no_mean(monkeypatch):
 
 
 def test_examples_of_patients_with_numbers_for_names(tmp_path):
-    """Records of patients 007 and NA lead back to their cases; one has an empty label, so that there is no object to cut out."""
+    """Records of patients 007 and NA lead back to their cases; one
+    has an empty label, so that there is no object to cut out."""
     folder = paths.data_dir() / "nums"
     for number, patient in enumerate(("007", "07", "7", "NA")):
         image, label = ellipse(number)
@@ -771,7 +776,7 @@ def test_tracked_results_are_sound(folder):
         for name in manifest.classes
     }
     for _, mine in cases[cases.split == "test"].groupby("run_id"):
-        assert set(zip(mine.case_id, mine["class"])) == expected
+        assert set(zip(mine.case_id, mine["class"], strict=True)) == expected
     for run in runs.itertuples():
         record = json.loads((folder / "run_json" / f"{run.run_id}.json").read_text())
         assert record["status"] == "complete" and record["config_sha256"] == run.config_sha256
@@ -794,7 +799,8 @@ def test_tracked_results_are_sound(folder):
     [(1, {"summary", "wilcoxon"}), (2, {"summary", "wilcoxon", "seeds", "wilcoxon_seeds"})],
 )
 def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, expected):
-    for name, table in zip(("runs", "per_case"), records() if seeds == 1 else with_seeds()):
+    found = records() if seeds == 1 else with_seeds()
+    for name, table in zip(("runs", "per_case"), found, strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     assert {path.stem for path in report.write_tables("laptop", "made_up", tmp_path)} == expected
 
@@ -835,3 +841,110 @@ def test_millimetres_stand_beside_voxels_where_they_are_known():
         3 * table.hd95["acdc-n3-fixmatch-s0"]
     )
     assert "hd95_mm" not in tables.summary(runs, cases.assign(distance_unit="mm"))
+
+
+def test_a_trial_is_no_run_to_predict_with():
+    trained("acdc-n3-a-s0", status="trial")
+    with pytest.raises(InputError, match="acdc-n3-a-s0 is no result(.|\n)*got: trial"):
+        complete_run("laptop", "acdc-n3-a-s0")
+    trained("acdc-n3-b-s0")
+    assert complete_run("laptop", "acdc-n3-b-s0")[1]["status"] == "complete"
+
+
+def test_predictions_of_cases_with_any_name():
+    """`file` is the name of np.savez's own argument; a.npy and a are two cases."""
+    names = ["file", "a", "a.npy", "../b", "c d", "\u00e9"]
+    maps = {name: np.full((1, 2, 2), number, np.uint8) for number, name in enumerate(names)}
+    folder = trained("acdc-n3-a-s0")
+    write_predictions(folder / "predictions.npz", maps)
+    found = read_predictions(folder)
+    assert list(found) == names and all((found[name] == maps[name]).all() for name in names)
+    assert (np.load(folder / "predictions.npz")["c d"] == maps["c d"]).all()
+    np.savez_compressed(folder / "predictions.npz", **{"p_1": maps["a"]})  # an earlier version's
+    assert (read_predictions(folder)["p_1"] == maps["a"]).all()
+
+
+def test_damaged_runs_are_listed_all_at_once(tmp_path):
+    trained("acdc-n3-a-s0")
+    (trained("acdc-n3-b-s0") / "run.json").write_text("{")
+    (trained("acdc-n3-c-s0") / "per_case.csv").write_bytes(b"\xff\xfe\x00")
+    (trained("acdc-n3-d-s0") / "train_log.csv").unlink()
+    with pytest.raises(InputError, match="3 faults") as error:
+        collect("laptop", "acdc", tmp_path / "out")
+    for word in ("acdc-n3-b-s0/run.json", "cannot be read", "missing"):
+        assert word in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_record_is_refused():
+    config = make_config("demo", "phantom", 3, "supervised")
+    finished(Run(config))
+    path = Run(config).folder / "run.json"
+    path.write_text(path.read_text().replace('"val_dice": 0.5', '"val_dice": 0.9'))
+    with pytest.raises(InputError, match="its sha256 is another"):
+        Run(config)
+
+
+@pytest.mark.parametrize("kind", ["a file", "no right"])
+def test_folders_that_cannot_be_written_to_are_one_error(kind, tmp_path, monkeypatch):
+    trained("acdc-n3-a-s0")
+    place = tmp_path / "place"
+    if kind == "a file":
+        place.write_text("")
+    else:
+        monkeypatch.setattr(paths.os, "access", lambda *_: False)
+    monkeypatch.setenv("SAMATCH_OUT", str(place))
+    monkeypatch.delenv("SAMATCH_FIGURES")
+    uses = {
+        "SAMATCH_OUT": lambda: collect("laptop", "acdc"),
+        "SAMATCH_FIGURES": lambda: paths.figures_dir("laptop", "acdc"),
+    }
+    for variable, use in uses.items():
+        with pytest.raises(InputError, match="cannot write to a folder") as error:
+            use()
+        assert variable in str(error.value) and str(place) in str(error.value)
+    monkeypatch.setenv("SAMATCH_RUNS", str(place))
+    with pytest.raises(InputError, match="cannot write to a folder(.|\n)*SAMATCH_RUNS"):
+        Run(make_config("demo", "phantom", 3, "supervised")).open()
+
+
+def test_who_waits_for_a_run_says_so_now_and_then(monkeypatch, capsys):
+    """At once, and after every three minutes of a clock that a look moves on by one."""
+    config = make_config("demo", "phantom", 3, "supervised")
+    first, second = Run(config), Run(config)
+    first.open()
+    now = [0.0]
+
+    def sleep(_):
+        now[0] += 60
+        if now[0] == 7 * 60:
+            first._lock.close()
+
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runs.time, "sleep", sleep)
+    second.open(wait=True)
+    said = capsys.readouterr().out.splitlines()
+    assert all(config.run_id in line for line in said)
+    assert [line.partition(", for ")[2] for line in said] == ["", "3 min so far", "6 min so far"]
+
+
+def test_what_an_earlier_try_wrote_at_its_end_is_removed():
+    run = Run(make_config("demo", "phantom", 3, "supervised"))
+    run.open()
+    run._lock.close()
+    for name in ("checkpoint.pt", "predictions.npz", "state.pt", "state.pt.partial7"):
+        (run.partial / name).write_bytes(b"x")
+    Run(run.config).open()
+    assert {path.name for path in run.partial.iterdir()} == {"lock", "state.pt"}
+
+
+def test_what_lies_where_a_runs_folder_belongs(capsys):
+    """A folder without its record is said to be trained anew and replaced; a file is refused."""
+    run = Run(make_config("demo", "phantom", 3, "supervised"))
+    run.folder.mkdir(parents=True)
+    finished(run)
+    assert "has no run.json: it is trained anew" in capsys.readouterr().out and run.complete
+    shutil.rmtree(run.folder)
+    run.folder.write_text("")
+    with pytest.raises(InputError, match="a file lies where a run's folder belongs"):
+        Run(run.config).open()

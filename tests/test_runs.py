@@ -20,7 +20,7 @@ import train_list  # noqa: E402
 
 from samatch.config.settings import make_config  # noqa: E402
 from samatch.results import records  # noqa: E402
-from samatch.results.records import Run  # noqa: E402
+from samatch.results.runs import Run  # noqa: E402
 from samatch.sam import embeddings  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
 

@@ -19,7 +19,7 @@ from samatch.config.settings import make_config, parent_configs
 from samatch.data.manifest import Case
 from samatch.data.volumes import UNKNOWN, Volume
 from samatch.results import strips
-from samatch.results.records import Run
+from samatch.results.runs import Run
 from samatch.results.strips import Chosen, Count, Opinions
 from samatch.system.errors import InputError
 from samatch.training import walkthrough

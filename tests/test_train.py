@@ -17,11 +17,13 @@ from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import draw_batch
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
-from samatch.results import records
-from samatch.results.records import Run, read_table
+from samatch.results import runs
+from samatch.results.records import read_table
+from samatch.results.runs import Run
 from samatch.system import paths
 from samatch.system.errors import InputError
-from samatch.training import evaluate, metrics, train
+from samatch.training import evaluate, metrics, states, train
+from samatch.training.optimizers import learning_rate
 from samatch.training.task import load_student, prepare
 from tests.conftest import shrink_demo
 
@@ -39,13 +41,15 @@ def checkpoint(folder):
 
 
 def differing_pixels(pred, ref, spacing):
-    """In the place of surface distances, which take most of the time of a short training: changes with every pixel."""
+    """In the place of surface distances, which take most of
+    the time of a short training: changes with every pixel."""
     return float((pred ^ ref).sum()), float(pred.sum())
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """Folder of the runs of a complete SAM-Match and its parents: trained once, for the tests that only read them."""
+    """Folder of the runs of a complete SAM-Match and its
+    parents: trained once, for the tests that only read them."""
     home = tmp_path_factory.mktemp("complete")
     with pytest.MonkeyPatch.context() as patch:
         shrink_demo(patch)
@@ -61,7 +65,7 @@ def started(run_config, trial=""):
     run = Run(run_config, trial)
     run.open()
     task = prepare(run_config)
-    return task, train.TrainingState.start(task, run), run
+    return task, states.TrainingState.start(task, run), run
 
 
 def bring_parents(complete, run_config):
@@ -91,7 +95,8 @@ def test_what_a_batch_without_any_object_teaches_sam(tiny_profile, variant, lear
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(
     complete, tiny_profile, monkeypatch
 ):
-    """Killed after iteration 5, one past a saved state: student, SAM, log and test results are those of one go."""
+    """Killed after iteration 5, one past a saved state:
+    student, SAM, log and test results are those of one go."""
     whole = config()
     monkeypatch.setattr(metrics, "surface_distances", differing_pixels)
     bring_parents(complete, whole)
@@ -121,8 +126,9 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(
 
 
 def test_sam_is_tested_as_it_is_asked(complete, tiny_profile):
-    """SAM-Match: SAM's own map and the refined one beside the student's. SAM alone: without a prompt on the test patients,
-    and with the reference's boxes, no prediction, on validation only."""
+    """SAM-Match: SAM's own map and the refined one beside the
+    student's. SAM alone: without a prompt on the test patients, and
+    with the reference's boxes, no prediction, on validation only."""
     splits = {
         method: read_table(complete / config(method).run_id / "per_case.csv")
         .groupby("split")
@@ -170,14 +176,14 @@ def test_the_checkpoint_holds_the_moving_average_as_student(tiny_profile):
     task, state, run = started(config("supervised"))
     for _ in range(2):
         train.train_one(task, state)
-    kept, method = train.kept_weights(task.method)["student"], task.method
+    kept, method = states.kept_weights(task.method)["student"], task.method
     assert equal(kept, method.ema.state_dict()) and not equal(kept, method.student.state_dict())
-    assert set(train.network_state(method)) == {"student", "ema"}
+    assert set(states.network_state(method)) == {"student", "ema"}
     plain = prepare(
         config("supervised", variant="plain", overrides={"train.ema_decay": 0.0})
     ).method
     assert plain.ema is None and equal(
-        train.kept_weights(plain)["student"], plain.student.state_dict()
+        states.kept_weights(plain)["student"], plain.student.state_dict()
     )
 
 
@@ -208,7 +214,8 @@ def test_a_run_leaves_a_complete_record(tiny_profile):
 
 
 def test_the_whole_sam_can_be_tuned_without_a_cache(complete, tiny_profile, monkeypatch):
-    """tune=all, as in the paper profile: views are encoded on the fly, in fine-tuning and in joint training."""
+    """tune=all, as in the paper profile: views are encoded
+    on the fly, in fine-tuning and in joint training."""
     monkeypatch.setattr(metrics, "surface_distances", differing_pixels)
     short = {"sam.tune": "all", "train.iterations": 2, "train.val_every": 2, "train.image_size": 64}
     for method in ("finetune", "samatch-fixmatch"):
@@ -255,7 +262,7 @@ def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, 
     waiting.join(0.5)
     assert waiting.is_alive() and not Run(child).partial.exists()
     prepared = prepare(parent.config)
-    torch.save(train.network_state(prepared.method), parent.partial / "checkpoint.pt")
+    torch.save(states.network_state(prepared.method), parent.partial / "checkpoint.pt")
     parent.finish(
         {"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["LV"]})
     )
@@ -268,15 +275,16 @@ def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, 
 
 
 def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):
-    """The limit on a file's size stands for a full disk: writing fails in the middle of the file."""
+    """The limit on a file's size stands for a full disk:
+    writing fails in the middle of the file."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = tmp_path / "state.pt"
-    train.save_whole({"x": torch.zeros(10)}, path)
+    states.save_whole({"x": torch.zeros(10)}, path)
     before = path.read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
         with pytest.raises(InputError, match="cannot write a checkpoint"):
-            train.save_whole({"x": torch.zeros(10**6)}, path)
+            states.save_whole({"x": torch.zeros(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert path.read_bytes() == before and list(tmp_path.glob("state*")) == [path]
@@ -304,8 +312,11 @@ def test_unknown_names_end_with_a_message(tiny_profile, words, message):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="not finite") as error:
         train.train(config("supervised", variant="hot", overrides={"train.lr": 1e30}))
+    manifest = load_manifest("phantom")
+    labeled = [case.case_id for case in manifest.cases_of(manifest.labeled_patients(3))]
+    assert any(case_id in str(error.value) for case_id in labeled)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +325,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
 def test_broken_weights_are_never_saved_nor_complete(
     tiny_profile, monkeypatch, step, checkpoint_every, kept
 ):
-    """The step that breaks the weights has a finite loss still, and no row of the log looks at the losses before the end."""
+    """The step that breaks the weights has a finite loss still,
+    and no row of the log looks at the losses before the end."""
     run_config = config(
         "supervised",
         variant="broken",
@@ -367,7 +379,7 @@ def test_learning_rates_by_hand(tiny_profile):
         variant="x", overrides={"train.iterations": 100, "train.lr": 0.01, "sam.lr": 0.003}
     )
     student, sam = (
-        {t: train.learning_rate(run_config, name, t) for t in (0, 14, 29, 50, 75)}
+        {t: learning_rate(run_config, name, t) for t in (0, 14, 29, 50, 75)}
         for name in ("student", "sam")
     )
     assert student[0] == 0.01 and student[50] == pytest.approx(0.01 * 0.535887, rel=1e-5)
@@ -379,7 +391,8 @@ def test_learning_rates_by_hand(tiny_profile):
 
 
 def test_every_generator_goes_on_where_it_was(tiny_profile, monkeypatch):
-    """The device's generators are saved beside the CPU's and the run's own; a second CPU generator stands in for one."""
+    """The device's generators are saved beside the CPU's and
+    the run's own; a second CPU generator stands in for one."""
     task, state, run = started(config("supervised"))
     second = torch.Generator().manual_seed(11)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -402,15 +415,17 @@ def test_a_state_of_other_data_starts_anew_and_says_so(tiny_profile, monkeypatch
     train.train_one(task, state)
     state.save(run)
     assert (
-        train.TrainingState.start(prepare(run.config), run).iteration == 1
+        states.TrainingState.start(prepare(run.config), run).iteration == 1
         and "anew" not in capsys.readouterr().out
     )
     manifest = load_manifest("phantom")
     for changed in ({"splits_sha256": "other"}, {"sha256": "other"}):
         monkeypatch.setattr(
-            records, "load_manifest", lambda name: dataclasses.replace(manifest, **changed)
+            runs,
+            "load_manifest",
+            lambda _, other=changed: dataclasses.replace(manifest, **other),
         )
-        again = train.TrainingState.start(prepare(run.config), Run(run.config))
+        again = states.TrainingState.start(prepare(run.config), Run(run.config))
         assert again.iteration == 0 and [row["iteration"] for row in again.log] == [0]
         assert (
             f"{run.config.run_id}: the state of an interrupted run is of other settings or data"
@@ -422,7 +437,8 @@ def test_a_state_of_other_data_starts_anew_and_says_so(tiny_profile, monkeypatch
 def test_a_validation_set_without_a_class_leaves_a_checkpoint(
     tiny_profile, monkeypatch, absent, mean
 ):
-    """Nothing but background is predicted: classes that validation has score 0, the others nothing."""
+    """Nothing but background is predicted: classes that
+    validation has score 0, the others nothing."""
     real = prepare
 
     def prepared(run_config):
@@ -465,7 +481,8 @@ def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeyp
 
 
 def test_what_another_process_has_completed_meanwhile_is_checked(tiny_profile, monkeypatch):
-    """While a result waits for the lock the other process ends, and what it has trained is a trial."""
+    """While a result waits for the lock the other process
+    ends, and what it has trained is a trial."""
     real = Run.open
 
     def late(run, wait=False):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samatch.config.settings import RunConfig, parent_configs
-from samatch.results.records import PATIENCE, Run
+from samatch.results.runs import PATIENCE, Run
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training.task import check_names

@@ -1,7 +1,8 @@
 """The profiles, the variants and the ablation grid: every run that has a name, in one place.
 
-A setting is a dotted name: `train.lr`, or `method.conf_thresh` for a setting of the method's own. A callable
-changes the value that stands there. Tables are keyed by stage: warm_up (supervised), match, finetune, joint.
+A setting is a dotted name: `train.lr`, or `method.conf_thresh` for a
+setting of the method's own. A callable changes the value that stands there.
+Tables are keyed by stage: warm_up (supervised), match, finetune, joint.
 """
 
 import typing
@@ -11,13 +12,15 @@ Settings = dict[str, typing.Any]
 
 
 def half(count: int) -> int:
+    """For a variant that trains half as long."""
     return count // 2
 
 
 # A profile overrides, in this order: everywhere ("all"), by match method, by stage.
-# SAM is asked without a prompt, from its class queries alone, and what it says is averaged with the student's map: trials
-# on validation chose it (results/laptop/acdc/trials.csv). Where boxes are asked, they have a margin of 2 pixels: at the
-# published 10 the box of a cavity is that of the ring around it, and SAM answers with the ring (notebook 03).
+# SAM is asked without a prompt, from its class queries alone, and what it says is averaged with the
+# student's map: trials on validation chose it (results/laptop/acdc/trials.csv). Where boxes are
+# asked, they have a margin of 2 pixels: at the published 10 the box of a cavity is that of the ring
+# around it, and SAM answers with the ring (notebook 03).
 # Joint training is as long as the match stage in every profile, as in the paper.
 # demo: minutes on any CPU. laptop: real data, an afternoon on two cores. paper: the paper's sizes.
 _SECOND_OPINION = {
@@ -116,8 +119,9 @@ PROFILES: dict[str, dict[str, Settings]] = {
     },
 }
 
-# Variants of SAM-Match that need a name of their own in the run's identity, by the stages that they change. A parent run
-# has the variant too where its stage is changed; a word in the place of a stage's settings names the variant of the parent.
+# Variants of SAM-Match that need a name of their own in the run's identity, by the stages that they
+# change. A parent run has the variant too where its stage is changed; a word in the place of a
+# stage's settings names the variant of the parent.
 _BOTH_SAM_STAGES = ("finetune", "joint")
 
 
@@ -132,7 +136,8 @@ def _joint(**changes) -> dict[str, Settings]:
 
 
 def _boxed(prompt: str = "box", **changes) -> dict[str, Settings | str]:
-    """The paper's way: SAM fine-tuned with prompts, asked about the student's map, its answer in that map's place."""
+    """The paper's way: SAM fine-tuned with prompts, asked
+    about the student's map, its answer in that map's place."""
     settings = {"prompt": prompt, "combine": "replace", "sam_conf_thresh": 0.95, **changes}
     return {"finetune": "box"} | _joint(**settings)
 
@@ -174,7 +179,8 @@ VARIANTS: dict[str, dict[str, Settings | str]] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One cell of the ablation grid: SAM-Match with one factor at another level; variant "" is the default's cell."""
+    """One cell of the ablation grid: SAM-Match with one factor
+    at another level; variant "" is the default's cell."""
 
     factor: str
     level: str

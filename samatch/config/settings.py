@@ -1,4 +1,5 @@
-"""Every setting of a run, with the paper's value as default (a method's own settings stand in its file).
+"""Every setting of a run, with the paper's value as default
+(a method's own settings stand in its file).
 
 `RunConfig` is one training with one identity. `make_config` builds it from the six notebook
 parameters, the profile and explicit overrides, and refuses unknown keys and impossible values.
@@ -20,7 +21,8 @@ SUPERVISED, FINETUNE, GUIDED = "supervised", "finetune", "samatch-"
 
 @dataclass(frozen=True)
 class Train:
-    """The training loop and the student's optimiser (published code: SGD .01, poly .9, 30 000 iterations)."""
+    """The training loop and the student's optimiser
+    (published code: SGD .01, poly .9, 30 000 iterations)."""
 
     iterations: int = 30_000
     batch_labeled: int = 4
@@ -46,7 +48,8 @@ class Train:
 
 @dataclass(frozen=True)
 class Augment:
-    """Weak and strong views (published FixMatch: rot90+flip or +-20 degrees; jitter .8 with p .8)."""
+    """Weak and strong views (published FixMatch: rot90+flip
+    or +-20 degrees; jitter .8 with p .8)."""
 
     turn_prob: float = 0.5  # quarter turn and flips with this probability, else a rotation
     rotation_deg: float = 20.0  # uniform in +-
@@ -56,7 +59,8 @@ class Augment:
         0.0  # labeled views: standard deviation of a smooth displacement, fraction of the image
     )
     foreground: float = 0.0  # share of labeled slices that are drawn from those with an object
-    soft_labels: bool = False  # labeled class maps are resized and warped as probabilities, not as nearest neighbours
+    # Labeled class maps are resized and warped as probabilities, not as nearest neighbours.
+    soft_labels: bool = False
     jitter: float = 0.8  # strong view: brightness and contrast factors in 1 +- jitter
     gamma: float = 0.0  # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
@@ -69,7 +73,8 @@ class Augment:
 
 @dataclass(frozen=True)
 class Sam:
-    """The guiding SAM, its fine-tuning (stage 2) and its own optimiser in joint training (stage 3)."""
+    """The guiding SAM, its fine-tuning (stage 2) and its
+    own optimiser in joint training (stage 3)."""
 
     name: str = "lite_medsam"
     pretrained: bool = True  # False: random start, for the ablation
@@ -92,7 +97,8 @@ class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
     prompt: str = "box"  # none (class tokens alone), or box, points and mask, joined by +
-    box_margin_px: float = 10.0  # pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI
+    # Pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI.
+    box_margin_px: float = 10.0
     box_jitter: float = 0.1  # fraction of the box's side; reference boxes are drawn uniformly in +-
     prompt_jitter: float = 0.0  # the same for the student's boxes
     points_foreground: int = 3  # prompt "points": most confident interior pixels of the object ...
@@ -103,7 +109,8 @@ class Refine:
     renew: float = (
         1.0  # fixed encoder: share of SAM's answers that are asked anew; the others are remembered
     )
-    rejected: str = "student"  # what an object that the gate rejects teaches: student (its map) | ignore (nothing)
+    # What an object that the gate rejects teaches: student (its map) | ignore (nothing).
+    rejected: str = "student"
     gate: str = "none"  # none | iou_pred | agreement | both
     gate_iou: float = 0.7  # least predicted IoU, and least IoU with the student's mask
     gate_area_ratio: float = (
@@ -141,6 +148,7 @@ class RunConfig:
 
     @property
     def run_id(self) -> str:
+        """Name of the run and of its folder, see `run_id`."""
         return run_id(
             self.dataset, self.n_labeled, self.method, self.sam_name, self.seed, self.variant
         )
@@ -154,6 +162,7 @@ class RunConfig:
         )
 
     def sha256(self) -> str:
+        """Hash of everything that the run uses: runs of one name and different settings differ."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
@@ -213,6 +222,7 @@ _MAY_BE_ZERO = (
 
 
 def tuning_modes() -> tuple[str, ...]:
+    """Values that `sam.tune` may have, from the least that learns to all."""
     return _CHOICES["sam.tune"]
 
 
@@ -224,7 +234,8 @@ def prompt_kinds() -> tuple[str, ...]:
 
 
 def stage_of(method: str) -> str:
-    """warm_up (supervised), match (learns from unlabeled images), finetune (SAM) or joint (SAM-guided)."""
+    """warm_up (supervised), match (learns from unlabeled
+    images), finetune (SAM) or joint (SAM-guided)."""
     return {SUPERVISED: "warm_up", FINETUNE: "finetune"}.get(
         method, "joint" if method.startswith(GUIDED) else "match"
     )
@@ -242,8 +253,8 @@ def make_config(
 ) -> RunConfig:
     """The RunConfig of one run.
 
-    `overrides` maps dotted names ("train.iterations", "method.conf_thresh") to values; a variant outside
-    VARIANTS must come with overrides, so that two different runs never share an identity.
+    `overrides` maps dotted names ("train.iterations", "method.conf_thresh") to values; a variant
+    outside VARIANTS must come with overrides, so that two different runs never share an identity.
     Raises InputError on an unknown profile, key, type or an impossible value.
     """
     known(profile, PROFILES, "profile")
@@ -283,7 +294,8 @@ def make_config(
 
 
 def parent_configs(config: RunConfig) -> list[RunConfig]:
-    """Runs whose weights this one starts from: stage 3 from 1 and 2; small profiles warm up supervised.
+    """Runs whose weights this one starts from: stage 3 from
+    1 and 2; small profiles warm up supervised.
 
     A parent has the run's variant where the variant changes the parent's stage, and else none.
     """
@@ -309,12 +321,14 @@ def parent_configs(config: RunConfig) -> list[RunConfig]:
 
 
 def variant_of(variant: str, stage: str) -> str:
-    """The variant that a run's parent of this stage has: the run's own where it changes the stage, one that it names, or none."""
+    """The variant that a run's parent of this stage has: the run's
+    own where it changes the stage, one that it names, or none."""
     found = VARIANTS.get(variant, {}).get(stage, {})
     return found if isinstance(found, str) else variant if found else ""
 
 
 def variant_settings(variant: str, stage: str) -> dict[str, typing.Any]:
+    """What a variant of VARIANTS changes at a stage; {} for one of the user's own."""
     return (
         VARIANTS.get(variant_of(variant, stage), {}).get(stage, {}) if variant in VARIANTS else {}
     )
@@ -349,7 +363,8 @@ def _number(text: str) -> float | str:
 
 
 def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
-    """`value` for the setting `key` whose value was `old`, of the same type and possible. Raises InputError."""
+    """`value` for the setting `key` whose value was `old`,
+    of the same type and possible. Raises InputError."""
     value = value(old) if callable(value) else value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

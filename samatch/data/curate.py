@@ -101,7 +101,7 @@ def _drawn(
 
 
 def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
-    """Those of a set that declares how it is drawn, none of an external test, else the usual ones."""
+    """Those of a set that declares how it is drawn, none of an external test, else usual ones."""
     if "drawn" in about or about.get("budgets") == []:
         return about["budgets"]
     return splits.budgets(sum(1 for patient in drawn.get("train", ()) if patient not in bare))

@@ -1,11 +1,14 @@
-"""One prepared file a data set: every case checked, normalised, at native size and at 256 x 256, loaded without decoding.
+"""One prepared file a data set: every case checked, normalised,
+at native size and at 256 x 256, loaded without decoding.
 
-A safetensors file, read through a memory map. Its metadata names the manifest whose hashes its arrays have; a file of another
-manifest is not used. `make data` writes it (samatch/data/provide.py), `make verify` checks every array again.
+A safetensors file, read through a memory map. Its metadata names the manifest whose hashes its
+arrays have; a file of another manifest is not used. `make data` writes it
+(samatch/data/provide.py), `make verify` checks every array again.
 """
 
+import hashlib
 import json
-import uuid
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from samatch.data.manifest import Manifest
-from samatch.system import paths
+from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError
 
 SIZE = 256  # pixels of the small copy
@@ -23,74 +26,101 @@ Arrays = dict[str, np.ndarray]
 
 
 def prepared_file(manifest: Manifest) -> Path:
+    """Where the set's file belongs, whether it is there or not; sets that share files share it."""
     return paths.prepared_dir() / f"{manifest.folder}.safetensors"
 
 
 def write(
     manifest: Manifest, cases: Iterable[tuple[str, Arrays, tuple[float, ...] | None]]
 ) -> Path:
-    """Writes the file whole or not at all, from (case_id, {"image", "label", "small_image", "small_label"}, spacing)."""
+    """Writes the file whole or not at all, from (case_id,
+    {"image", "label", "small_image", "small_label"}, spacing)."""
     arrays, spacing = {}, {}
     for case_id, parts, mm in cases:
-        arrays |= {
-            f"{case_id}/{kind}": np.ascontiguousarray(array) for kind, array in parts.items()
-        }
+        for kind, array in parts.items():
+            arrays[f"{case_id}/{kind}"] = np.ascontiguousarray(array)
         spacing[case_id] = mm
+    about = {
+        "cases_sha256": manifest.sha256,
+        "spacing": json.dumps(spacing),
+        "sha256": json.dumps({name: repro.array_sha256(array) for name, array in arrays.items()}),
+    }
     path = prepared_file(manifest)
-    partial = path.with_name(f"{path.name}.partial{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            arrays,
-            partial,
-            metadata={"cases_sha256": manifest.sha256, "spacing": json.dumps(spacing)},
-        )
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            "cannot write the prepared file",
-            where=paths.shown(path),
-            got=str(error)[:160],
-            do="free some space and run `make data` again",
-        ) from error
+    paths.make_folder(path.parent, "SAMATCH_PREPARED")
+    whole.write_whole(
+        path,
+        lambda partial: save_file(arrays, partial, metadata=about | {"seal": _seal(about)}),
+        "the prepared file",
+        do="free some space and run `make data` again",
+    )
     return path
 
 
-class Prepared:
-    """A prepared file that belongs to a manifest."""
+def _seal(about: dict[str, str]) -> str:
+    """Hash of what a prepared file says of its arrays, their own hashes among it."""
+    rest = {key: value for key, value in about.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
-    def __init__(self, path: Path, spacing: dict):
-        self.path, self.spacing = path, spacing
+
+class Prepared:
+    """A prepared file that belongs to a manifest. What it says is checked when it is opened, an
+    array when it is read: nobody waits for the hash of cases that are not asked for.
+
+    In a file of an earlier version, which has no hashes, image and label are checked against the
+    manifest's, and the small copies, of which there are none, are not used.
+    """
+
+    def __init__(self, path: Path, about: dict[str, str], manifest: Manifest):
+        self.path, self.spacing = path, json.loads(about["spacing"])
         self.file = safe_open(path, framework="np")
+        self.sealed = "seal" in about
+        self.sha256 = json.loads(about.get("sha256", "{}"))
+        if not self.sealed:
+            for case in manifest.cases:
+                self.sha256[f"{case.case_id}/image"] = case.image_sha256
+                self.sha256[f"{case.case_id}/label"] = case.label_sha256
 
     @classmethod
     def find(cls, manifest: Manifest) -> "Prepared | None":
-        """The set's prepared file, or None where there is none or it belongs to another manifest. Raises InputError on a broken one."""
+        """The set's prepared file, or None where there is none or it
+        belongs to another manifest. Raises InputError on a broken one."""
         path = prepared_file(manifest)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
+        if problem := whole.fault(path):
+            raise _unusable(path, problem)
         try:
             with safe_open(path, framework="np") as file:
-                about = file.metadata()
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                "unreadable prepared file",
-                where=paths.shown(path),
-                got=str(error)[:160],
-                do="delete it and run `make data` again",
-            ) from error
-        return (
-            cls(path, json.loads(about["spacing"]))
-            if about["cases_sha256"] == manifest.sha256
-            else None
-        )
+                about = file.metadata() or {}
+            if about.get("seal", _seal(about)) != _seal(about):
+                raise ValueError("what it says of its arrays is not what was written")
+            if about["cases_sha256"] != manifest.sha256:
+                return None
+            return cls(path, about, manifest)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise _unusable(path, whole.reason(error)) from error
 
     def read(self, case_id: str):
-        """(image float32, label uint8, spacing or None, (image, label) at SIZE)."""
-        image, label, small_image, small_label = (
-            self.file.get_tensor(f"{case_id}/{kind}")
-            for kind in ("image", "label", "small_image", "small_label")
-        )
-        mm = self.spacing[case_id]
-        return image, label, tuple(mm) if mm else None, (small_image, small_label)
+        """(image float32, label uint8, spacing or None, (image, label) at SIZE or None). Raises
+        InputError where an array is not what was written."""
+        kinds = ("image", "label") + (("small_image", "small_label") if self.sealed else ())
+        try:
+            arrays = [self.file.get_tensor(f"{case_id}/{kind}") for kind in kinds]
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _unusable(self.path, f"{case_id}: {whole.reason(error)}") from error
+        for kind, array in zip(kinds, arrays, strict=True):
+            expected = self.sha256.get(f"{case_id}/{kind}", "")
+            if expected and repro.array_sha256(array) != expected:
+                raise _unusable(self.path, f"{case_id}: its {kind} is not what was written")
+        mm = self.spacing.get(case_id)
+        small = tuple(arrays[2:]) or None
+        return arrays[0], arrays[1], tuple(mm) if mm else None, small
+
+
+def _unusable(path: Path, got: str) -> InputError:
+    return InputError(
+        "unreadable prepared file",
+        where=paths.shown(path),
+        got=got,
+        do="delete it and run `make data` again",
+    )

@@ -246,7 +246,10 @@ def _file_faults(manifest: Manifest, case: Case, folder: Path) -> list[str]:
 
 
 def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
-    volume: Volume = from_prepared(ready, case)
+    try:
+        volume: Volume = from_prepared(ready, case)
+    except InputError as error:
+        return [error.brief]
     faults = [
         f"{case.case_id}: {kind} of the prepared file has another content"
         for kind, array, expected in (
@@ -256,7 +259,7 @@ def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
         if expected and repro.array_sha256(array) != expected
     ]
     small = resized(Volume(case, volume.image, volume.label, None), prepared.SIZE)
-    if not (
+    if volume.small is not None and not (
         (small[0][:, 0].numpy() == volume.small[0]).all()
         and (small[1].numpy() == volume.small[1]).all()
     ):

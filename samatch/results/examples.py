@@ -6,6 +6,7 @@ from IPython.display import Image, display
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.results import plots
+from samatch.results.runs import read_predictions
 from samatch.system import paths
 from samatch.system.errors import InputError
 
@@ -33,7 +34,7 @@ def panels(
             label = (
                 volume.label
                 if run is None
-                else np.load(paths.runs_dir(profile) / run / "predictions.npz")[volume.case.case_id]
+                else read_predictions(paths.runs_dir(profile) / run)[volume.case.case_id]
             )
             found.append(
                 (

@@ -17,10 +17,11 @@ from samatch.config.settings import GUIDED, run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
 from samatch.results import seed_tables, tables
-from samatch.results.records import read_results, write_text
+from samatch.results.records import read_results
 from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
+from samatch.system.whole import write_text
 
 # What runs that differ in the variant alone share.
 SAME_TRAINING = ["method", "sam", "n_labeled", "seed"]

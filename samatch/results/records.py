@@ -1,25 +1,20 @@
-"""Runs on disk: a folder with one identity, complete or not there; and the tables read from them.
+"""Tables of records: one run's, those gathered from all runs of a set, and the checks on them.
 
-runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv, predictions.npz (class maps of the
-test volumes) and checkpoint.pt. While a run is
-going its folder is called .<run_id>.partial. This module does not import torch.
+A run's folder is samatch/results/runs.py's. This module does not import torch.
 """
 
-import fcntl
 import glob
-import json
-import shutil
-import time
-import uuid
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from samatch.config.settings import RunConfig
 from samatch.data.manifest import load_manifest, manifest_folders
-from samatch.system import paths, repro
-from samatch.system.errors import InputError, known, raise_all
+from samatch.results.runs import file_of, read_record
+from samatch.system import paths
+from samatch.system.errors import InputError, raise_all
+from samatch.system.whole import reason, write_text
 
 KEY = ["run_id", "split", "case_id", "class"]
 RUN_COLUMNS = [
@@ -41,11 +36,8 @@ RUN_COLUMNS = [
     "parents",
     "config_sha256",
 ]
-# What a run leaves in its lock, and seconds in which the run then shows on every machine: NFS remembers what was not
-# there for up to a minute.
-COMPLETED = "complete"
-PATIENCE = 90
-# Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of digits.
+# Never numbers and never missing: a patient may be called 007, 1e5 or NA, a commit may consist of
+# digits.
 TEXT_COLUMNS = (
     "run_id",
     "patient_id",
@@ -70,195 +62,49 @@ TEXT_COLUMNS = (
 )
 
 
-class Run:
-    """One run's folder. Its identity are the settings and the data: manifest (with each image's hash) and splits.
-    Raises InputError where a complete run of other settings or data has the same name."""
-
-    def __init__(self, config: RunConfig, trial: str = ""):
-        self.config, self.trial = config, trial
-        self.folder = run_folder(config)
-        self.partial = self.folder.with_name(f".{config.run_id}.partial")
-        manifest = load_manifest(config.dataset)
-        self.identity = {
-            "config_sha256": config.sha256(),
-            "manifest_sha256": manifest.sha256,
-            "splits_sha256": manifest.splits_sha256,
-        }
-        if self.complete:
-            self._refuse_other(self.read())
-
-    @property
-    def status(self) -> str:
-        return "trial" if self.trial else "complete"
-
-    def _refuse_other(self, record: dict) -> None:
-        if record["status"] != self.status:
-            raise InputError(
-                "trials and results do not share a folder",
-                where=paths.shown(self.folder),
-                expected=self.status,
-                got=record["status"],
-                do="give trials a folder of their own with SAMATCH_RUNS",
-            )
-        other = {
-            key.removesuffix("_sha256"): record.get(key, "")
-            for key, value in self.identity.items()
-            if record.get(key) != value
-        }
-        if other:
-            raise InputError(
-                f"a run of this name exists with other {'settings' if 'config' in other else 'data'}",
-                where=paths.shown(self.folder),
-                expected=", ".join(f"{key} {self.identity[key + '_sha256'][:12]}" for key in other),
-                got=", ".join(f"{key} {value[:12]}" for key, value in other.items()),
-                do="delete that folder, or name the variant",
-            )
-
-    @property
-    def complete(self) -> bool:
-        return (self.folder / "run.json").exists()
-
-    def read(self) -> dict:
-        return json.loads((self.folder / "run.json").read_text())
-
-    def open(self, wait: bool = False) -> None:
-        """Makes the partial folder and locks it, so that two processes never write one run; `wait` until the other one has ended.
-
-        The lock holds across machines where the file system passes flock on: docs/scale.md.
-        """
-        self.commit = repro.commit()  # of the code that starts the run, not that stands at its end
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.partial / "lock", "w+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(
-                "this run is being trained by another process",
-                where=paths.shown(self.partial),
-                do="wait for it, or stop it",
-            ) from None
-        except OSError as error:
-            raise InputError(
-                "the file system of the runs keeps no locks",
-                where=paths.shown(self.partial),
-                got=error.strerror,
-                do="set SAMATCH_RUNS to a folder on one that does",
-            ) from error
-        if self._lock.read() == COMPLETED:
-            self._until_complete()
-
-    def _until_complete(self) -> None:
-        """Another machine's rename may show here later than the lock that it has let go."""
-        until = time.monotonic() + PATIENCE
-        while not self.complete and time.monotonic() < until:
-            time.sleep(0.5)
-
-    def close(self) -> None:
-        """Of a run that another process has completed meanwhile: leaves nothing behind."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self._lock.close()
-
-    def finish(self, facts: dict, log: pd.DataFrame, per_case: pd.DataFrame) -> None:
-        """Writes the records and gives the folder its name: from then on the run is complete."""
-        log.to_csv(self.partial / "train_log.csv", index=False, float_format="%.6g")
-        per_case.insert(0, "run_id", self.config.run_id)
-        per_case.to_csv(self.partial / "per_case.csv", index=False, float_format="%.6g")
-        record = {
-            "run_id": self.config.run_id,
-            "status": self.status,
-            "trial": self.trial,
-            "config": self.config.to_dict(),
-            **self.identity,
-            "commit": self.commit,
-            "versions": repro.versions(),
-            "machine": repro.machine(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **facts,
-        }
-        write_text(self.partial / "run.json", json.dumps(record, indent=1, sort_keys=True))
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.partial.replace(self.folder)
-        for leftover in ("state.pt", "lock"):
-            (self.folder / leftover).unlink(missing_ok=True)
-        self._lock.write(COMPLETED)  # to those who wait for this lock
-        self._lock.close()
-
-
-def run_folder(config: RunConfig) -> Path:
-    return paths.runs_dir(config.profile) / config.run_id
-
-
-def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
-    """Folder and record of a complete run on this machine. Raises InputError with those that there are."""
-    found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
-    folder = found[known(run_id, found, f"complete run of profile {profile}")]
-    return folder, json.loads((folder / "run.json").read_text())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial{uuid.uuid4().hex[:8]}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            "cannot write a file",
-            where=paths.shown(path),
-            got=error.strerror,
-            do="free some space and run again",
-        ) from error
-
-
 def read_table(path: Path) -> pd.DataFrame:
-    """A results CSV: ids, names and hashes as the text that stands there, the other columns as numbers.
+    """A results CSV: ids, names and hashes as the text that
+    stands there, the other columns as numbers.
 
-    Raises InputError where there is no such file.
+    Raises InputError where there is no such file, where it is no table, and where it is a run's
+    and another one than its record lists.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
             "a table of results is missing", where=paths.shown(path), do="run `make reproduce`"
         )
-    numbers = pd.read_csv(path, nrows=0).columns.difference(TEXT_COLUMNS)
-    return pd.read_csv(
-        path,
-        dtype=dict.fromkeys(TEXT_COLUMNS, str),
-        keep_default_na=False,
-        na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
-    )
+    if os.path.exists(path.with_name("run.json")):
+        file_of(path.parent, path.name)
+    try:
+        numbers = pd.read_csv(path, nrows=0).columns.difference(TEXT_COLUMNS)
+        return pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, ["", "nan", "NaN"]),
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(
+            "a table of results cannot be read",
+            where=paths.shown(path),
+            got=reason(error),
+            do="restore the file, or train the run again and collect",
+        ) from error
 
 
 def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
-    """Gathers the complete runs of a profile and set into runs.csv, per_case.csv and train_log.csv, beside each run.json.
+    """Gathers the complete runs of a profile and set into
+    runs.csv, per_case.csv and train_log.csv, beside each run.json.
 
-    A run that the folder holds already stays there, unless this machine has a run of the same name: that one
-    replaces it. Which set a run is of stands in its own record: names of sets may begin alike. Trials are no
-    results and stay out.
+    A run that the folder holds already stays there, unless this machine has a run of the same name:
+    that one replaces it. Which set a run is of stands in its own record: names of sets may begin
+    alike. Trials are no results and stay out. Raises InputError with every damaged file at once.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
-    named = paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")
-    found = [path for path in sorted(named) if _is_result_of(path, dataset)]
-    if not found:
-        raise InputError(
-            f"no complete run of {dataset} in profile {profile}",
-            where=paths.shown(paths.runs_dir(profile)),
-            do="run `make reproduce`",
-        )
-    records = [json.loads(path.read_text()) for path in found]
-    (folder / "run_json").mkdir(parents=True, exist_ok=True)
-    for path, record in zip(found, records):
+    fresh, records = _fresh(profile, dataset)
+    paths.make_folder(folder / "run_json", "SAMATCH_OUT")
+    for path, record in records.items():
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
-    logs = [
-        read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"])
-        for path, record in zip(found, records)
-    ]
-    fresh = {
-        "runs": pd.DataFrame([_row(record) for record in records], columns=RUN_COLUMNS),
-        "per_case": pd.concat([read_table(path.with_name("per_case.csv")) for path in found]),
-        "train_log": pd.concat(logs),
-    }
     left_out = {*fresh["runs"].run_id, *_foreign(folder, dataset)}
     for name, table in fresh.items():
         path = folder / f"{name}.csv"
@@ -272,22 +118,46 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def _is_result_of(path: Path, dataset: str) -> bool:
-    """Whether a run.json is of a result of this set, and not of a trial."""
-    return _dataset_of(path) == dataset and json.loads(path.read_text())["status"] == "complete"
-
-
-def _dataset_of(path: Path) -> str:
-    """The data set of a run.json."""
-    return json.loads(path.read_text())["config"]["dataset"]
+def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Path, dict]]:
+    """The three tables of this machine's results of a set, and the record of each run.json."""
+    records, logs, cases, faults = {}, [], [], []
+    for path in sorted(paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")):
+        try:
+            record = read_record(path)
+            if record["config"]["dataset"] != dataset or record["status"] != "complete":
+                continue
+            logs.append(read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
+            cases.append(read_table(path.with_name("per_case.csv")))
+            records[path] = record
+        except InputError as error:
+            faults.append(error.brief)
+    raise_all(
+        f"runs of {dataset} in profile {profile}",
+        faults,
+        "restore these files, or delete the runs' folders and train them again",
+    )
+    if not records:
+        raise InputError(
+            f"no complete run of {dataset} in profile {profile}",
+            where=paths.shown(paths.runs_dir(profile)),
+            do="run `make reproduce`",
+        )
+    rows = [_row(record) for record in records.values()]
+    tables = {
+        "runs": pd.DataFrame(rows, columns=RUN_COLUMNS),
+        "per_case": pd.concat(cases),
+        "train_log": pd.concat(logs),
+    }
+    return tables, records
 
 
 def _foreign(folder: Path, dataset: str) -> list[str]:
-    """Runs of other sets that an earlier version gathered into this folder; their copies of run.json go."""
+    """Runs of other sets that an earlier version gathered
+    into this folder; their copies of run.json go."""
     foreign = [
         path
         for path in sorted((folder / "run_json").glob("*.json"))
-        if _dataset_of(path) != dataset
+        if read_record(path)["config"]["dataset"] != dataset
     ]
     for path in foreign:
         path.unlink()
@@ -307,11 +177,12 @@ def _row(record: dict) -> dict:
 
 
 def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
-    """One row per trial of a profile and set on this machine: what it asked, the settings in which the trials of its
-    method differ, validation Dice (%) of what was trained and, where a SAM took part, of SAM and of the refined map."""
+    """One row per trial of a profile and set on this machine: what it asked, the
+    settings in which the trials of its method differ, validation Dice (%) of what
+    was trained and, where a SAM took part, of SAM and of the refined map."""
     rows = []
     for path in sorted(paths.runs_dir(profile).glob("*/run.json")):
-        record = json.loads(path.read_text())
+        record = read_record(path)
         if record["status"] != "trial" or record["config"]["dataset"] != dataset:
             continue
         cases = read_table(path.with_name("per_case.csv"))
@@ -395,7 +266,8 @@ def read_results(
 
 
 def todays(dataset: str, hashes: pd.Series) -> pd.Series:
-    """Hashes of cases.csv, today's in the place of earlier ones with the same images, labels and patients."""
+    """Hashes of cases.csv, today's in the place of earlier
+    ones with the same images, labels and patients."""
     if dataset not in manifest_folders():
         return hashes
     manifest = load_manifest(dataset)
@@ -403,7 +275,8 @@ def todays(dataset: str, hashes: pd.Series) -> pd.Series:
 
 
 def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
-    """per_case with hd95_mm and asd_mm, which earlier records lack: hd95 and asd where these are in mm."""
+    """per_case with hd95_mm and asd_mm, which earlier
+    records lack: hd95 and asd where these are in mm."""
     if "distance_unit" not in per_case:
         return per_case
     in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
@@ -415,11 +288,13 @@ def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
 
 
 def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
-    """Duplicate keys, runs without cases, cases without a run, different case sets, mixed manifests."""
+    """Duplicate keys, runs without cases, cases without a
+    run, different case sets, mixed manifests."""
     faults = [f"run {run} is listed twice" for run in runs.loc[runs.run_id.duplicated(), "run_id"]]
     doubles = per_case[per_case.duplicated(KEY)]
     faults += [
-        f"{row.run_id}: case {row.case_id}, class {row['class']} is listed twice in split {row.split}"
+        f"{row.run_id}: case {row.case_id}, class {row['class']} "
+        f"is listed twice in split {row.split}"
         for _, row in doubles.iterrows()
     ]
     faults += [

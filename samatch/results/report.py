@@ -11,8 +11,9 @@ import pandas as pd
 
 from samatch.config.settings import GUIDED
 from samatch.results import seed_tables, stats, tables
-from samatch.results.records import collect, collect_trials, read_results, write_text
+from samatch.results.records import collect, collect_trials, read_results
 from samatch.system import paths
+from samatch.system.whole import write_text
 
 
 def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:

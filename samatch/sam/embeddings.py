@@ -1,13 +1,19 @@
 """SAM's image embeddings of unaugmented slices, computed once and kept on disk.
 
-With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the decoder
-and joint training need no encoder pass at all. One file a volume, named after the image's content, so that a
-changed image never meets the embeddings of the old one; float16; memory-mapped on a CPU, all on the device
-on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2 MiB).
+With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the
+decoder and joint training need no encoder pass at all. One file a volume, named after the image's
+content, so that a changed image never meets the embeddings of the old one; float16; memory-mapped
+on a CPU, all on the device on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2
+MiB).
+
+Each file ends with the sha256 of everything before it, behind the array, where numpy does not look:
+file and hash are one, and are replaced in one go. It is checked once a process; a file that is
+damaged, or of an earlier version and without a hash, is made again.
 """
 
+import functools
 import hashlib
-import uuid
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +22,10 @@ import torch
 from torch import Tensor
 
 from samatch.sam.model import SamModel
-from samatch.system import paths, repro
+from samatch.system import paths, repro, whole
+from samatch.system.errors import InputError
+
+DIGEST = hashlib.sha256().digest_size
 
 
 def encoder_key(sam: SamModel, bf16: bool) -> str:
@@ -31,7 +40,8 @@ class EmbeddingCache:
     """Embeddings of the slices of some volumes, indexed as the slices of a SlicePool.
 
     Makes the missing files; an interrupted build goes on where it stopped. `progress(done, total)`
-    is called after every volume.
+    is called after every volume. `key` is the encoder's key, where the caller has it already: its
+    hash of a large encoder takes seconds.
     """
 
     def __init__(
@@ -43,19 +53,23 @@ class EmbeddingCache:
         bf16: bool = True,
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] = lambda done, total: None,
+        key: str = "",
     ):
-        folder = folder / encoder_key(sam, bf16)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = paths.make_folder(folder / (key or encoder_key(sam, bf16)), "SAMATCH_RUNS")
         sam.image_encoder.eval()
         total = sum(volume.image.shape[0] for volume in volumes)
-        done, self._arrays = 0, {}
+        done, self._arrays, problems = 0, {}, []
         for volume in volumes:
             path = folder / f"{repro.array_sha256(volume.image)[:24]}.npy"
-            if not path.exists():
+            if problem := fault(path, volume.image.shape[0]):
+                problems += [problem] if path.exists() else []
                 _write(path, _encode(sam, volume.image, bf16, device))
             self._arrays[volume.case.case_id] = np.load(path, mmap_mode="r")
             done += volume.image.shape[0]
             progress(done, total)
+        if problems:
+            why = ", ".join(sorted(set(problems)))
+            print(f"{len(problems)} files of cached embeddings were made again ({why})")
         self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
         self.device = torch.device(device)
         self._resident = (
@@ -82,6 +96,7 @@ class EmbeddingCache:
 
 
 def cache_folder(dataset: str, sam_name: str) -> Path:
+    """Folder of a set's embeddings by one SAM, shared by all profiles and seeds."""
     return paths.runs_dir("embeddings") / dataset / sam_name
 
 
@@ -95,12 +110,43 @@ def _encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
     return np.stack(rows).astype(np.float16)
 
 
+def fault(path: Path, n_slices: int) -> str:
+    """Why the file cannot be used for a volume of so many slices; "" where it can.
+    Raises InputError where a folder has its place."""
+    if path.is_dir():
+        raise InputError(
+            "a folder lies where cached embeddings belong",
+            where=f"{path.parent.name}/{path.name}",
+            do="move it away",
+        )
+    if problem := whole.fault(path):
+        return problem
+    about = path.stat()
+    return _content_fault(path, n_slices, about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+@functools.cache
+def _content_fault(path: Path, n_slices: int, *_: int) -> str:
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        memoryview(content) as view,
+    ):
+        same = hashlib.sha256(view[:-DIGEST]).digest() == bytes(view[-DIGEST:])
+    if not same:
+        return "damaged, or without a hash"
+    try:
+        return "" if len(np.load(path, mmap_mode="r")) == n_slices else "of another volume"
+    except ValueError as error:
+        return f"no array ({whole.reason(error)})"
+
+
 def _write(path: Path, array: np.ndarray) -> None:
-    """The first to write a file has it: one that another process has mapped is not replaced."""
-    partial = path.with_suffix(f".partial{uuid.uuid4().hex[:8]}")
-    with open(partial, "wb") as handle:
-        np.save(handle, array)
-    if path.exists():
-        partial.unlink()
-    else:
-        partial.replace(path)
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            np.save(file, array)
+        digest = bytes.fromhex(repro.file_sha256(partial))
+        with open(partial, "ab") as file:
+            file.write(digest)
+
+    whole.write_whole(path, write, "cached embeddings")

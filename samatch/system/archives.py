@@ -13,9 +13,11 @@ MOST_FILES = 200_000
 
 
 def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
-    """Unpacks a zip or tar archive into `folder`, after a look at every member; returns the number of files.
+    """Unpacks a zip or tar archive into `folder`, after a
+    look at every member; returns the number of files.
 
-    Raises InputError with all faults: paths that lead out of the folder, links and devices, more than `most_bytes` unpacked.
+    Raises InputError with all faults: paths that lead out of the
+    folder, links and devices, more than `most_bytes` unpacked.
     """
     try:
         opened = zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)

@@ -1,27 +1,53 @@
 """The device that a run uses, and how small things reach it without the host waiting for it."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from samatch.system.errors import InputError
+
 
 def find_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
+    """For a run's record: the GPU's name, or the CPU's threads and vector instructions."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    return (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    """Whether the processor has bfloat16 arithmetic of its own; emulated it is slower than none."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Host values on the device. A GPU fetches them in its own time: from pageable memory every copy would stop the host."""
+    """Host values on the device. A GPU fetches them in its own time:
+    from pageable memory every copy would stop the host."""
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def memory_checked(where: str, do: str) -> Iterator[None]:
+    """Within it, running out of memory is an InputError; `do` says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or ["no memory left"])[0]
+        raise InputError("not enough memory", where=where, got=first[:160], do=do) from None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has an error of its own for a GPU, and none for the host's memory."""
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)

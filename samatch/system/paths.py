@@ -6,6 +6,8 @@ Each folder can be moved by an environment variable; the defaults lie in the rep
 import os
 from pathlib import Path
 
+from samatch.system.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "data_manifests"
 MODELS = ROOT / "models"
@@ -35,10 +37,12 @@ def prepared_dir() -> Path:
 
 
 def weights_dir() -> Path:
+    """Folder of the SAMs' weight files, those that no package carries."""
     return _folder("SAMATCH_WEIGHTS", ROOT / "weights")
 
 
 def runs_dir(profile: str) -> Path:
+    """Folder of a profile's trained runs, one sub-folder a run."""
     return _folder("SAMATCH_RUNS", ROOT / "runs") / profile
 
 
@@ -50,7 +54,7 @@ def output_dir(profile: str, dataset: str) -> Path:
 def results_dir(profile: str, dataset: str) -> Path:
     """CSV files of one profile and data set: this machine's, or else the tracked ones."""
     own = output_dir(profile, dataset) / "results"
-    return own if (own / "runs.csv").exists() else TRACKED_RESULTS / profile / dataset
+    return own if os.path.exists(own / "runs.csv") else TRACKED_RESULTS / profile / dataset
 
 
 def figures_dir(profile: str, dataset: str) -> Path:
@@ -61,7 +65,24 @@ def figures_dir(profile: str, dataset: str) -> Path:
         if moved
         else output_dir(profile, dataset) / "figures"
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    return make_folder(folder, "SAMATCH_FIGURES or SAMATCH_OUT")
+
+
+def make_folder(folder: Path, moved_by: str) -> Path:
+    """`folder`, made where it is missing. Raises InputError where something else has its name, or
+    nothing may be written there; `moved_by` says how the user chooses another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        got = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
+    except OSError as error:
+        got = error.strerror
+    if got:
+        raise InputError(
+            "cannot write to a folder",
+            where=folder,
+            got=got,
+            do=f"get the right to write there, or choose another folder with {moved_by}",
+        )
     return folder
 
 

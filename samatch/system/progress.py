@@ -18,6 +18,7 @@ class Progress:
         self.shown = 0.0
 
     def __call__(self, done: int, note: str = "") -> None:
+        """Shows `done` of the total, at most once a second and at the end."""
         now = time.monotonic()
         if self.first is None:
             self.first, self.start = done, now

@@ -49,9 +49,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The repository's commit, with '+' for local changes; 'unknown' outside a checkout of this project.
+    """The repository's commit, with '+' for local changes;
+    'unknown' outside a checkout of this project.
 
-    A repository that surrounds the project, somebody's home folder for example, says nothing about its code.
+    A repository that surrounds the project, somebody's home
+    folder for example, says nothing about its code.
     """
     # GIT_DIR and its like are set within a hook of another repository, and lead there.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -77,11 +79,14 @@ def commit() -> str:
 
 
 def machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {sys.version_info.major}.{sys.version_info.minor}"
+    """For a run's record: system, processor, cores and Python; no host name."""
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {python}"
 
 
 def array_sha256(array: np.ndarray) -> str:
-    """Hash of a decoded array: dtype, shape and bytes. A repacked file keeps it, a changed voxel does not."""
+    """Hash of a decoded array: dtype, shape and bytes. A
+    repacked file keeps it, a changed voxel does not."""
     array = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.tobytes())
@@ -89,5 +94,6 @@ def array_sha256(array: np.ndarray) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, 64 hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,1 +1,2 @@
-"""One run from its settings to its records: the task, the loop, validation, and masks for new images."""
+"""One run from its settings to its records: the task, the
+loop, validation, and masks for new images."""

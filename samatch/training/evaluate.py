@@ -14,14 +14,16 @@ from samatch.sam.model import SamModel, class_logits, resize
 from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.training import metrics
 
-AT_ONCE = 64  # slices in one forward pass
+AT_ONCE = 64  # slices in one forward pass of the student
+SAM_AT_ONCE = 8  # slices that SAM's decoder is asked about at once, all of their classes
 
 Segment = Callable[[Volume], np.ndarray]  # Volume -> class map (D, H, W) uint8 at native size
 
 
 @torch.no_grad()
 def student_probs(student: nn.Module, image: np.ndarray, size: int, bf16: bool = False) -> Tensor:
-    """(D, H, W) in [0, 1] -> class probabilities (D, C, size, size) by the student alone, slice by slice."""
+    """(D, H, W) in [0, 1] -> class probabilities (D, C,
+    size, size) by the student alone, slice by slice."""
     device = next(student.parameters()).device
     slices = resize_image(torch.from_numpy(image)[:, None].to(device), size)
     was_training = student.training
@@ -52,8 +54,18 @@ def segment_with_student(
 def segment_with_sam_alone(
     sam: SamModel, image_embeddings: Tensor, shape: tuple[int, int]
 ) -> np.ndarray:
-    """SAM's class map (D, H, W) uint8 of a volume without any prompt; image_embeddings (D, C, h, w)."""
-    return class_map(class_logits(sam.decode_classes(image_embeddings)).softmax(1), shape)
+    """SAM's class map (D, H, W) uint8 of a volume without
+    any prompt; image_embeddings (D, C, h, w)."""
+    logits = [class_logits(sam.decode_classes(part)) for (part,) in for_sam(image_embeddings)]
+    return class_map(torch.cat(logits).softmax(1), shape)
+
+
+def for_sam(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors of a volume's slices (D, ...) in parts that a GPU's memory has room for. On a CPU
+    whole: there SAM splits them itself, and another split would change the last bits."""
+    if tensors[0].device.type == "cpu":
+        return [tensors]
+    return list(zip(*(tensor.split(SAM_AT_ONCE) for tensor in tensors), strict=True))
 
 
 @torch.no_grad()
@@ -64,21 +76,26 @@ def segment_with_reference_boxes(
     num_classes: int,
     box_margin_px: float = 0.0,
 ) -> np.ndarray:
-    """SAM's class map of a volume prompted with the reference's own boxes: an upper bound, not a prediction.
+    """SAM's class map of a volume prompted with the
+    reference's own boxes: an upper bound, not a prediction.
 
-    image_embeddings: (D, C, h, w) of the volume's slices; box_margin_px: pixels at 256 added on every side.
+    image_embeddings: (D, C, h, w) of the volume's slices;
+    box_margin_px: pixels at 256 added on every side.
     """
     label = torch.from_numpy(volume.label)[:, None].float()
     size, device = sam.image_size, image_embeddings.device
     label = F.interpolate(label, (size, size), mode="nearest-exact")[:, 0].long().to(device)
     boxes, present = boxes_of(class_masks(label, num_classes))
     boxes = widen(boxes, box_margin_px * size / 256, size)
-    mask_logits, _ = sam.decode(image_embeddings, Prompt(boxes, present, size))
-    mask_logits = F.interpolate(
-        resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
-    )
-    best, label = mask_logits.max(1)
-    return torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
+    maps = []
+    for embeddings, some_boxes, some_present in for_sam(image_embeddings, boxes, present):
+        mask_logits, _ = sam.decode(embeddings, Prompt(some_boxes, some_present, size))
+        mask_logits = F.interpolate(
+            resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
+        )
+        best, label = mask_logits.max(1)
+        maps.append(torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu())
+    return torch.cat(maps).numpy()
 
 
 def evaluate(
@@ -88,7 +105,8 @@ def evaluate(
     split: str,
     distances: str = "mm",
 ) -> pd.DataFrame:
-    """Full metrics: one row a case and class; `distances` is the protocol's unit (metrics.case_metrics)."""
+    """Full metrics: one row a case and class; `distances`
+    is the protocol's unit (metrics.case_metrics)."""
     rows = []
     for volume in volumes:
         for row in metrics.case_metrics(
@@ -110,8 +128,8 @@ def dice_by_class(
 ) -> dict[str, float]:
     """Mean Dice over volumes for each class, for validation; distances are left out.
 
-    A volume where the class is rightly absent does not count, one where it is invented counts 0. A class that no volume
-    has or shows is NaN.
+    A volume where the class is rightly absent does not count, one where
+    it is invented counts 0. A class that no volume has or shows is NaN.
     """
     scores = []
     for volume in volumes:

@@ -13,10 +13,11 @@ import pandas as pd
 from samatch.config.settings import FINETUNE
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
-from samatch.results.records import read_results, write_text
+from samatch.results.records import read_results
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
+from samatch.system.whole import write_text
 from samatch.training import released
 from samatch.training.evaluate import evaluate, segment_with_student
 

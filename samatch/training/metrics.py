@@ -32,7 +32,7 @@ def surface_distances(
         pred, ref, spacing = pred[0], ref[0], spacing and spacing[1:]
     # A margin keeps objects at the border closed; the crop of both keeps large volumes quick.
     where = np.argwhere(pred | ref)
-    crop = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0)))
+    crop = tuple(slice(low, high + 1) for low, high in zip(where.min(0), where.max(0), strict=True))
     pair = [torch.from_numpy(np.pad(mask[crop], 1)) for mask in (pred, ref)]
     _, (to_ref, to_pred), _ = get_edge_surface_distance(
         *pair, spacing=list(spacing or (1.0,) * pred.ndim), symmetric=True
@@ -42,6 +42,7 @@ def surface_distances(
 
 
 def distance_unit(mask: np.ndarray, spacing: tuple[float, ...] | None) -> str:
+    """mm with a spacing; without one pixel for a mask of one slice (1, H, W), voxel for more."""
     return "mm" if spacing else "pixel" if len(mask) == 1 else "voxel"
 
 
@@ -52,10 +53,12 @@ def case_metrics(
     spacing: tuple[float, ...] | None,
     distances: str = "mm",
 ) -> list[dict]:
-    """One row a foreground class of two class maps (D, H, W): class, dice, distances, unit, sizes, status.
+    """One row a foreground class of two class maps (D, H,
+    W): class, dice, distances, unit, sizes, status.
 
-    hd95 and asd are in mm with a spacing (z, y, x), else in voxels; always in voxels where `distances` is
-    "voxel". hd95_mm and asd_mm are in mm whatever the protocol, NaN without a spacing.
+    hd95 and asd are in mm with a spacing (z, y, x), else in voxels;
+    always in voxels where `distances` is "voxel". hd95_mm and
+    asd_mm are in mm whatever the protocol, NaN without a spacing.
     """
     rows, unknown = [], (float("nan"), float("nan"))
     counted_in = spacing if distances == "mm" else None

@@ -1,12 +1,13 @@
-"""Masks for unlabeled images: a student on every image of a folder, written with the image's own geometry.
+"""Masks for unlabeled images: a student on every image of a folder, written with the image's own
+geometry.
 
     samatch predict --model acdc IMAGES MASKS                                  a released student
-    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  one of a finished run
+    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  of a finished run
 
-NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG of its size
-(0 and 255 for one class, class numbers for more; turned as a viewer shows the picture), a TIFF of several pages a
-TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice with the largest object, beside all of them
-`contact_sheet.png` and `volumes.csv`.
+NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG
+of its size (0 and 255 for one class, class numbers for more; turned as a viewer shows the picture),
+a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice
+with the largest object, beside all of them `contact_sheet.png` and `volumes.csv`.
 """
 
 import argparse
@@ -23,19 +24,23 @@ from samatch.data.images import HDF5, PICTURES, Picture, read, stem_of, suffix_o
 from samatch.data.listing import from_folder
 from samatch.data.volumes import Raw, array_faults
 from samatch.results import plots
-from samatch.results.records import write_text
-from samatch.system import paths
+from samatch.system import paths, whole
+from samatch.system.devices import memory_checked
 from samatch.system.errors import InputError, raise_all
 from samatch.system.progress import Progress
 from samatch.training.released import Student, load, model_names, of_run
 
 SHEET = 48  # images on a contact sheet
 
+NO_GPU = "free the GPU's memory, or set CUDA_VISIBLE_DEVICES= to work on the CPU"
+
 
 def predict(student: Student, images: Path, into: Path) -> list[Path]:
-    """Writes a mask and an overlay per image, a contact sheet and a table of volumes; returns the masks.
+    """Writes a mask and an overlay per image, a contact sheet and a table of volumes; returns the
+    masks.
 
-    images: a folder, or one file. Raises InputError with every unreadable image, before anything is written.
+    images: a folder, or one file. Raises InputError with every unreadable image, before anything is
+    written.
     """
     found = images_in(images)
     raise_all(
@@ -43,21 +48,33 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
         [fault for path in found for fault in _faults(path)],
         "correct or remove these files; nothing was written",
     )
-    into.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(into, "MASKS")
     progress, masks, rows, panels = Progress("predicting", len(found)), [], [], []
     for number, path in enumerate(found, 1):
         picture = read(path)
-        label = student.segment(picture.array)
+        with memory_checked(picture.source, NO_GPU):
+            label = student.segment(picture.array)
         doubts = [*picture.doubts, *student.doubts(picture.array)]
         for doubt in doubts if label.any() else [*doubts, "no foreground was found"]:
             print(f"warning: {picture.source}: {doubt}")
-        masks.append(write_mask(into, path, picture, label, len(student.classes)))
         panels.append(largest_slice(stem_of(path), picture.array, label))
-        save_panels(into / f"{stem_of(path)}_overlay.png", panels[-1:], student.classes, columns=1)
         rows += volumes_of(path.name, picture, label, student.classes)
+        try:
+            masks.append(write_mask(into, path, picture, label, len(student.classes)))
+            one = into / f"{stem_of(path)}_overlay.png"
+            save_panels(one, panels[-1:], student.classes, columns=1)
+        except OSError as error:
+            raise InputError(
+                "cannot write a mask or its overlay",
+                where=f"{into.name}, of {path.name}",
+                got=whole.reason(error),
+                do="free some space, or choose another folder, and run again",
+            ) from error
         progress(number)
     save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
-    write_text(into / "volumes.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+    whole.write_text(
+        into / "volumes.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
+    )
     return masks
 
 
@@ -71,7 +88,7 @@ def images_in(images: Path) -> list[Path]:
 def volumes_of(
     name: str, picture: Picture, label: np.ndarray, classes: tuple[str, ...]
 ) -> list[dict]:
-    """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels (empty elsewhere)."""
+    """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels."""
     known_ml = picture.spacing is not None and len(label) > 1
     ml = float(np.prod(picture.spacing)) / 1000 if known_ml else np.nan
     counts = np.bincount(label.ravel(), minlength=len(classes) + 1)[1:]
@@ -109,8 +126,8 @@ def write_mask(
 
 
 def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
-    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it, so that every
-    reader puts both to one place. Of a DICOM series under a new one."""
+    """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it,
+    so that every reader puts both to one place. Of a DICOM series under a new one."""
     if picture.header is None:
         volume = nibabel.Nifti1Image(label, picture.affine)
         volume.header.set_zooms(picture.spacing[::-1])
@@ -150,7 +167,7 @@ def save_panels(
 
 
 def main(words: list[str] | None = None) -> None:
-    """Command line of `samatch predict`."""
+    """`samatch predict`: writes masks and overlays, and says how many."""
     parser = argparse.ArgumentParser(
         prog="samatch predict", description="Masks for the images of a folder."
     )

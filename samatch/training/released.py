@@ -20,10 +20,12 @@ from samatch.config.settings import GUIDED
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases, normalise
 from samatch.networks.unet import UNet
-from samatch.results.records import complete_run, read_results, write_text
+from samatch.results.records import read_results
+from samatch.results.runs import complete_run
 from samatch.system import paths, repro
 from samatch.system.devices import find_device
 from samatch.system.errors import InputError, known
+from samatch.system.whole import write_text
 from samatch.training.evaluate import dice_by_class, mean_of_defined, segment_with_student
 from samatch.training.task import student_in
 

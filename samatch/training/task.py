@@ -1,5 +1,7 @@
-"""What one run trains on: data on the device, the method with its networks, the parents' weights."""
+"""What one run trains on: data on the device, the method
+with its networks, the parents' weights."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,10 @@ from samatch.data.volumes import Volume, load_cases
 from samatch.methods.base import Method, method_class, method_names
 from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
-from samatch.results.records import run_folder
-from samatch.sam.embeddings import EmbeddingCache, cache_folder
+from samatch.results.runs import file_of, run_folder
+from samatch.sam.embeddings import EmbeddingCache, cache_folder, encoder_key
 from samatch.sam.model import SamModel, build_sam, input_size, sam_names
-from samatch.system import repro
+from samatch.system import repro, whole
 from samatch.system.devices import bf16_is_fast, find_device
 from samatch.system.errors import InputError, known
 from samatch.system.progress import Progress
@@ -25,8 +27,8 @@ from samatch.training import evaluate
 
 
 def check_names(config: RunConfig) -> None:
-    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that leaves a method that
-    learns from unlabeled images none, before anything is trained."""
+    """Raises InputError on an unknown data set, method or SAM, an impossible budget, or one that
+    leaves a method that learns from unlabeled images none, before anything is trained."""
     manifest = load_manifest(config.dataset)
     manifest.labeled_patients(config.n_labeled)
     known(config.method, method_names(), "method")
@@ -44,6 +46,7 @@ def check_names(config: RunConfig) -> None:
 
 
 def wants_unlabeled(config: RunConfig) -> bool:
+    """Whether the run's method draws unlabeled images."""
     return (
         config.method != FINETUNE
         and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
@@ -52,7 +55,8 @@ def wants_unlabeled(config: RunConfig) -> bool:
 
 @dataclass
 class Data:
-    """A run's data: the labeled and unlabeled training volumes, their slices (labeled ones first), validation volumes."""
+    """A run's data: the labeled and unlabeled training volumes,
+    their slices (labeled ones first), validation volumes."""
 
     manifest: Manifest
     labeled: list[Volume]
@@ -64,15 +68,23 @@ class Data:
 
     @property
     def n_labeled_slices(self) -> int:
+        """How many of the pool's slices, its first ones, are labeled."""
         return sum(len(volume.image) for volume in self.labeled)
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The case of each of the pool's slices."""
+        volumes = self.labeled + self.unlabeled
+        return [volume.case.case_id for volume in volumes for _ in volume.image]
 
 
 @dataclass
 class Task:
-    """What the training loop works on: data, method, and how a volume is segmented for validation and test.
+    """What the training loop works on: data, method, and
+    how a volume is segmented for validation and test.
 
-    `others` are more ways to segment, evaluated once when the training has ended, by the split that their rows are
-    recorded under: test_sam, val_reference_boxes, ...
+    `others` are more ways to segment, evaluated once when the training has ended, by the split that
+    their rows are recorded under: test_sam, val_reference_boxes, ...
     """
 
     config: RunConfig
@@ -98,7 +110,8 @@ def prepare(config: RunConfig) -> Task:
 
 
 def read_data(config: RunConfig, device: torch.device) -> Data:
-    """Fine-tuning reads the labeled slices, and cached views of them, at SAM's size, a student all it needs at its own."""
+    """Fine-tuning reads the labeled slices, and cached views of
+    them, at SAM's size, a student all it needs at its own."""
     manifest = load_manifest(config.dataset)
     patients = manifest.patients("train")[config.n_labeled :] if wants_unlabeled(config) else ()
     labeled, unlabeled, val = (
@@ -143,6 +156,7 @@ def build_student(config: RunConfig, data: Data) -> Task:
 
 
 def guided(match: Method, config: RunConfig, data: Data) -> Method:
+    """The match method with a new SAM around it; with a fixed encoder its embeddings are cached."""
     sam, views, labels, embeddings = (
         new_sam(config, data),
         sam_views(config, data.labeled),
@@ -156,7 +170,8 @@ def guided(match: Method, config: RunConfig, data: Data) -> Method:
 
 
 def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
-    """SAM at test time: its own map as it is asked here (`sam`), and the student's map refined once (`refined`)."""
+    """SAM at test time: its own map as it is asked here
+    (`sam`), and the student's map refined once (`refined`)."""
     embed = embedder(method.sam, config, data)
 
     @torch.no_grad()
@@ -165,17 +180,17 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
             probs = evaluate.student_probs(
                 method.evaluated, volume.image, config.train.image_size, data.bf16
             )
-            return evaluate.class_map(
-                method.refine_slices(probs, embed(volume))[which], volume.image.shape[-2:]
-            )
+            parts = evaluate.for_sam(probs, embed(volume))
+            maps = [method.refine_slices(*part)[which] for part in parts]
+            return evaluate.class_map(torch.cat(maps), volume.image.shape[-2:])
 
     ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
     return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
 
 
 def build_finetuning(config: RunConfig, data: Data) -> Task:
-    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a prompt, and, as an upper
-    bound on validation, with the reference's boxes."""
+    """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a
+    prompt, and, as an upper bound on validation, with the reference's boxes."""
     sam, num_classes = new_sam(config, data), data.manifest.num_classes
     embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
     method = method_class(FINETUNE)(sam, config, num_classes, embeddings, data.pool.label)
@@ -197,6 +212,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
 
 
 def new_sam(config: RunConfig, data: Data) -> SamModel:
+    """The config's SAM on the device in evaluation mode, with what `sam.tune` names learning."""
     settings = config.sam
     sam = (
         build_sam(
@@ -214,16 +230,18 @@ def new_sam(config: RunConfig, data: Data) -> SamModel:
 
 
 def sam_size(config: RunConfig) -> int:
+    """Side of SAM's square input in pixels."""
     return input_size(config.sam_name, config.sam.image_size)
 
 
 def fixed_encoder(config: RunConfig) -> bool:
+    """Whether SAM's image encoder never learns, so that its embeddings can be cached."""
     return config.sam.tune in ("frozen", "decoder")
 
 
 def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
-    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They are the same for all
-    seeds of a training, which share the cache."""
+    """The augmented views of the labeled slices whose embeddings a fixed encoder makes once. They
+    are the same for all seeds of a training, which share the cache."""
     return (
         augmented_views(labeled, config.sam.views, sam_size(config), config.augment, seed=0)
         if fixed_encoder(config)
@@ -232,42 +250,45 @@ def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
 
 
 def cached(
-    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], quiet: bool = False
+    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], key: str = ""
 ) -> EmbeddingCache:
-    """Embeddings of the volumes' slices, by their number."""
-    progress = {} if quiet else {"progress": counted(f"embeddings of {config.dataset}")}
+    """Embeddings of the volumes' slices, by their number; no progress with the encoder's key."""
+    progress = {} if key else {"progress": counted(f"embeddings of {config.dataset}")}
     return EmbeddingCache(
         sam,
         volumes,
         cache_folder(data.manifest.folder, config.sam_name),
         bf16=data.bf16,
         device=data.device,
+        key=key,
         **progress,
     )
 
 
 def embedder(sam: SamModel, config: RunConfig, data: Data) -> Callable[[Volume], torch.Tensor]:
-    """Volume -> embeddings (D, C, h, w): from the cache where the encoder is fixed, else encoded now, a few slices at once."""
+    """Volume -> embeddings (D, C, h, w): from the cache where the
+    encoder is fixed, else encoded now, a few slices at once."""
     if fixed_encoder(config):
-        return lambda volume: cached(sam, config, data, [volume], quiet=True).of_case(
+        key = functools.cache(lambda: encoder_key(sam, data.bf16))
+        return lambda volume: cached(sam, config, data, [volume], key()).of_case(
             volume.case.case_id
         )
     return lambda volume: torch.cat(
         [
             sam.encode(part.to(data.device))
-            for part in torch.from_numpy(volume.image)[:, None].split(8)
+            for part in torch.from_numpy(volume.image)[:, None].split(evaluate.SAM_AT_ONCE)
         ]
     )
 
 
 def load_parents(method: Method, config: RunConfig) -> None:
+    """The parents' weights into the method's networks of the same name; the moving average starts
+    as a copy of the student."""
     for parent in parent_configs(config):
-        path = run_folder(parent) / "checkpoint.pt"
-        weights = torch.load(path, map_location="cpu", weights_only=True)
         networks = method.networks()
-        for name, state in weights.items():
+        for name, state in kept_weights_of(run_folder(parent)).items():
             if name in networks:
-                networks[name].load_state_dict(state)
+                load_into(networks[name], state, run_folder(parent))
     if method.ema is not None:
         method.ema.load_state_dict(method.student.state_dict())
 
@@ -278,13 +299,53 @@ def load_student(config: RunConfig, num_classes: int) -> UNet:
 
 
 def student_in(folder: Path, num_classes: int) -> UNet:
+    """The student in a complete run's folder, in evaluation mode on the CPU."""
     student = UNet(num_classes)
-    weights = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    student.load_state_dict(weights["student"])
+    load_into(student, kept_weights_of(folder).get("student", {}), folder)
     return student.eval()
+
+
+def kept_weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What a complete run's checkpoint holds: a state by network. Raises InputError where the file
+    is not what was written."""
+    path = file_of(folder, "checkpoint.pt")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+        raise InputError(
+            "this is no checkpoint",
+            where=f"{folder.name}/{path.name}",
+            got=whole.reason(error),
+            do="restore the file, or delete the run's folder and train it again",
+        ) from error
+
+
+def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Loads a checkpoint's weights. Raises InputError where they are another network's."""
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            "a run's weights do not fit the network",
+            where=folder.name,
+            got=whole.reason(error),
+            do="delete that run's folder and train it again",
+        ) from error
 
 
 def counted(task: str) -> Callable[[int, int], None]:
     """A Progress whose total is known only when it is first called."""
     bars = {}
     return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
+
+
+def validate(task: Task) -> dict[str, float]:
+    """Mean Dice on the validation volumes, over the classes that
+    have one; `raw` is the student's beside its moving average's."""
+    by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
+    mean = evaluate.mean_of_defined(list(by_class.values()))
+    row = {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+    if task.raw is not None:
+        raw = evaluate.dice_by_class(task.raw, task.data.val, task.data.manifest.classes)
+        row["val_dice_raw"] = evaluate.mean_of_defined(list(raw.values()))
+    return row

@@ -24,7 +24,7 @@ from samatch.methods.base import PseudoLabel, method_class
 from samatch.methods.sam_match import SamMatch, class_probs, merge, published
 from samatch.networks.unet import UNet
 from samatch.results import strips, tables
-from samatch.results.records import Run, write_text
+from samatch.results.runs import Run
 from samatch.results.strips import Chosen, Count, Opinions
 from samatch.sam.model import SamModel, resize
 from samatch.sam.prompts import prompt_from_probs
@@ -32,6 +32,7 @@ from samatch.system import paths
 from samatch.system.devices import bf16_is_fast, find_device
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
+from samatch.system.whole import write_text
 from samatch.training.evaluate import student_probs
 from samatch.training.task import Data, cached, fixed_encoder, load_parents, new_sam
 from samatch.training.train import load_networks
