@@ -34,8 +34,8 @@ from samatch.system.errors import InputError
 from samatch.system.progress import Progress
 from samatch.system.whole import write_text
 from samatch.training.evaluate import student_probs
+from samatch.training.states import load_networks
 from samatch.training.task import Data, cached, fixed_encoder, load_parents, new_sam
-from samatch.training.train import load_networks
 
 RULE = (
     "of the unlabeled training slices whose hidden label shows every class, by the gain at the "
