@@ -24,7 +24,7 @@ from samatch.results.strips import Chosen, Count, Opinions
 from samatch.system.errors import InputError
 from samatch.training import walkthrough
 from samatch.training.evaluate import student_probs
-from samatch.training.train import save_whole
+from samatch.training.states import save_whole
 
 
 @pytest.fixture(autouse=True)

@@ -127,6 +127,14 @@ def test_linter_finds_what_nbval_does_not(tmp_path):
     assert "two cells of one id" in "\n".join(check_notebooks.notebook_faults(path))
 
 
+def test_linter_counts_the_columns_of_code(tmp_path):
+    fits, too_long = "x = " + "1" * 84, "x = " + "1" * 85
+    path = notebook(tmp_path / "a.ipynb", f"y = 1\n{fits}")
+    assert check_notebooks.notebook_faults(path) == []
+    faults = check_notebooks.notebook_faults(notebook(path, f"y = 1\n{too_long}"))
+    assert faults == ["cell [2] has a line of 89 columns, at most 88 are allowed"]
+
+
 def test_profile_is_chosen_by_what_is_here():
     assert choose_profile.choose("", "", True, True)[:2] == ("paper", "acdc")
     assert choose_profile.choose("", "", False, True)[:2] == ("demo", "phantom")

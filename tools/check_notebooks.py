@@ -13,6 +13,7 @@ import nbformat
 
 PARAMETERS = ("profile", "dataset", "n_labeled", "method", "sam", "seed")
 MAX_BYTES, MAX_CODE_LINES, MAX_STEP_LINES, MAX_TEXT_LINES = 1_000_000, 15, 30, 30
+MAX_COLUMNS = 88  # of a line of code: what GitHub shows without a scroll bar
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])/(?:home|root|work|tmp|usr|Users|mnt|opt)/\w")
 
 
@@ -60,6 +61,9 @@ def _cell_faults(cell) -> list[str]:
     limit = MAX_STEP_LINES if "training-step" in cell.metadata.get("tags", []) else MAX_CODE_LINES
     if len(cell.source.splitlines()) > limit:
         faults.append(f"has {len(cell.source.splitlines())} lines, at most {limit} are allowed")
+    longest = max(map(len, cell.source.splitlines()), default=0)
+    if longest > MAX_COLUMNS:
+        faults.append(f"has a line of {longest} columns, at most {MAX_COLUMNS} are allowed")
     for output in cell.get("outputs", []):
         text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
         if output.output_type == "error":
