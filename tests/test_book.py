@@ -48,7 +48,10 @@ def build(folder, *text, code="raise SystemExit('never run')"):
     ]
     (folder / "notebooks").mkdir()
     cells = [new_markdown_cell("# Tiny"), *(new_markdown_cell(part) for part in text), cell]
-    nbformat.write(new_notebook(cells=cells), folder / "notebooks" / "00_tiny.ipynb")
+    language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    nbformat.write(
+        new_notebook(cells=cells, metadata=language), folder / "notebooks" / "00_tiny.ipynb"
+    )
     words = ["-q", "-W", "--keep-going", "-c", ROOT / "docs", "-D", "root_doc=notebooks/00_tiny"]
     command = [tools(), "-m", "sphinx", *words, folder, folder / "out" / "html"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
