@@ -37,7 +37,7 @@ SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
 TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages book lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -120,7 +120,20 @@ notebooks: $(READY)  ## execute the tracked notebooks in place, with their own p
 pages: $(READY)  ## fill the tables of README.md and docs from the tracked results
 	@$(PY) tools/write_pages.py
 
-lock:  ## pin the newest packages that pyproject.toml allows, write requirements.lock and environment.yml
+# The pages' tools, one small environment: Sphinx (why: docs/conf.py), no torch. A page fetches nothing from elsewhere, or the build fails.
+BOOK := executed/book
+BOOK_PY := .venv-book/bin/python
+.venv-book/.installed: requirements-book.lock
+	$(PYTHON) -m venv .venv-book
+	$(BOOK_PY) -m pip install --quiet --disable-pip-version-check -r requirements-book.lock
+	@touch $@
+book: .venv-book/.installed  ## README, docs and the notebooks as executed, as pages that need no network: executed/book/index.html
+	@rm -rf $(BOOK).partial
+	$(BOOK_PY) -m sphinx -q -W --keep-going -b html -c docs -d $(BOOK).partial/cache . $(BOOK).partial/html
+	@rm -rf $(BOOK) && mv $(BOOK).partial/html $(BOOK) && rm -rf $(BOOK).partial
+	@echo "open $(BOOK)/index.html"
+
+lock:  ## pin the newest packages that pyproject.toml allows, write requirements.lock, requirements-book.lock and environment.yml
 	$(PYTHON) tools/write_lock.py
 
 clean:  ## remove what was executed and trained here (.venv and data stay)

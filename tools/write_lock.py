@@ -1,9 +1,9 @@
-"""Writes requirements.lock and environment.yml from pyproject.toml.
+"""Writes requirements.lock, requirements-book.lock and environment.yml from pyproject.toml.
 
-usage: write_lock.py [--environment-only]
+usage: write_lock.py [--environment-only | --book-only]
 
-The lock pins everything that a fresh environment gets, but what torch brings for one platform
-(CUDA, triton).
+A lock pins everything that a fresh environment gets, but what torch brings for one platform (CUDA,
+triton). The book's group has a lock of its own: its tools never import the library.
 """
 
 import re
@@ -20,26 +20,25 @@ CONDA_NAMES = {"torch": "pytorch"}
 HEADER = "# Written by tools/write_lock.py from pyproject.toml; do not edit by hand.\n"
 
 
-def direct_names() -> list[str]:
-    """The packages that pyproject.toml names."""
+def requirements(group: str | None = None) -> list[str]:
+    """What pyproject.toml asks for: the library's packages, or those of an optional group."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [re.match(r"[\w.-]+", line)[0].lower() for line in project["dependencies"]]
+    return project["optional-dependencies"][group] if group else project["dependencies"]
 
 
-def locked() -> dict[str, str]:
-    """name -> version of requirements.lock."""
-    rows = [
-        line.split("==")
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if "==" in line
-    ]
+def direct_names(group: str | None = None) -> list[str]:
+    """The packages that pyproject.toml names."""
+    return [re.match(r"[\w.-]+", line)[0].lower() for line in requirements(group)]
+
+
+def locked(lock: str = "requirements.lock") -> dict[str, str]:
+    """name -> version of a lock."""
+    rows = [line.split("==") for line in (ROOT / lock).read_text().splitlines() if "==" in line]
     return {name.lower().replace("_", "-"): version for name, version in rows}
 
 
 def environment() -> str:
-    """environment.yml: the direct packages at the locked versions, from conda-forge where it has
-    them.
-    """
+    """environment.yml: the direct packages as locked, from conda-forge where it has them."""
     versions = locked()
     pins = {name: versions[name] for name in direct_names()}
     conda = [
@@ -64,21 +63,23 @@ def environment() -> str:
     )
 
 
-def write_lock() -> None:
-    """Installs the direct packages in a fresh environment and pins what came. Needs a registry."""
+def write_lock(lock: str, packages: list[str]) -> None:
+    """What pip puts into a fresh environment for these packages, one pinned package a line."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        subprocess.run([*pip, "install", "--quiet", *project["dependencies"]], check=True)
+        subprocess.run([*pip, "install", "--quiet", *packages], check=True)
         frozen = subprocess.run(
             [*pip, "freeze"], check=True, capture_output=True, text=True
         ).stdout.splitlines()
     kept = [line for line in frozen if "==" in line and not PLATFORM_BOUND.match(line)]
-    (ROOT / "requirements.lock").write_text(HEADER + "\n".join(kept) + "\n")
+    (ROOT / lock).write_text(HEADER + "\n".join(kept) + "\n")
 
 
 if __name__ == "__main__":
+    if not {"--environment-only", "--book-only"} & set(sys.argv):
+        write_lock("requirements.lock", requirements())
     if "--environment-only" not in sys.argv:
-        write_lock()
-    (ROOT / "environment.yml").write_text(environment())
+        write_lock("requirements-book.lock", requirements("book"))
+    if "--book-only" not in sys.argv:
+        (ROOT / "environment.yml").write_text(environment())
