@@ -199,6 +199,8 @@ def test_one_who_waited_looks_until_the_other_machines_run_shows(monkeypatch):
     first.open()
     waiting = threading.Thread(target=second.open, args=(True,), daemon=True)
     waiting.start()
+    while waiting.is_alive() and not hasattr(second, "_lock"):
+        time.sleep(0.01)
     hidden = {"until": float("inf")}
     seen = Run.complete.fget
     monkeypatch.setattr(
