@@ -16,7 +16,8 @@ SAM ?= lite_medsam
 SEED ?= 0
 N ?= 3
 ifdef DATA
-export SAMATCH_DATA := $(abspath $(DATA))
+# Made absolute by samatch/system/paths.py: $(abspath) would cut a name with a blank in two.
+export SAMATCH_DATA := $(DATA)
 endif
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
@@ -27,11 +28,16 @@ TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
 DONE := $(OUT)/$(TAG)
 EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
 RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
-# Trainings of variants that run side by side; the demo uses one thread each.
-SIDE_BY_SIDE ?= 2
+# Trainings go through one program: SIDE_BY_SIDE of them at once here (the demo uses one thread each), or, with
+# LAUNCH="srun --gres=gpu:1", as so many jobs at once of a cluster: docs/scale.md.
+LIST ?=
+LAUNCH ?=
+export LAUNCH LIST
+SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
+TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run ablations comparisons seeds folds data verify manifest predict benchmark test unit lint nbval notebooks pages lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -45,7 +51,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && \
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
 	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
 	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"
@@ -63,17 +69,20 @@ $(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
-	@printf '%s\n' $(VARIANTS) | xargs -P $(SIDE_BY_SIDE) -I % $(PY) -W ignore -m samatch train $(RUN_ARGS) --method samatch-$(METHOD) --variant %
+	@printf -- '--method samatch-$(METHOD) --variant %s\n' $(VARIANTS) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
-	@$(PY) tools/list_runs.py $* $(METHOD) | xargs -P $(SIDE_BY_SIDE) -L 1 $(PY) -W ignore -m samatch train $(RUN_ARGS)
+	@$(PY) tools/list_runs.py $* $(METHOD) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET) --print
 	@touch $(DONE)/runs.done
+
+runs: $(READY)  ## train what is missing of a list, here or by Slurm: LIST=file LAUNCH="srun --gres=gpu:1"; docs/scale.md
+	@$(TRAIN_LIST) "$$LIST"
 
 folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DATASET=chaos
 	@$(PY) -m samatch folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
@@ -84,9 +93,13 @@ verify: $(READY)  ## check every file and array of a set against its manifest
 	@$(PY) -m samatch verify --dataset $(or $(DATASET),acdc)
 manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
 	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
-predict: $(READY)  ## masks for unlabeled images: RUN=run_id IMAGES=DIR MASKS=DIR PROFILE=laptop
-	@$(PY) -m samatch predict --profile $(or $(PROFILE),demo) --run "$(RUN)" --images "$(IMAGES)" --into "$(MASKS)"
+predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
+	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$(IMAGES)" "$(MASKS)"
+strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
+	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 
+audit: $(READY)  ## recompute every tracked number by other code: PROFILE=laptop DATASET=acdc, or all sets without
+	@$(PY) -m samatch audit $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATASET),--dataset $(DATASET))
 benchmark: $(READY)  ## time every step against a plain reference with the published structure, and how the cost grows; writes results/benchmarks and two figures
 	$(PY) -W ignore -m benchmarks.run
 	$(PY) -W ignore -m benchmarks.scaling

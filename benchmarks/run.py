@@ -30,7 +30,7 @@ from samatch.config.settings import FINETUNE, make_config
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.methods.base import method_names
-from samatch.results import plots
+from samatch.results import curves, plots
 from samatch.results.records import Run, write_text
 from samatch.system import paths, repro
 from samatch.system.devices import device_name, find_device
@@ -346,11 +346,11 @@ def write_table(rows: pd.DataFrame) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.5g"))
-    figure = plots.speed(
+    figure = curves.speed(
         table[table.plain_s.notna()].reset_index(drop=True),
         f"{table.device[0]}, {SIZE} x {SIZE}, {BATCH}+{BATCH} images",
     )
-    figure.savefig(paths.TRACKED_FIGURES / "speed.png")
+    plots.save(figure, paths.TRACKED_FIGURES / "speed.png")
 
 
 def comparable(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.methods.base import PseudoLabel, method_class
 from samatch.methods.sam_match import SamMatch
-from samatch.results import plots
+from samatch.results import curves, plots
 from samatch.results.records import write_text
 from samatch.sam.embeddings import EmbeddingCache
 from samatch.system import paths
@@ -195,7 +195,7 @@ def main() -> None:
         paths.TRACKED_RESULTS / "benchmarks" / f"scaling_{name}.csv",
         table.to_csv(index=False, float_format="%.5g"),
     )
-    plots.scaling(table).savefig(paths.TRACKED_FIGURES / "scaling.png")
+    plots.save(curves.scaling(table), paths.TRACKED_FIGURES / "scaling.png")
 
 
 if __name__ == "__main__":

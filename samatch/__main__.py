@@ -34,10 +34,28 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "training.predict",
         [],
         "masks for the images of a folder",
-        "--profile demo --run phantom-n3-fixmatch-s0 --images images --into masks",
+        "--model acdc IMAGES MASKS",
+    ),
+    "models": (
+        "training.released",
+        [],
+        "list the released students, or export one",
+        "--export acdc",
+    ),
+    "external": (
+        "training.external",
+        [],
+        "test the students of a set on another source",
+        "--profile laptop --dataset stu_hospital --of busi",
+    ),
+    "strip": (
+        "training.walkthrough",
+        [],
+        "draw the method on unlabeled slices, by a finished joint run",
+        "--profile laptop --dataset acdc",
     ),
     "tables": (
-        "results.tables",
+        "results.report",
         [],
         "collect the runs, write the tables",
         "--profile laptop --dataset acdc --print",
@@ -48,10 +66,17 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "draw the folds of a set, or pool their runs",
         "pool --profile laptop --dataset chaos",
     ),
+    "audit": (
+        "results.audit",
+        [],
+        "recompute the tracked numbers by other code",
+        "--profile laptop --dataset acdc",
+    ),
 }
 
 
 def help_text() -> str:
+    """All commands, each with an example."""
     rows = [
         f"  {name:10}{what}\n  {'':10}  samatch {name} {example}"
         for name, (_, _, what, example) in COMMANDS.items()
@@ -60,7 +85,7 @@ def help_text() -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Hands the words to the command's module. Bad input ends with one `error: ...` and exit status 1."""
+    """Hands the words to the command's module; bad input ends with one `error: ...`, status 1."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         return print(help_text())

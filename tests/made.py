@@ -1,14 +1,19 @@
 """Real files made for tests: NIfTI, PNG, DICOM series."""
 
+import random
+
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from samatch.data.images import kept_locale
+from samatch.data.dicom import kept_locale
+from samatch.system.errors import InputError
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
 AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])
+
+CSV_HEAD = "case_id,patient_id,image,label"
 
 
 def nifti(path, array, affine=AFFINE):
@@ -28,7 +33,8 @@ def tiff(path, pages):
 
 
 def turned(path, array, orientation):
-    """`array` as a viewer shows it, stored turned by 180 degrees (3) or a quarter (6, 8), with the EXIF tag that says so."""
+    """`array` as a viewer shows it, stored turned by 180 degrees (3) or a quarter (6, 8), with the
+    EXIF tag that says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -47,10 +53,26 @@ def ellipse(seed, classes=1, size=48):
     return image.clip(0, 255).astype(np.uint8), label
 
 
+def pictures(folder, count=10):
+    """Pictures of one ellipse each, images/p0.png ..., and their masks of 0 and 255; the folder."""
+    for n in range(count):
+        image, label = ellipse(n)
+        png(folder / "images" / f"p{n}.png", image)
+        png(folder / "masks" / f"p{n}.png", label * 255)
+    return folder
+
+
+def stack(seed, classes=1, slices=3):
+    """Pictures of `ellipse` and their class maps as a volume, both (slices, size, size)."""
+    images, labels = zip(*(ellipse(seed + z, classes) for z in range(slices)), strict=True)
+    return np.stack(images), np.stack(labels)
+
+
 def write_series(
     folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()
 ):
-    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are numbered from `first`."""
+    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are
+    numbered from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -72,3 +94,33 @@ def write_series(
         writer.SetFileName(str(folder / f"{(z * 3) % len(array):02d}.dcm"))
         with kept_locale():
             writer.Execute(image)
+
+
+def table(folder, rows, head=f"{CSV_HEAD},split"):
+    """A table of cases, folder/t.csv."""
+    (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    return folder / "t.csv"
+
+
+def damaged(whole: bytes, draw: random.Random):
+    """Thirty of each kind of damage: cut off, bytes flipped, zeroed or drawn anew, at any place."""
+    for _ in range(30):
+        first = draw.randrange(len(whole))
+        last = min(len(whole), first + draw.choice((1, 4, 40)))
+        yield whole[:first]
+        yield whole[:first] + bytes(b ^ 255 for b in whole[first:last]) + whole[last:]
+        yield whole[:first] + bytes(last - first) + whole[last:]
+        yield whole[:first] + draw.randbytes(last - first) + whole[last:]
+
+
+def outcomes(path, whole, look) -> set[str]:
+    """What comes of looking at each damaged copy; anything but a result or an InputError raises."""
+    found = set()
+    for content in damaged(whole, random.Random(path.name)):
+        path.write_bytes(content)
+        try:
+            look(path)
+            found.add("read")
+        except InputError:
+            found.add("refused")
+    return found

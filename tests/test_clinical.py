@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from samatch.data.manifest import Case, load_manifest, write_manifest
-from samatch.results import plots, tables
+from samatch.results import comparisons, tables
 from samatch.results.clinical import agreement, bias_and_limits, by_group, measurements
 from samatch.system.errors import InputError
 
@@ -44,7 +44,7 @@ def manifest(tmp_path):
 
 
 def rows(counts, run_id="r", split="test"):
-    """counts: patient -> voxels of LV at ED and ES, predicted, then true. MYO's counts must not matter."""
+    """counts: patient -> voxels of LV at ED and ES, predicted, then true; MYO's do not matter."""
     found = []
     for patient, (ed_pred, es_pred, ed_ref, es_ref) in counts.items():
         for frame, n_pred, n_ref in (("frame01", ed_pred, ed_ref), ("frame02", es_pred, es_ref)):
@@ -84,7 +84,7 @@ def test_volumes_and_ejection_fraction_by_hand(manifest):
 
 
 def test_bias_and_limits_by_hand(manifest):
-    """EF differences +10, -30 and +5: mean -5, squared deviations 225 + 625 + 100, sd sqrt(950 / 2)."""
+    """EF differences +10, -30, +5: mean -5, squared deviations 225 + 625 + 100, sd sqrt(475)."""
     row = agreement(measurements(rows(COUNTS), manifest)).set_index("measure").loc["EF"]
     sd = np.sqrt(475)
     assert (row.n, row.undefined, row.mean_ref) == (3, 0, pytest.approx(40))
@@ -94,7 +94,7 @@ def test_bias_and_limits_by_hand(manifest):
 
 
 def test_a_missed_ventricle_is_counted(manifest):
-    """Missed at ES by the prediction: that patient's ESV and EF are undefined (not 0 ml, 100 %), EDV is not."""
+    """Missed at ES: that patient's ESV and EF are undefined (not 0 ml, 100 %), EDV is not."""
     counts = COUNTS | {"b": (5_000, 0, 5_000, 2_500)}
     table = agreement(measurements(rows(counts), manifest)).set_index("measure")
     assert table.n.to_dict() == {"EDV": 3, "ESV": 2, "EF": 2}
@@ -179,7 +179,7 @@ def test_the_tables_name_the_methods_in_reading_order():
 def test_bland_altman_draws_eight_panels_at_most(manifest):
     one = measurements(rows(COUNTS | {"b": (0, 1, 5_000, 2_500)}), manifest)
     one = one[one.measure == "EF"]
-    figure = plots.bland_altman({f"method {n}": one for n in range(9)})
+    figure = comparisons.bland_altman({f"method {n}": one for n in range(9)})
     axes = [axis for axis in figure.axes if axis.get_title()]
     assert len(axes) == 8 and "8 of 9 methods" in figure.get_suptitle()
     assert "+7.5, limits" in axes[0].get_title() and "n = 2, 1 undefined" in axes[0].get_title()
@@ -187,5 +187,5 @@ def test_bland_altman_draws_eight_panels_at_most(manifest):
     assert lines == pytest.approx(
         sorted([0, 7.5, 7.5 - 1.96 * np.sqrt(12.5), 7.5 + 1.96 * np.sqrt(12.5)])
     )
-    empty = plots.bland_altman({"method": one.assign(pred=np.nan)})
+    empty = comparisons.bland_altman({"method": one.assign(pred=np.nan)})
     assert "too few values\nn = 0, 3 undefined" in empty.axes[0].get_title()

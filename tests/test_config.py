@@ -59,6 +59,12 @@ def test_every_profile_and_variant_is_valid(profile, variant):
     make_config(profile, "acdc", 3, "samatch-fixmatch", variant=variant)
 
 
+@pytest.mark.parametrize("text, number", [("1e-3", 1e-3), ("2E2", 200.0), (".5", 0.5), (3, 3.0)])
+def test_numbers_that_yaml_takes_for_texts(text, number):
+    changed = {"overrides": {"train.lr": text}, "variant": "x"}
+    assert make_config("demo", "phantom", 3, "fixmatch", **changed).train.lr == number
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -71,6 +77,9 @@ def test_every_profile_and_variant_is_valid(profile, variant):
         ({"variant": "x", "overrides": {"train.iterations": -1}}, "impossible"),
         ({"variant": "x", "overrides": {"match.conf_thresh": 0.5}}, "unknown setting"),
         ({"variant": "x", "overrides": {"train.lr": -0.1}}, "impossible"),
+        ({"variant": "x", "overrides": {"train.lr": "fast"}}, "wrong type"),
+        ({"variant": "x", "overrides": {"train.lr": "nan"}}, "impossible"),
+        ({"variant": "x", "overrides": {"train.lr": float("inf")}}, "impossible"),
         ({"variant": "x", "overrides": {"train.image_size": 100}}, "multiple of 32"),
         ({"variant": "x", "overrides": {"refine.combine": "vote"}}, "unknown refine.combine"),
     ],

@@ -1,34 +1,38 @@
-"""A set of one's own: from files to a manifest, to a training, to masks; and everything wrong with it in one message."""
+"""A set of one's own: from files to a manifest, to a training, to masks; and everything wrong with
+it in one message."""
 
 import nibabel
 import numpy as np
 import pytest
 
 from samatch.config.settings import make_config
-from samatch.data.curate import curate, left_apart, main
-from samatch.data.duplicates import groups_of, perceptual_hash, put_together
+from samatch.data.curate import curate, main
 from samatch.data.images import read_label
-from samatch.data.listing import from_csv, from_folder
-from samatch.data.manifest import Case
 from samatch.data.readers import phantom
-from samatch.data.splits import budgets, draw, sizes
-from samatch.data.volumes import Entry, load_cases
+from samatch.data.volumes import load_cases
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training.predict import predict
+from samatch.training.released import of_run
 from samatch.training.train import train
-from tests.made import AFFINE, ellipse, nifti, png, tiff, turned, write_series
+from tests.made import (
+    AFFINE,
+    CSV_HEAD,
+    ellipse,
+    nifti,
+    pictures,
+    png,
+    stack,
+    table,
+    tiff,
+    turned,
+    write_series,
+)
 
 
 @pytest.fixture
 def folder():
-    """<data>/lesions with ten pictures and their masks."""
-    found = paths.data_dir() / "lesions"
-    for n in range(10):
-        image, label = ellipse(n)
-        png(found / "images" / f"p{n}.png", image)
-        png(found / "masks" / f"p{n}.png", label * 255)
-    return found
+    return pictures(paths.data_dir() / "lesions")
 
 
 def test_a_folder_of_pictures_becomes_a_manifest(folder):
@@ -102,43 +106,6 @@ def test_faults_of_volumes(tmp_path):
         assert expected in text
 
 
-CSV_HEAD = "case_id,patient_id,image,label"
-
-
-@pytest.mark.parametrize(
-    "encoding, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8-sig", ","), ("utf-8", "\t")]
-)
-def test_csv_with_mark_and_semicolons(tmp_path, encoding, separator):
-    text = "\n".join([CSV_HEAD, "é1,é,images/a.png,masks/a.png", "b1,b,images/b.png,"]) + "\n"
-    (tmp_path / "c.csv").write_text(text.replace(",", separator), encoding=encoding)
-    assert from_csv(tmp_path / "c.csv") == [
-        Entry("é1", "é", "images/a.png", "masks/a.png"),
-        Entry("b1", "b", "images/b.png"),
-    ]
-
-
-def test_faults_of_a_csv(tmp_path):
-    (tmp_path / "c.csv").write_text("case_id;picture\n1;a\n")
-    with pytest.raises(
-        InputError,
-        match="column patient_id is missing; there are case_id, picture\n.*column image is missing",
-    ):
-        from_csv(tmp_path / "c.csv")
-    (tmp_path / "c.csv").write_text(f"{CSV_HEAD},split\na,p,,x,train\nb,p,i,x,dev\nc,q,i,x,\n")
-    with pytest.raises(InputError) as error:
-        from_csv(tmp_path / "c.csv")
-    assert all(
-        text in str(error.value)
-        for text in (
-            "line 2: image is empty",
-            "line 3: unknown split 'dev'",
-            "1 of 3 cases have no split",
-        )
-    )
-    with pytest.raises(InputError, match="unreadable table"):
-        from_csv(tmp_path / "none.csv")
-
-
 def test_doubles_leaks_and_paths_outside(folder):
     rows = [
         "a,p,images/p0.png,masks/p0.png,train",
@@ -164,126 +131,10 @@ def test_doubles_leaks_and_paths_outside(folder):
         assert expected in text
 
 
-def test_near_duplicates_become_one_patient_and_stay_together(folder):
-    image, label = ellipse(3)
-    brighter = (image.astype(float) * 0.9 + 10).astype(np.uint8)
-    png(folder / "images" / "copy.png", brighter)
-    png(folder / "masks" / "copy.png", label * 255)
-    manifest, report = curate("lesions", None, ["lesion"])
-    of = {case.case_id: case.patient_id for case in manifest.cases}
-    assert of["copy"] == of["p3"] and len(set(of.values())) == 10
-    assert "near-duplicates, taken as one patient: copy, p3" in report
-    if manifest.split_of[of["copy"]] == "train":  # a budget of n is n pictures: the pair comes last
-        assert manifest.labeled_order[-1] == of["copy"]
-
-
-def test_near_groups_by_hand():
-    base = np.random.default_rng(0).random((3, 256)) > 0.5
-    close = base[0].copy()
-    close[:78] ^= True
-    far = base[1].copy()
-    far[:79] ^= True
-    hashes = {"a": base[0], "b": base[1], "c": close, "d": far}
-    assert groups_of(dict.fromkeys("abcd", "") | {n: n for n in "abcd"}, hashes) == [["a", "c"]]
-    assert groups_of({"a": "1", "b": "2", "c": "3", "d": "2", "e": "5", "f": "3"}, hashes) == [
-        ["a", "c", "f"],
-        ["b", "d"],
-    ]
-    assert groups_of({"a": "1", "b": "2"}, {}) == [] and groups_of({}, {}) == []
-    entries = [Entry(n, f"p{n}") for n in "abcd"]
-    moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
-    assert [e.patient_id for e in moved] == ["pa", "pb", "pa", "pa"] and twins == ["pa"]
-    assert (perceptual_hash(ellipse(0)[0] / 255) == perceptual_hash(ellipse(0)[0] / 255)).all()
-
-
-def table(folder, rows, head=f"{CSV_HEAD},split"):
-    (folder / "t.csv").write_text("\n".join([head, *rows]) + "\n")
-    return folder / "t.csv"
-
-
-def lookalikes(folder, count):
-    """`count` pictures that differ by little: every pair is nearer than NEAR_BITS."""
-    base, label = ellipse(7)
-    for n in range(count):
-        noise = np.random.default_rng(n).normal(0, 3, base.shape)
-        png(folder / "images" / f"n{n}.png", (base + noise).clip(0, 255).astype(np.uint8))
-        png(folder / "masks" / f"n{n}.png", label * 255)
-
-
-def test_given_splits_are_never_changed(capsys):
-    """Near-duplicates of eight patients over all three splits: told with their splits, and every patient stays where the table has it."""
-    folder = paths.data_dir() / "near"
-    lookalikes(folder, 8)
-    given = dict(zip((f"n{n}" for n in range(8)), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))
-    csv = table(
-        folder,
-        [
-            f"{case},p{case},images/{case}.png,masks/{case}.png,{split}"
-            for case, split in given.items()
-        ],
-    )
-    main(["--name", "near", "--csv", str(csv), "--classes", "a"])
-    assert (
-        "warning: near-duplicates in different splits, left as they are: n0 (train), n1 (train), n2 (train), n3 (train), n4 (val), "
-        "n5 (val), n6 (test), n7 (test)"
-    ) in capsys.readouterr().out
-    manifest, _ = curate("near", csv, ["a"])
-    assert manifest.split_of == {f"p{case}": split for case, split in given.items()}
-    assert [case.patient_id for case in manifest.cases] == [f"p{case}" for case in given]
-
-
-def test_too_few_patients_after_joining_names_the_joined_cases():
-    folder = paths.data_dir() / "near"
-    lookalikes(folder, 5)
-    with pytest.raises(
-        InputError,
-        match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, n4(.|\n)*--keep-near-duplicates",
-    ):
-        curate("near", None, ["a"])
-    manifest, report = curate("near", None, ["a"], join_near=False)
-    assert len(manifest.split_of) == 5 and any(
-        "in different splits, left as they are: n0 (" in line for line in report
-    )
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
-    """Equal images in 3-D, one of them on another scale and with another label: two readers of one scan."""
-    folder = paths.data_dir() / "v"
-    for n in range(8):
-        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
-        nifti(folder / f"v{n}.nii.gz", image)
-        nifti(folder / f"v{n}_gt.nii.gz", label)
-    twice = np.stack([ellipse(z)[0] for z in range(3)])
-    nifti(folder / "v1.nii.gz", 2 * twice.astype(np.int16))
-    manifest, report = curate("v", None, ["a"], seed=seed, join_near=False)
-    assert "near-duplicates, taken as one patient: v0, v1" in report and len(manifest.split_of) == 7
-    rows = [
-        f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}"
-        for n in range(8)
-    ]
-    with pytest.raises(
-        InputError,
-        match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split",
-    ):
-        curate("v", table(folder, rows), ["a"])
-
-
-def test_near_duplicates_of_one_patient_or_one_split_are_no_warning():
-    cases = [
-        Case(n, p, 1, 8, 8, None, n, n) for n, p in (("a", "p"), ("b", "p"), ("c", "q"), ("d", "r"))
-    ]
-    drawn = {"train": ["p", "q"], "val": ["r"]}
-    assert left_apart([["a", "b"]], cases, drawn) == []
-    assert left_apart([["a", "c"]], cases, drawn) == [
-        "near-duplicates, left as they are: a (train), c (train)"
-    ]
-
-
 def test_no_empty_split_passes(folder):
-    def rows(**split):
+    def rows(bare=(), **split):
         return [
-            f"p{n},p{n},images/p{n}.png,{'' if n in split.get('bare', ()) else f'masks/p{n}.png'},{s}"
+            ",".join([f"p{n},p{n},images/p{n}.png", "" if n in bare else f"masks/p{n}.png", s])
             for s in ("train", "val", "test")
             for n in split.get(s, ())
         ]
@@ -315,7 +166,8 @@ def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(fol
     )
     with pytest.raises(
         InputError,
-        match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give CLASSES=lesion, or delete",
+        match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give "
+        "CLASSES=lesion, or delete",
     ):
         curate("lesions", None, ["cyst", "lesion"])
     assert curate("lesions", None, [])[0].classes == (
@@ -329,50 +181,9 @@ def test_a_name_of_the_projects_own_sets_is_refused():
         curate("acdc", None, ["a"])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "x_GT.NII.GZ",
-        "x_Mask.png",
-        "x_segmentation.png",
-        "x_mask_1.png",
-        "x-Seg.tif",
-        "x label2.png",
-        "x_Ground_Truth.png",
-        "Masks/x.png",
-        "labelsTr/x.nii.gz",
-        "GT/x.png",
-    ],
-)
-def test_names_of_labels(tmp_path, name):
-    for file in ("x.png", name):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_bytes(b"")
-    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", name)]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"],
-)
-def test_names_of_images(tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"")
-    assert [(entry.image, entry.label) for entry in from_folder(tmp_path)] == [(name, "")]
-
-
-def test_two_labels_of_an_image_are_told(tmp_path):
-    for name in ("b (1).png", "b (1)_mask.png", "b (1)_mask_1.png"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(
-        InputError,
-        match=r"b \(1\): several labels: b \(1\)_mask.png, b \(1\)_mask_1.png(.|\n)*unite the labels",
-    ):
-        from_folder(tmp_path)
-
-
 def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
-    """A mask that no name gives away, binary or of classes, and a real unlabeled image beside it; and image and label swapped in a table."""
+    """A mask that no name gives away, binary or of classes, and a real unlabeled image beside it;
+    and image and label swapped in a table."""
     png(folder / "images" / "outline.png", ellipse(20)[1] * 255)
     png(folder / "images" / "classes.png", ellipse(21, 4)[1])
     png(folder / "images" / "unlabeled.png", ellipse(22)[0])
@@ -389,8 +200,8 @@ def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
     manifest, report = curate("lesions", None, ["lesion"])
     assert "unlabeled: 1 cases, all in train" in report and manifest.unlabeled == {"unlabeled"}
     assert (
-        "warning: an image of hardly more values than a label has: are image and label swapped? In 1 cases: p9"
-        in report
+        "warning: an image of hardly more values than a label has: are image and label swapped? "
+        "In 1 cases: p9" in report
     )
     rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + [
         "s,s,masks/p9.png,images/p8.png"
@@ -402,7 +213,8 @@ def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
 def test_black_and_white_labels_have_one_class(folder):
     with pytest.raises(
         InputError,
-        match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 classes is 255",
+        match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 "
+        "classes is 255",
     ):
         curate("lesions", None, ["cyst", "tumour"])
     for n in range(10):
@@ -411,10 +223,11 @@ def test_black_and_white_labels_have_one_class(folder):
 
 
 def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
-    """TIFF stacks are volumes, in and out; pictures stored turned are told once, with their cases."""
+    """TIFF stacks are volumes, in and out; pictures stored turned are told once, with their
+    cases."""
     folder = paths.data_dir() / "stacks"
     for n in range(8):
-        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        image, label = stack(10 * n)
         tiff(folder / "images" / f"s{n}.tif", image)
         tiff(folder / "masks" / f"s{n}.tif", label * 255)
     manifest, report = curate("stacks", None, ["a"])
@@ -424,7 +237,7 @@ def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):
     record = train(make_config("demo", "stacks", 1, "supervised"))
     tiff(tmp_path / "new" / "x.tiff", np.stack([ellipse(z)[0] for z in range(4)]))
     turned(tmp_path / "new" / "y.png", ellipse(3, size=40)[0][:30], 6)
-    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    masks = predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert [path.name for path in masks] == ["x_mask.tif", "y_mask.png"] and read_label(
         masks[0]
     ).array.shape == (4, 48, 48)
@@ -444,10 +257,11 @@ def test_doubts_name_their_cases(folder):
 
 
 def test_doubtful_geometry_stands_in_the_manifests_report():
-    """Faults and warnings of headers, one volume each; the slices of h5 volumes have no spacing, but a shape."""
+    """Faults and warnings of headers, one volume each; the slices of h5 volumes have no spacing,
+    but a shape."""
     folder = paths.data_dir() / "v"
     for n in range(8):
-        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z) for z in range(3))))
+        image, label = stack(10 * n)
         for name, array in ((f"v{n}", image), (f"v{n}_gt", label)):
             volume = nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([1.5, 1.5, 8, 1]))
             if n == 3:
@@ -459,7 +273,8 @@ def test_doubtful_geometry_stands_in_the_manifests_report():
             nibabel.save(volume, folder / f"{name}.nii.gz")
     with pytest.raises(
         InputError,
-        match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header gives two",
+        match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header "
+        "gives two",
     ):
         curate("v", None, ["a"])
     for n in (5, 6):
@@ -467,8 +282,8 @@ def test_doubtful_geometry_stands_in_the_manifests_report():
             (folder / f"v{n}{ending}.nii.gz").unlink()
     report = curate("v", None, ["a"])[1]
     assert (
-        "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In 1 cases: v3"
-        in report
+        "warning: no orientation codes in the NIfTI header: where the volume lies is unknown. In "
+        "1 cases: v3" in report
     )
     assert sum("warning" in line for line in report) == 1
 
@@ -494,73 +309,12 @@ def test_a_class_that_a_split_lacks_is_a_warning(folder):
     ]
 
 
-def test_folders_in_bids_and_beside_each_other(tmp_path):
-    for p in ("01", "02"):
-        nifti(tmp_path / f"sub-{p}" / "anat" / f"sub-{p}_T1w.nii.gz", np.zeros((2, 3, 4)))
-    nifti(
-        tmp_path / "derivatives" / "hand" / "sub-01" / "sub-01_space-T1w_dseg.nii.gz",
-        np.zeros((2, 3, 4)),
-    )
-    assert from_folder(tmp_path) == [
-        Entry(
-            "sub-01",
-            "sub-01",
-            "sub-01/anat/sub-01_T1w.nii.gz",
-            "derivatives/hand/sub-01/sub-01_space-T1w_dseg.nii.gz",
-        ),
-        Entry("sub-02", "sub-02", "sub-02/anat/sub-02_T1w.nii.gz"),
-    ]
-    nifti(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz", np.zeros((2, 3, 4)))
-    nifti(tmp_path / "lost_gt.nii.gz", np.zeros((2, 3, 4)))
-    with pytest.raises(
-        InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"
-    ):
-        from_folder(tmp_path)
-
-
-def test_sizes_and_draws_by_hand():
-    assert (
-        sizes(20, (0.62, 0.12, 0.25)) == [13, 2, 5]
-        and sizes(3, (0.9, 0.05, 0.05)) == [1, 1, 1]
-        and sizes(10, (0.7, 0.1, 0.2)) == [7, 1, 2]
-    )
-    assert budgets(7) == [1, 3, 7] and budgets(2) == [1, 2]
-    strata = (
-        {f"b{i}": "b" for i in range(20)}
-        | {f"m{i}": "m" for i in range(10)}
-        | {f"n{i}": "n" for i in range(4)}
-    )
-    found = draw(
-        strata,
-        (0.6, 0.1, 0.3),
-        0,
-        unused=["n"],
-        only_train=frozenset({"b19"}),
-        last=frozenset({"b0"}),
-    )
-    assert sorted(p for group in found.values() for p in group) == sorted(strata) and set(
-        found["unused"]
-    ) == {f"n{i}" for i in range(4)}
-    assert found["train"][-1] == "b19" and sum(p[0] == "m" for p in found["train"][:6]) == 2
-    assert "b0" not in found["train"][:-2]
-    assert found == draw(
-        strata,
-        (0.6, 0.1, 0.3),
-        0,
-        unused=["n"],
-        only_train=frozenset({"b19"}),
-        last=frozenset({"b0"}),
-    )
-    assert found["test"] != draw(strata, (0.6, 0.1, 0.3), 1, unused=["n"])["test"]
-    with pytest.raises(InputError, match="too few patients"):
-        draw({"a": "", "b": ""}, (0.7, 0.1, 0.2), 0)
-
-
 def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tmp_path, capsys):
-    """A CSV with unlabeled cases, five foreground classes, NIfTI with an oblique affine: manifest, training, masks, overlays."""
+    """A CSV with unlabeled cases, five foreground classes, NIfTI with an oblique affine: manifest,
+    training, masks, overlays."""
     folder, rows = paths.data_dir() / "six", [CSV_HEAD]
     for n in range(9):
-        image, label = (np.stack(part) for part in zip(*(ellipse(10 * n + z, 5) for z in range(3))))
+        image, label = stack(10 * n, 5)
         nifti(folder / f"c{n}.nii.gz", image)
         nifti(folder / f"l{n}.nii.gz", label)
         rows.append(
@@ -584,12 +338,14 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
     target = tmp_path / "new" / "c.nii.gz"
     nifti(target, np.stack([ellipse(z, 5)[0] for z in range(4)]))
     write_series(tmp_path / "new" / "scan")
-    masks = predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    masks = predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "c_mask.nii.gz",
         "c_overlay.png",
+        "contact_sheet.png",
         "scan_mask.nii.gz",
         "scan_overlay.png",
+        "volumes.csv",
     ]
     source, mask = nibabel.load(target), nibabel.load(tmp_path / "masks" / "c_mask.nii.gz")
     assert (
@@ -599,17 +355,17 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
     )
     assert set(np.unique(mask.dataobj)) <= set(range(6)) and len(masks) == 2
     with pytest.raises(InputError, match="unknown complete run"):
-        predict("demo", "nothing", tmp_path / "new", tmp_path / "masks")
+        predict(of_run("demo", "nothing"), tmp_path / "new", tmp_path / "masks")
 
 
 def test_pictures_get_pictures_and_broken_ones_stop_everything(tiny_profile, folder, tmp_path):
     curate("lesions", None, ["lesion"])
     record = train(make_config("demo", "lesions", 3, "supervised"))
     png(tmp_path / "new" / "a.png", ellipse(50, size=40)[0])
-    predict("demo", record["run_id"], tmp_path / "new", tmp_path / "masks")
+    predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
     assert read_label(tmp_path / "masks" / "a_mask.png").array.shape == (1, 40, 40)
     (tmp_path / "new" / "b.png").write_bytes(b"no")
     png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError, match="2 faults"):
-        predict("demo", record["run_id"], tmp_path / "new", tmp_path / "other")
+        predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -113,7 +113,8 @@ def test_augmented_views_by_number_and_with_their_labels():
     assert (first.label != volumes[0].label).any() and (first.label != views[2].label).any()
     again = augmented_views(volumes, 3, 32, plain, seed=0)
     assert all(
-        (a.image == b.image).all() and (a.label == b.label).all() for a, b in zip(views, again)
+        (a.image == b.image).all() and (a.label == b.label).all()
+        for a, b in zip(views, again, strict=True)
     )
     assert (augmented_views(volumes, 1, 32, plain, seed=1)[0].label != first.label).any()
     assert augmented_views(volumes, 0, 32, plain, seed=0) == []
@@ -134,7 +135,10 @@ def test_every_seed_of_a_training_has_the_same_views():
         for seed in (0, 1)
     ]
     assert len(views[0]) == 3
-    assert all((a.image == b.image).all() and (a.label == b.label).all() for a, b in zip(*views))
+    assert all(
+        (a.image == b.image).all() and (a.label == b.label).all()
+        for a, b in zip(*views, strict=True)
+    )
     assert (
         sam_views(make_config("demo", "phantom", 3, "finetune", "tiny", variant="sam_all"), volumes)
         == []

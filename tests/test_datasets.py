@@ -139,9 +139,9 @@ def break_class(image, label):
         (break_shape, "differ in shape"),
         (break_nan, "1 NaN or infinite"),
         (break_class, r"expected 0 to 3, got \[7\]"),
-        (lambda i, l: (np.ones_like(i), l), "constant"),
-        (lambda i, l: (i[:0], l[:0]), "not a volume"),
-        (lambda i, l: (i[0], l[0]), "not a volume"),
+        (lambda image, label: (np.ones_like(image), label), "constant"),
+        (lambda image, label: (image[:0], label[:0]), "not a volume"),
+        (lambda image, label: (image[0], label[0]), "not a volume"),
     ],
 )
 def test_broken_arrays_in_real_files(tmp_path, volume, broken, message):
@@ -310,7 +310,8 @@ def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_
 
 
 def test_the_manifests_spacing_fills_in_and_must_agree_with_the_files(tmp_path, volume):
-    """h5 files have none; a NIfTI file's is used where both agree within 1 %, and a fault where they do not."""
+    """h5 files have none; a NIfTI file's is used where both agree within 1 %, and a fault where
+    they do not."""
     spacings = {
         "patient001": (10.0, 1.4, 1.5),
         "patient002": (10.0, 1.41, 1.5),

@@ -1,4 +1,7 @@
-"""Folds: drawn by code as tracked, every patient tested once; pooling of whole sets of folds only."""
+"""Folds: drawn as tracked, every patient tested once; only whole sets of folds are pooled."""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,10 +10,15 @@ import pytest
 from samatch.config.settings import run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest
-from samatch.results import folds
+from samatch.results import audit, folds
 from samatch.results.records import RUN_COLUMNS
 from samatch.system import paths
 from samatch.system.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import write_pages  # noqa: E402
 
 NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
 # (method, sam, variant), Dice of every test patient, validation Dice in each fold
@@ -23,7 +31,7 @@ SPECS = [
 
 
 def write_fold(name, specs=SPECS, **wrong):
-    """Made-up records of one fold, with the patients and hashes of its manifest but for what `wrong` says."""
+    """Made-up records of one fold, with its manifest's patients and hashes but for `wrong`."""
     manifest, number = load_manifest(name), NAMES.index(name)
     runs, cases = [], []
     for (method, sam, variant), dice, val in specs:
@@ -43,7 +51,10 @@ def write_fold(name, specs=SPECS, **wrong):
             }
             | wrong
         )
-        for split in ("val", "test") if method != "finetune" else ("val",):
+        splits_of_run = ("val", "test") if method != "finetune" else ("val",)
+        if method.startswith("samatch") and not variant:
+            splits_of_run += ("test_sam", "test_refined")
+        for split in splits_of_run:
             cases += [
                 {
                     "run_id": run,
@@ -59,7 +70,7 @@ def write_fold(name, specs=SPECS, **wrong):
                     "n_ref": 9,
                     "status": "ok",
                 }
-                for i, p in enumerate(manifest.patients(split))
+                for i, p in enumerate(manifest.patients(split.split("_")[0]))
             ]
     folder = paths.TRACKED_RESULTS / "laptop" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,11 +130,11 @@ def test_a_set_without_folds_says_so():
 
 def test_twenty_patients_are_pooled(tracked):
     written, left_out = folds.write_pooled("laptop", "chaos")
-    assert written == [tracked / f"{name}.csv" for name in ("per_case", "summary", "wilcoxon")]
+    names = ("per_case", "summary", "wilcoxon", "sam_at_test_time")
+    assert written == [tracked / f"{name}.csv" for name in names]
     cases, table = (pd.read_csv(path) for path in written[:2])
-    assert set(cases.split) == {"test"} and set(cases.groupby("run_id").patient_id.nunique()) == {
-        20
-    }
+    assert set(cases.split) == {"test", "test_sam", "test_refined"}
+    assert set(cases.groupby("run_id").patient_id.nunique()) == {20}
     assert set(table.n) == {20} and set(cases.fold) == set(NAMES)
     assert left_out == []
     table = table.set_index("run_id")
@@ -136,14 +147,14 @@ def test_twenty_patients_are_pooled(tracked):
 
 
 def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
-    """Of two candidates the first wins on validation in folds 1 and 2, the other in 3 and 4: ten of .9 and ten of .5
-    make .7."""
+    """The first wins on validation in folds 1 and 2, the other in 3 and 4: a mean of .7."""
     assert folds.references(folds.pooled("laptop", "chaos")[0]) == [
         "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"
     ]
     monkeypatch.setattr(folds, "COMBINE_VARIANTS", ("", "box"))
     runs, cases, _ = folds.pooled("laptop", "chaos")
     mine = cases[cases.run_id == "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
+    mine = mine[mine.split == "test"]
     assert mine.dice.mean() == pytest.approx(0.7 + 0.002)
     assert mine.groupby("fold").dice.mean().round(1).tolist() == [0.9, 0.9, 0.5, 0.5]
     assert folds.references(runs) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
@@ -198,3 +209,52 @@ def test_undefined_distances_survive_pooling(tracked):
     table.to_csv(path, index=False)
     summary = pd.read_csv(folds.write_pooled("laptop", "chaos")[0][1]).set_index("method")
     assert summary.undefined["Supervised"] == 1 and summary.n["Supervised"] == 20
+
+
+WITH_CONTROL = [*SPECS, (("samatch-fixmatch", "", "no_sam"), 0.85, [0.5] * 4)]
+
+
+def test_the_answer_is_of_all_patients_once_the_folds_are_pooled(tracked):
+    for name in NAMES:
+        write_fold(name, WITH_CONTROL)
+    assert write_pages.answer_row("laptop", "chaos")["test units"] == "5 patients"
+    folds.write_pooled("laptop", "chaos")
+    row = write_pages.answer_row("laptop", "chaos")
+    assert (row["set"], row["test units"], row["seeds"]) == (
+        "CHAOS liver, 4 folds",
+        "20 patients",
+        "1",
+    )
+    assert (row["Supervised"], row["SAM-Match"], row["FixMatch, continued"]) == (
+        "40.2",
+        "90.2",
+        "85.2",
+    )
+    assert row["SAM-Match, SAM at test time"] == "90.2" and row["SAM alone"] == ""
+    assert row["SAM-Match against continued"] == "+5.0 (+5.0 to +5.0), p < 0.0001"
+    page = write_pages.summary("laptop", "chaos_folds")
+    assert "| SAM-Match (FixMatch) | 70.0 | 90.2 ± 0.1 | 10.0 |" in page
+    assert "| SAM-Match (FixMatch) | Supervised | 20 | +50.0" in write_pages.wilcoxon(
+        "laptop", "chaos_folds"
+    )
+
+
+def test_the_audit_of_pooled_folds_goes_back_to_the_folds(tracked):
+    for name in NAMES:
+        write_fold(name, WITH_CONTROL)
+    folds.write_pooled("laptop", "chaos")
+    outcomes, _ = audit.audit_set("laptop", "chaos_folds")
+    assert [outcome.name for outcome in outcomes] == [
+        "per_case.csv",
+        "summary.csv",
+        "wilcoxon.csv",
+        "sam_at_test_time.csv",
+    ]
+    assert not [fault for outcome in outcomes for fault in outcome.faults]
+    path = tracked.parent / "chaos_fold3" / "per_case.csv"
+    table = pd.read_csv(path)
+    table.loc[table.index[table.split == "test"][0], "dice"] = 0.1
+    table.to_csv(path, index=False)
+    faults = [f for outcome in audit.audit_set("laptop", "chaos_folds")[0] for f in outcome.faults]
+    assert any(fault.startswith("per_case.csv: chaos_folds-n3-supervised-s0") for fault in faults)
+    assert any(fault.startswith("summary.csv: chaos_folds-n3-supervised-s0") for fault in faults)

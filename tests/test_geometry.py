@@ -1,4 +1,5 @@
-"""Headers that contradict themselves, name no unit or no place, or have their slices elsewhere; and masks that lie where the image lies."""
+"""Headers that contradict themselves, name no unit or no place, or have their slices elsewhere; and
+masks that lie where the image lies."""
 
 import struct
 
@@ -155,7 +156,8 @@ def test_slices_along_another_axis_are_a_fault(tmp_path, sizes, shape, refused):
         return
     with pytest.raises(
         InputError,
-        match=f"slices do not lie along the last axis(.|\n)*shape {' x '.join(map(str, shape))}, spacing",
+        match=f"slices do not lie along the last axis(.|\n)*shape {' x '.join(map(str, shape))}, "
+        f"spacing",
     ):
         read(path)
 
@@ -183,7 +185,8 @@ HEADERS = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_mask_lies_where_the_image_lies_for_every_reader(tmp_path, name):
-    """nibabel believes the sform, ITK the qform or neither: the mask says to both what the image says."""
+    """nibabel believes the sform, ITK the qform or neither: the mask says to both what the image
+    says."""
     path = saved(tmp_path / "a.nii.gz", **HEADERS[name])
     picture = read(path)
     label = np.zeros(picture.array.shape, np.uint8)

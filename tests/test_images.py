@@ -1,6 +1,7 @@
 """Reading one file of every kind, and what is said about broken ones."""
 
 import locale
+import struct
 
 import h5py
 import nibabel
@@ -29,7 +30,8 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
     write_series(tmp_path / "gap", positions=[0, 4, 8, 16, 20])
     with pytest.raises(
         InputError,
-        match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and 16.0 mm",
+        match="slices of a DICOM series are missing.*\n.*gap\n.*every 4.00 mm\n.*between 8.0 and "
+        "16.0 mm",
     ):
         read(tmp_path / "gap")
     write_series(tmp_path / "two", VOLUME[:2])
@@ -44,7 +46,8 @@ def test_missing_slices_and_several_series_are_named(tmp_path):
 
 
 def test_slices_that_may_be_missing_at_the_ends_are_doubts(tmp_path):
-    """The first ones by the numbers, the last ones by the size of the acquisition, every second one by the step."""
+    """The first ones by the numbers, the last ones by the size of the acquisition, every second one
+    by the step."""
 
     def doubts(name, **how):
         write_series(tmp_path / name, **how)
@@ -204,3 +207,50 @@ def test_a_label_turned_against_its_image_is_told_the_angle(tmp_path):
     with pytest.raises(InputError, match="axes turned by 10.0 degrees"):
         check_geometry(image, label)
     check_geometry(label, label)
+
+
+def test_one_frame_in_four_axes_is_a_volume(tmp_path):
+    for axes in ((1,), (1, 1)):
+        array = VOLUME.transpose(2, 1, 0).reshape(7, 6, 5, *axes)
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.25, 8, 1])), tmp_path / "a.nii.gz")
+        found = read(tmp_path / "a.nii.gz")
+        assert (found.array == VOLUME).all() and found.spacing == pytest.approx((8, 1.25, 1.5))
+
+
+def palette(path, index, colours):
+    picture = Image.fromarray(index.astype(np.uint8)).convert("P")
+    picture.putdata(index.ravel().tolist())
+    picture.putpalette(sum(colours, ()))
+    picture.save(path)
+
+
+def test_of_a_palette_mask_the_indices_are_the_classes(tmp_path):
+    """Colours, greys that are no classes, and black and white in either order, by hand."""
+    index = np.array([[0, 1, 2], [2, 1, 0]])
+    for name, colours in (
+        ("colours", [(0, 0, 0), (255, 0, 0), (0, 255, 0)]),
+        ("greys", [(0, 0, 0), (128, 128, 128), (255, 255, 255)]),
+        ("alike", [(9, 9, 9), (255, 0, 0), (255, 0, 0)]),
+    ):
+        palette(tmp_path / f"{name}.png", index, colours)
+        found = read_label(tmp_path / f"{name}.png")
+        assert (found.array == index[None]).all() and not found.white, name
+    palette(tmp_path / "mask.png", index % 2, [(255, 255, 255), (0, 0, 0)])
+    found = read_label(tmp_path / "mask.png")
+    assert (found.array == (index % 2 == 0)[None]).all() and found.white
+    assert read(tmp_path / "colours.png").array.max() > 2  # an image has colours
+
+
+def test_labels_whole_up_to_rounding_are_rounded(tmp_path):
+    """A scale of 1/3 that float32 cannot hold; half a class is none."""
+    classes = np.array([[[0, 1, 2], [3, 0, 1]]], np.float32)
+    for name, error in (("near", 0.0009), ("far", 0.01)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["label"] = classes - np.float32(error)
+    assert (read_label(tmp_path / "near.h5").array == classes).all()
+    assert (read_label(tmp_path / "far.h5").array == classes - np.float32(0.01)).all()
+    raw = bytearray(nibabel.Nifti1Image((3 * classes).astype(np.int16).T, np.eye(4)).to_bytes())
+    struct.pack_into("<2f", raw, 112, 0.33333, 0.0)  # scl_slope, scl_inter
+    (tmp_path / "a.nii").write_bytes(bytes(raw))
+    assert read(tmp_path / "a.nii").array.max() < 3
+    assert (read_label(tmp_path / "a.nii").array == classes).all()

@@ -6,6 +6,7 @@ import yaml
 
 from samatch.data.curate import draw_splits
 from samatch.data.manifest import Case, load_manifest, manifest_faults, write_manifest
+from samatch.data.splits import budgets, draw, sizes
 from samatch.data.volumes import Entry
 from samatch.system import paths
 from samatch.system.errors import InputError
@@ -179,7 +180,7 @@ def test_acdc_has_a_spacing_and_a_diagnosis_for_every_patient():
 def test_groups_make_the_round_trip_and_belong_to_a_patient(tmp_path):
     cases = [
         dataclasses.replace(case(p, p), group=group)
-        for p, group in zip("abcd", ("x", "x", "y", ""))
+        for p, group in zip("abcd", ("x", "x", "y", ""), strict=True)
     ]
     write_manifest(tmp_path, ABOUT, cases, {"train": ["b", "a"], "val": ["c"], "test": ["d"]})
     assert load_manifest("mine", tmp_path).cases == tuple(cases)
@@ -194,3 +195,41 @@ def test_an_unknown_unit_of_distances_is_refused(tmp_path):
     write_manifest(tmp_path, ABOUT | {"distances": "inch"}, [case(p, p) for p in "abcd"], splits)
     with pytest.raises(InputError, match="unknown unit of distances: 'inch'"):
         load_manifest("mine", tmp_path)
+
+
+def test_sizes_and_draws_by_hand():
+    assert (
+        sizes(20, (0.62, 0.12, 0.25)) == [13, 2, 5]
+        and sizes(3, (0.9, 0.05, 0.05)) == [1, 1, 1]
+        and sizes(10, (0.7, 0.1, 0.2)) == [7, 1, 2]
+    )
+    assert budgets(7) == [1, 3, 7] and budgets(2) == [1, 2]
+    strata = (
+        {f"b{i}": "b" for i in range(20)}
+        | {f"m{i}": "m" for i in range(10)}
+        | {f"n{i}": "n" for i in range(4)}
+    )
+    found = draw(
+        strata,
+        (0.6, 0.1, 0.3),
+        0,
+        unused=["n"],
+        only_train=frozenset({"b19"}),
+        last=frozenset({"b0"}),
+    )
+    assert sorted(p for group in found.values() for p in group) == sorted(strata) and set(
+        found["unused"]
+    ) == {f"n{i}" for i in range(4)}
+    assert found["train"][-1] == "b19" and sum(p[0] == "m" for p in found["train"][:6]) == 2
+    assert "b0" not in found["train"][:-2]
+    assert found == draw(
+        strata,
+        (0.6, 0.1, 0.3),
+        0,
+        unused=["n"],
+        only_train=frozenset({"b19"}),
+        last=frozenset({"b0"}),
+    )
+    assert found["test"] != draw(strata, (0.6, 0.1, 0.3), 1, unused=["n"])["test"]
+    with pytest.raises(InputError, match="too few patients"):
+        draw({"a": "", "b": ""}, (0.7, 0.1, 0.2), 0)

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from PIL import Image
 
-from samatch.results import plots
+from samatch.results import comparisons, curves, plots, tables
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +29,59 @@ def test_the_closest_comparisons_are_drawn_with_every_patient():
     scores = pd.DataFrame(
         {"mine": [0.8, 0.7, 0.9], "near": [0.79, 0.72, 0.88], "far": [0.1, 0.2, 0.3]}
     )
-    figure = plots.paired_differences(
-        scores, "mine", {"near": "Near", "far": "Far"}, "Mine", most=1
+    figure = comparisons.paired_differences(
+        scores, "mine", {"near": "Near", "far": "Far"}, "Mine", "patient", most=1
     )
-    drawn = [axis for axis in figure.axes if axis.patches]
-    assert len(drawn) == 1 and [bar.get_height() for bar in drawn[0].patches] == pytest.approx(
-        [-2, 1, 2]
-    )
-    assert (
-        "against Near" in words(figure)
-        and "against Far" not in words(figure)
-        and any("the 1 closest of 2" in text for text in words(figure))
-    )
+    (axis,) = [axis for axis in figure.axes if axis.get_title()]
+    better, worse, same = axis.collections[1:]  # after the lines down to zero
+    assert better.get_offsets()[:, 1].tolist() == pytest.approx([1, 2])
+    assert worse.get_offsets()[:, 1].tolist() == pytest.approx([-2]) and not len(same.get_offsets())
+    assert axis.get_title() == "against Near\n2 better, 1 worse"
+    assert any("the 1 closest of 2" in text for text in words(figure))
+    assert "the same" not in words(figure) and "patients, sorted" in words(figure)
+
+
+def test_paired_differences_share_one_scale_and_differ_without_colour():
+    scores = pd.DataFrame({"mine": [0.5, 0.6], "a": [0.4, 0.6], "b": [0.1, 0.9]})
+    figure = comparisons.paired_differences(scores, "mine", {"a": "A", "b": "B"}, "Mine", "picture")
+    limits = {axis.get_ylim() for axis in figure.axes}
+    assert len(limits) == 1 and limits.pop() == pytest.approx((-30 - 2.8, 40 + 2.8))
+    shapes = [dots.get_paths()[0].vertices.tolist() for dots in figure.axes[0].collections[1:]]
+    assert shapes[0] != shapes[1] != shapes[2]
+    assert figure.axes[0].get_title() == "against A\n1 better, 1 the same"
+    assert "pictures, sorted" in words(figure)
+    same = comparisons.paired_differences(scores, "mine", {"mine": "It"}, "Mine", "patient")
+    assert same.axes[0].get_ylim() == (-1, 1)
+
+
+def test_boxes_end_where_the_data_do_and_sam_match_stands_out():
+    scores = {
+        "FixMatch": np.array([80.0, 84, np.nan]),
+        "SAM-Match (FixMatch)": np.array([82.0, 90]),
+    }
+    figure = comparisons.dice_boxes(scores, "title", "picture")
+    (axis,) = figure.axes
+    assert axis.get_xlim() == pytest.approx((80 - 0.4, 90 + 0.4))
+    assert axis.get_xlabel() == "Dice (%), one dot a picture"
+    weights = {tick.get_text(): tick.get_fontweight() for tick in axis.get_yticklabels()}
+    assert weights == {"FixMatch": "normal", "SAM-Match (FixMatch)": "bold"}
+    plain, mine = (to_hex(box.get_facecolor()) for box in axis.patches)
+    assert plain != mine and {"82.0", "86.0"} <= set(words(figure))
+    assert [len(dots.get_offsets()) for dots in axis.collections] == [2, 2]
+
+
+def test_the_unit_comes_from_the_set():
+    assert [tables.unit_name(name) for name in ("busi", "acdc")] == ["picture", "patient"]
+
+
+def test_a_saved_figure_has_the_same_bytes_again(tmp_path):
+    scores = {"A": np.array([80.0, 84, 88]), "B": np.array([82.0, 90, 91])}
+    for name in ("one", "two"):
+        plots.save(comparisons.dice_boxes(scores, "title", "patient"), tmp_path / f"{name}.png")
+    one, two = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "two"))
+    assert one == two and b"Software" not in one
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] == 7.5 * 150
 
 
 def test_a_cell_that_was_not_run_has_a_word_and_no_point():
@@ -52,7 +94,7 @@ def test_a_cell_that_was_not_run_has_a_word_and_no_point():
             "dice": [80.0, np.nan, 81.5],
         }
     )
-    figure = plots.ablation_grid(grid, "title")
+    figure = comparisons.ablation_grid(grid, "title")
     points = figure.axes[0].collections[0]
     assert (
         points.get_offsets()[:, 0].tolist() == [80, 81.5]
@@ -60,12 +102,12 @@ def test_a_cell_that_was_not_run_has_a_word_and_no_point():
         and "80.0" in words(figure)
     )
     default, other = (to_hex(color) for color in points.get_facecolor())
-    assert default == "#4c72b0" != other  # the default stands out, and a line leads down from it
+    assert default == plots.BLUE != other  # the default stands out, and a line leads down from it
     assert figure.axes[0].lines[0].get_xdata() == [80, 80]
 
 
 def test_speed_says_the_ratio_and_scaling_the_exponent():
-    speed = plots.speed(
+    speed = curves.speed(
         pd.DataFrame(
             {
                 "case": ["a", "b"],
@@ -76,8 +118,8 @@ def test_speed_says_the_ratio_and_scaling_the_exponent():
         ),
         "title",
     )
-    assert " 2 s: 5.0 times as fast" in words(speed) and " 1.5 s: 4.0 times as fast" in words(speed)
-    scaling = plots.scaling(
+    assert {"2 s", "10 s", "5.0 times as fast", "1.5 s", "4.0 times as fast"} <= set(words(speed))
+    scaling = curves.scaling(
         pd.DataFrame(
             {
                 "quantity": ["classes"] * 3,
@@ -88,7 +130,11 @@ def test_speed_says_the_ratio_and_scaling_the_exponent():
         )
     )
     linear, measured = scaling.axes[0].lines
-    assert "exponent 0.94" in words(scaling) and measured.get_ydata().tolist() == [1.0, 1.9, 3.7]
+    assert "classes: exponent 0.94" in words(scaling) and measured.get_ydata().tolist() == [
+        1.0,
+        1.9,
+        3.7,
+    ]
     assert linear.get_ydata() == pytest.approx([3.7 / 4, 3.7 / 2, 3.7])
 
 
@@ -98,12 +144,12 @@ def test_one_panel_a_class_and_no_class_without_pixels():
             "iteration": [50, 100],
             **{
                 f"pseudo_dice_{source}_{c}": [0.5, 0.6]
-                for source in plots.SOURCE_STYLES
+                for source in curves.SOURCE_STYLES
                 for c in ("RV", "LV")
             },
         }
     )
-    assert [axis.get_title() for axis in plots.pseudo_label_quality(log, ("RV", "LV")).axes] == [
+    assert [axis.get_title() for axis in curves.pseudo_label_quality(log, ("RV", "LV")).axes] == [
         "RV",
         "LV",
     ]

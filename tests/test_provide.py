@@ -9,6 +9,7 @@ import tarfile
 import threading
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ import yaml
 from samatch.data import prepared, provide
 from samatch.data.batches import SlicePool
 from samatch.data.curate import curate
-from samatch.data.manifest import load_manifest, write_cases
+from samatch.data.manifest import Case, load_manifest, write_cases, write_manifest
 from samatch.data.volumes import load_case, load_cases
 from samatch.system import paths
 from samatch.system.archives import unpack
@@ -33,7 +34,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def lesions(tmp_path, monkeypatch):
-    """A set `lesions` as tracked ones are: manifest in the repository's place, files at a web server, none on this machine."""
+    """A set `lesions` as tracked ones are: manifest in the repository's place, files at a web
+    server, none on this machine."""
     home, web = tmp_path / "manifests" / "lesions", tmp_path / "web" / "lesions"
     for n in range(6):
         image, label = ellipse(n, size=40)
@@ -88,7 +90,7 @@ def test_the_prepared_file_gives_what_the_files_give(lesions):
     )
     assert all(
         (a.image == b.image).all() and (a.label == b.label).all() and a.spacing == b.spacing
-        for a, b in zip(ready, raw)
+        for a, b in zip(ready, raw, strict=True)
     )
     for size in (prepared.SIZE, 32):
         a, b = SlicePool.from_volumes(ready, size), SlicePool.from_volumes(raw, size)
@@ -220,7 +222,8 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
 
 
 def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
-    """Pictures have no spacing; one that the manifest names reaches the volumes from the prepared file."""
+    """Pictures have no spacing; one that the manifest names reaches the volumes from the prepared
+    file."""
     for n in range(6):
         image, label = ellipse(n, size=40)
         png(paths.data_dir() / "p" / "images" / f"{n}.png", image)
@@ -235,3 +238,89 @@ def test_the_prepared_file_keeps_the_manifests_spacing(tmp_path, monkeypatch):
     manifest = load_manifest("p")
     assert prepared.Prepared.find(manifest)
     assert {volume.spacing for volume in load_cases(manifest, manifest.cases)} == {mm}
+
+
+def declare(lesions, **changes):
+    """The set's dataset.yaml with other values."""
+    home = paths.MANIFESTS / "lesions" / "dataset.yaml"
+    home.write_text(yaml.safe_dump(yaml.safe_load(home.read_text()) | changes))
+
+
+@pytest.mark.parametrize("path", ["../out.png", "/tmp/out.png", "a/../../out.png", "", "a\tb.png"])
+def test_a_list_of_files_never_leads_out_of_the_sets_folder(lesions, path):
+    table = paths.MANIFESTS / "lesions" / "files.csv"
+    row = table.read_text().splitlines()[1].split(",")
+    with open(table, "a", newline="") as handle:
+        csv.writer(handle).writerow([path, *row[1:]])
+        csv.writer(handle).writerow(["b.png", "many", "0" * 63])
+    with pytest.raises(InputError, match="3 faults(.|\n)*line 14: a path (leads|holds)") as error:
+        provide.data("lesions")
+    assert "line 15: bytes: 'many'" in str(error.value) and "sha256 '000000000000'" in str(
+        error.value
+    )
+    assert not list(paths.data_dir().rglob("*.png"))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/", "ftp://example.org/", "", "/etc/", "javascript:x"])
+def test_only_http_is_fetched(lesions, url):
+    declare(lesions, public_copy={"url": url, "page": ""})
+    with pytest.raises(InputError, match="cannot be fetched(.|\n)*at http:// or https://"):
+        provide.data("lesions")
+
+
+def test_a_link_in_the_data_folder_is_not_written_through(lesions, tmp_path):
+    """A folder of the set that leads elsewhere: nothing is written there."""
+    (tmp_path / "elsewhere").mkdir()
+    (paths.data_dir() / "lesions").mkdir(parents=True)
+    (paths.data_dir() / "lesions" / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="a link leads out of the data folder"):
+        provide.data("lesions")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_was_brought_is_meant_and_nothing_is_fetched(lesions, tmp_path):
+    """An archive or folder without the set is told; an empty folder is one to fetch into."""
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "not the set")
+    with pytest.raises(InputError, match="other.zip does not hold lesions(.|\n)*got: readme.txt"):
+        provide.data("lesions", tmp_path / "other.zip")
+    with pytest.raises(InputError, match="does not hold lesions(.|\n)*got: readme.txt"):
+        provide.data("lesions")
+    (paths.data_dir() / "lesions" / "readme.txt").rename(paths.data_dir() / "mine.png")
+    (paths.data_dir() / "lesions").rmdir()
+    with pytest.raises(InputError, match="got: mine.png(.|\n)*make an empty folder lesions in it"):
+        provide.data("lesions")
+    assert not list(paths.data_dir().rglob("p ?.png"))
+    (paths.data_dir() / "lesions").mkdir()
+    provide.data("lesions")
+    assert len(list(paths.data_dir().rglob("p ?.png"))) == 12
+
+
+def test_an_interrupted_download_goes_on(lesions):
+    provide.data("lesions")
+    for path in sorted(paths.data_dir().rglob("p ?.png"))[:3]:
+        path.unlink()
+    provide.data("lesions")
+    assert len(list(paths.data_dir().rglob("p ?.png"))) == 12
+
+
+def test_an_archive_with_one_folder_more_is_found(lesions, tmp_path):
+    """A set of pictures of known layout, one folder down, is no reason to fetch."""
+    home = paths.MANIFESTS / "livers"
+    home.mkdir()
+    image, label = ellipse(0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"], file["label"] = image[None], label[None]
+    cases = [Case(n, n, 1, 48, 48, None, "", "") for n in "abc"]
+    about = yaml.safe_load((paths.MANIFESTS / "lesions" / "dataset.yaml").read_text())
+    write_manifest(
+        home,
+        about | {"reader": "mrliver", "budgets": [1]},
+        cases,
+        {"train": ["a"], "val": ["b"], "test": ["c"]},
+    )
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in "abc":
+            archive.write(tmp_path / "a.h5", f"Livers v2/{name}.h5")
+    provide.data("livers", tmp_path / "set.zip")
+    assert provide.verify("livers")[0] == []

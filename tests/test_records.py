@@ -11,7 +11,7 @@ import pytest
 from samatch.__main__ import main
 from samatch.config.settings import make_config, run_id
 from samatch.data.curate import curate
-from samatch.results import examples, runs, stats, tables
+from samatch.results import examples, report, runs, seed_tables, stats, tables
 from samatch.results.records import (
     RUN_COLUMNS,
     Run,
@@ -221,7 +221,7 @@ def test_half_a_joint_training_is_compared_with_half_a_training_without_sam(tmp_
     assert set(found.reference) == {"SAM-Match (FixMatch), joint training: half"}
     for name, table in (("runs", runs), ("per_case", cases)):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    tables.write_tables("laptop", "made_up", tmp_path)
+    report.write_tables("laptop", "made_up", tmp_path)
     assert set(pd.read_csv(tmp_path / "wilcoxon.csv").reference) == {
         "SAM-Match (FixMatch)",
         *found.reference,
@@ -304,7 +304,7 @@ def with_seeds(**change):
 def test_seeds_by_hand():
     runs, cases = with_seeds(supervised=0.1)
     runs = runs[(runs.method != "fixmatch") | (runs.seed == 0)]
-    table = tables.seed_table(runs, cases[cases.run_id.isin(runs.run_id)]).set_index("method")
+    table = seed_tables.seed_table(runs, cases[cases.run_id.isin(runs.run_id)]).set_index("method")
     one = 100 * cases[cases.run_id == "acdc-n3-supervised-s0"].dice.mean()
     assert (
         table.loc["Supervised", "seeds"] == "0 1"
@@ -314,14 +314,17 @@ def test_seeds_by_hand():
     assert table.loc["Supervised"][
         ["val_dice", "dice", "dice_sd_over_seeds", "lowest", "highest"]
     ].tolist() == pytest.approx([51, one + 5, 10 / 2**0.5, one, one + 10])
-    assert tables.seed_table(*records()).empty and tables.wilcoxon_over_seeds(*records()).empty
+    assert (
+        seed_tables.seed_table(*records()).empty
+        and seed_tables.wilcoxon_over_seeds(*records()).empty
+    )
 
 
 def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
     runs, cases = with_seeds(box=0.2)
     runs = runs[(runs.method != "supervised") | (runs.seed == 0)]
     cases = cases[cases.run_id.isin(runs.run_id)]
-    found = tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
+    found = seed_tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
     assert (
         set(found.reference) == {"SAM-Match (FixMatch), the paper's box"}
         and list(found.index) == ["FixMatch", "FixMatch, continued"]
@@ -339,15 +342,15 @@ def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
 
 
 def test_only_the_papers_method_gets_the_papers_number():
-    assert tables.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
+    assert report.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
     for run in (
         "acdc-n3-fixmatch-s0",
         "acdc-n7-samatch-fixmatch-lite_medsam-s0",
         "acdc-n3-samatch-fixmatch-s0-no_sam",
         "acdc-n3-samatch-fixmatch-lite_medsam-s0-box",
     ):
-        assert tables.paper_value("acdc", run) == ""
-    assert tables.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
+        assert report.paper_value("acdc", run) == ""
+    assert report.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
 
 
 def test_collect_gathers_complete_runs_only(tmp_path):
@@ -621,7 +624,7 @@ def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkey
     cases = undefined_distances(cases, "acdc-n3-supervised-s0")
     for name, table in (("runs", runs), ("per_case", cases)):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    tables.write_tables("laptop", "hearts", tmp_path)
+    report.write_tables("laptop", "hearts", tmp_path)
     tests = (
         read_table(tmp_path / "wilcoxon.csv")
         .query("metric == 'hd95' and unit == 'patient'")
@@ -639,8 +642,8 @@ def test_a_run_without_any_distance_leaves_every_table_possible(tmp_path, monkey
     assert tests.p_bonferroni["FixMatch"] == pytest.approx(
         min(1, 3 * tests.p["FixMatch"])
     )  # the family stays as large as it was named
-    monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
-    shown = tables.final_table("laptop", "acdc")
+    monkeypatch.setattr(report, "read_results", lambda *_: (runs, cases))
+    shown = report.final_table("laptop", "acdc")
     assert (
         shown["HD95 voxel"].tolist()[0] == "undefined"
         and "undefined" not in shown["HD95 voxel"].tolist()[1:]
@@ -681,8 +684,8 @@ def test_millimetres_and_voxels_have_no_mean(monkeypatch):
     assert stats.unit_scores(cases, "hd95").isna().all(axis=None) and not stats.unit_scores(
         cases
     ).isna().any(axis=None)
-    monkeypatch.setattr(tables, "read_results", lambda *_: (runs, cases))
-    shown = tables.final_table("laptop", "acdc")["HD95 in its own unit"].tolist()
+    monkeypatch.setattr(report, "read_results", lambda *_: (runs, cases))
+    shown = report.final_table("laptop", "acdc")["HD95 in its own unit"].tolist()
     assert (
         shown[0] == f"{rows.hd95[metric]:.2f} mm"
         and shown[1] == "undefined (mm and voxel)"
@@ -800,7 +803,7 @@ def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, 
     found = records() if seeds == 1 else with_seeds()
     for name, table in zip(("runs", "per_case"), found, strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    assert {path.stem for path in tables.write_tables("laptop", "made_up", tmp_path)} == expected
+    assert {path.stem for path in report.write_tables("laptop", "made_up", tmp_path)} == expected
 
 
 def test_earlier_records_without_millimetres_are_read(folder):

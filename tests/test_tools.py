@@ -1,4 +1,4 @@
-"""Tools: parameters are checked, a failing notebook leaves no target, the linter finds faults, the environment agrees."""
+"""Tools: parameters, notebooks that fail, the linter, the environment, the pages."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -19,7 +20,10 @@ import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
 import write_pages  # noqa: E402
 
-from samatch.config.settings import make_config  # noqa: E402
+from samatch.config.settings import make_config, run_id  # noqa: E402
+from samatch.results import audit, report, seed_tables  # noqa: E402
+from samatch.results.records import RUN_COLUMNS  # noqa: E402
+from samatch.system import paths  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
 
 PARAMETERS = "\n".join(
@@ -189,8 +193,8 @@ def test_a_table_of_a_page_is_made_anew_and_an_unknown_one_refused(monkeypatch):
     )
     page = "a\n<!-- table runs laptop/acdc -->\nold\n<!-- end of table -->\nb\n"
     assert (
-        write_pages.filled(page)
-        == "a\n<!-- table runs laptop/acdc -->\n| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
+        write_pages.filled(page) == "a\n<!-- table runs laptop/acdc -->\n"
+        "| of | set |\n|---|---|\n| laptop | acdc |\n<!-- end of table -->\nb\n"
     )
     with pytest.raises(InputError, match="unknown kind of table"):
         write_pages.filled(page.replace("table runs", "table rums"))
@@ -212,5 +216,102 @@ def test_answer_names_the_gain_over_the_same_training_without_sam():
     )
     assert (
         row["SAM-Match against continued"].startswith(f"{gain:+.1f} (")
-        and row["test units"] == "20"
+        and row["test units"] == "20 patients"
     )
+
+
+# (method, SAM, variant): seed -> Dice of two patients
+SEEDS = {
+    ("supervised", "", ""): {0: (0.5, 0.6), 1: (0.6, 0.7), 2: (0.9, 0.9)},
+    ("fixmatch", "", ""): {0: (0.7, 0.7)},
+    ("samatch-fixmatch", "", "no_sam"): {0: (0.8, 0.8), 1: (0.8, 0.8), 2: (0.1, 0.1)},
+    ("samatch-fixmatch", "lite_medsam", ""): {0: (0.8, 0.9), 1: (0.84, 0.9)},
+    ("finetune", "lite_medsam", ""): {0: (0.4, 0.4), 1: (0.5, 0.5)},
+}
+
+
+@pytest.fixture
+def seeds_on_record(tmp_path, monkeypatch):
+    """Made-up records of CHAOS with two seeds of SAM-Match, three, one or two of the others."""
+    monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "results")
+    runs, cases = [], []
+    for (method, sam, variant), by_seed in SEEDS.items():
+        for seed, dice in by_seed.items():
+            run = run_id("chaos", 3, method, sam, seed, variant)
+            about = {"run_id": run, "method": method, "sam": sam, "variant": variant}
+            about |= {"n_labeled": 3, "seed": seed, "val_dice": 0.5}
+            runs.append(dict.fromkeys(RUN_COLUMNS, "") | about)
+            guided = method.startswith("samatch") and not variant
+            for split, more in (("test", 0), ("test_sam", -0.1), ("test_refined", 0.02)):
+                if split == "test" or guided:
+                    for patient, value in zip("ab", dice, strict=True):
+                        row = {"run_id": run, "split": split, "patient_id": patient}
+                        row |= {"case_id": patient, "class": "liver", "dice": value + more}
+                        row |= {"hd95": None if value == 0.9 else 4.0 + seed, "asd": 1.0}
+                        row |= {"distance_unit": "mm", "n_pred": 9, "n_ref": 9, "status": "ok"}
+                        cases.append(row)
+    folder = tmp_path / "results" / "laptop" / "chaos"
+    folder.mkdir(parents=True)
+    for name, rows in (("runs", runs), ("per_case", cases)):
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    report.write_tables("laptop", "chaos", folder)
+    return folder
+
+
+def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
+    """Seed 2 of one side alone does not count; SAM-Match by patient: .82 and .90, others .80."""
+    row = write_pages.answer_row("laptop", "chaos")
+    assert (row["set"], row["test units"], row["seeds"]) == ("CHAOS liver", "2 patients", "2")
+    assert (row["SAM-Match"], row["FixMatch, continued"]) == ("86.0", "80.0")
+    assert (row["Supervised"], row["FixMatch"]) == ("60.0", "70.0 (1 of 2 seeds)")
+    assert (row["SAM-Match, SAM at test time"], row["SAM alone"]) == ("88.0", "45.0")
+    assert row["SAM-Match against continued"].startswith("+6.0 (+2.0 to +10.0), p 0.5000")
+
+
+def test_tables_over_seeds_by_hand(seeds_on_record):
+    runs, cases = write_pages.records("laptop", "chaos")
+    table = seed_tables.summary_over_seeds(runs, cases).set_index("method")
+    mine = table.loc["SAM-Match (FixMatch)"]
+    assert (mine.seeds, mine.n_seeds, mine.n, mine.unit) == ("0 1", 2, 2, "mm")
+    assert (mine.dice, mine.dice_liver) == pytest.approx((86, 86))
+    assert mine.dice_sd == pytest.approx(8 / 2**0.5)  # of 82 and 90
+    assert mine.dice_sd_over_seeds == pytest.approx(2 / 2**0.5)  # of 85 and 87
+    assert (mine.hd95, mine.undefined) == (4.5, 2)  # 4 and 5; patient b has none
+    one = table.loc["FixMatch"]
+    assert one.n_seeds == 1 and pd.isna(one.dice_sd_over_seeds)
+    scores = seed_tables.scores_over_seeds(runs, cases)
+    assert scores["SAM-Match (FixMatch)"].to_dict() == pytest.approx({"a": 0.82, "b": 0.9})
+
+
+def test_pages_show_the_seeds(seeds_on_record):
+    page = write_pages.summary("laptop", "chaos")
+    assert page.splitlines()[0].startswith(
+        "| method | seeds | validation Dice % | test Dice % | ± over seeds | HD95 (mm) |"
+    )
+    assert (
+        "| SAM-Match (FixMatch) | 2 | 50.0 | 86.0 ± 5.7 | 1.4 | 4.5 (2 undefined in 2 seeds) |"
+        in page
+    )
+    assert "| FixMatch | 1 | 50.0 | 70.0 ± 0.0 |  | 4.0 |" in page
+    page = write_pages.seeds("laptop", "chaos")
+    assert "| SAM-Match (FixMatch) | 0, 1 | 86.0 | 1.4 | 85.0 | 87.0 |" in page
+    assert "| Supervised | 0, 1, 2 | 70.0 |" in page and "| SAM alone | 0, 1 | 45.0 |" in page
+    page = write_pages.wilcoxon("laptop", "chaos")
+    assert "| SAM-Match (FixMatch) | FixMatch, continued | 2 | 2 | +6.0" in page
+    assert "| SAM-Match (FixMatch) | 2 | 86.0 | 76.0 | 88.0 | +2.0 |" in write_pages.test_time(
+        "laptop", "chaos"
+    )
+
+
+def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):
+    outcomes = {outcome.name: outcome for outcome in audit.audit_set("laptop", "chaos")[0]}
+    assert outcomes["seeds.csv"].compared == 24 and outcomes["wilcoxon_seeds.csv"].compared == 26
+    assert not [fault for outcome in outcomes.values() for fault in outcome.faults]
+    for name, column in (("seeds", "dice_sd_over_seeds"), ("wilcoxon_seeds", "median_difference")):
+        path = seeds_on_record / f"{name}.csv"
+        table = pd.read_csv(path)
+        table.loc[0, column] += 0.01
+        table.to_csv(path, index=False)
+        outcomes = {outcome.name: outcome for outcome in audit.audit_set("laptop", "chaos")[0]}
+        (fault,) = outcomes[f"{name}.csv"].faults
+        assert f", {column}: " in fault

@@ -1,17 +1,22 @@
-"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it will take.
+"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it
+will take.
 
-usage: choose_profile.py PROFILE DATASET    (either may be empty)
+What is misspelt is refused here, before anything is trained.
+
+usage: choose_profile.py PROFILE DATASET [METHOD SAM]    (each may be empty)
 """
 
 import sys
 
 import torch
 
-from samatch.config.settings import PROFILES
+from samatch.config.settings import GUIDED, PROFILES
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
 from samatch.data.volumes import data_folder, load_case
+from samatch.methods.base import method_names
 from samatch.results.records import read_table
+from samatch.sam.model import sam_names
 from samatch.system import paths
 from samatch.system.errors import InputError, known
 
@@ -19,7 +24,8 @@ PHANTOM, FIRST = "phantom", "acdc"
 
 
 def choose(profile: str, dataset: str, has_gpu: bool, has_data: bool) -> tuple[str, str, str]:
-    """(profile, data set, why). has_data: whether the set that is asked for, ACDC where none is, lies on this machine."""
+    """(profile, data set, why). has_data: whether the set that is asked for, ACDC where none is,
+    lies on this machine."""
     name = dataset or FIRST
     if profile:
         known(profile, PROFILES, "profile")
@@ -51,8 +57,19 @@ def is_here(dataset: str) -> bool:
     return True
 
 
+def check_names(method: str, sam: str) -> None:
+    """Raises InputError on a METHOD that is no match method with a SAM-guided twin, and on an
+    unknown SAM."""
+    if method:
+        names = method_names()
+        known(method, [name for name in names if GUIDED + name in names], "match method (METHOD)")
+    if sam:
+        known(sam, sam_names(), "SAM")
+
+
 def recorded_minutes(profile: str, dataset: str) -> float | None:
-    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other; None without records."""
+    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other;
+    None without records."""
     path = paths.TRACKED_RESULTS / profile / dataset / "runs.csv"
     if not path.exists():
         return None
@@ -66,8 +83,10 @@ def recorded_minutes(profile: str, dataset: str) -> float | None:
 
 
 def main() -> None:
-    profile, dataset = sys.argv[1:3]
+    """Prints the choice on stdout, its reason on stderr; ends with exit status 1 on bad input."""
+    profile, dataset, method, sam = (sys.argv[1:] + [""] * 4)[:4]
     try:
+        check_names(method, sam)
         if dataset:
             known(dataset, manifest_folders(), "data set")
         profile, dataset, why = choose(
@@ -77,12 +96,14 @@ def main() -> None:
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print(
-        f"profile {profile} on {dataset} ({why}); choose another with make reproduce PROFILE={'|'.join(PROFILES)} "
+        f"profile {profile} on {dataset} ({why}); choose another with make reproduce "
+        f"PROFILE={'|'.join(PROFILES)} "
         f"DATASET={'|'.join(manifest_folders())} DATA=DIR",
         file=sys.stderr,
     )
     print(
-        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on a core; a SAM with a fixed encoder "
+        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on "
+        f"a core; a SAM with a fixed encoder "
         "first encodes every slice once, half a second each on a core"
         if minutes
         else f"no record says how long {dataset} takes in profile {profile}",

@@ -17,7 +17,8 @@ import nbformat
 import papermill
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from samatch.system.paths import ROOT  # makes relative SAMATCH_* absolute, before the cwd changes
+
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 

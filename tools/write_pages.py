@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/*.md from the tracked results: what stands between two markers is made here.
+"""Fills the tables of README.md and docs/*.md, between two markers, from the tracked results.
 
     <!-- table summary laptop/acdc -->  ...  <!-- end of table -->
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from samatch.results import tables
+from samatch.config.settings import GUIDED
+from samatch.results import folds, seed_tables, tables
 from samatch.results.records import read_results, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
@@ -20,6 +21,7 @@ MARKED = re.compile(r"(<!-- table (\w+) (\w+)/(\w+) -->\n).*?(<!-- end of table 
 
 
 def pages() -> list[Path]:
+    """README.md and the pages of docs."""
     return [paths.ROOT / "README.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
 
 
@@ -33,37 +35,69 @@ def filled(text: str) -> str:
     return MARKED.sub(make, text)
 
 
+def records(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, per_case) of a tracked set; of <set>_folds those of its folds together."""
+    if dataset.endswith("_folds"):
+        return folds.pooled(profile, dataset.removesuffix("_folds"))[:2]
+    return read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+
+
 def summary(profile: str, dataset: str) -> str:
-    """Each run of the main table: Dice on validation and test, by class where there are several, and distances."""
-    runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
-    table = tables.summary(tables.headline(runs), per_case)
-    classes = [name for name in table if name.startswith("dice_") and name != "dice_sd"]
-    columns = {
-        "method": table.method,
+    """Each method of the main table, mean over its seeds: Dice by class, and distances."""
+    runs, per_case = records(profile, dataset)
+    table = seed_tables.summary_over_seeds(tables.headline(runs), per_case)
+    classes = [name for name in dict.fromkeys(per_case["class"]) if f"dice_{name}" in table]
+    columns = {"method": table.method}
+    if several := table.n_seeds.max() > 1:
+        columns["seeds"] = table.n_seeds
+    columns |= {
         "validation Dice %": one(table.val_dice),
         "test Dice %": [
             f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)
         ],
     }
+    if several:
+        columns["± over seeds"] = one(table.dice_sd_over_seeds)
     if len(classes) > 1:
-        columns |= {name.removeprefix("dice_"): one(table[name]) for name in classes}
+        columns |= {name: one(table[f"dice_{name}"]) for name in classes}
     columns[f"HD95 ({table.unit.iloc[0]})"] = [
-        with_undefined(*row) for row in zip(table.hd95, table.undefined, strict=True)
+        with_undefined(*row) for row in zip(table.hd95, table.undefined, table.n_seeds, strict=True)
     ]
     if "hd95_mm" in table:
         columns["HD95 (mm)"] = one(table.hd95_mm)
     return markdown(columns)
 
 
+def seeds(profile: str, dataset: str) -> str:
+    """Test Dice of the methods with several seeds: mean, deviation, lowest and highest."""
+    table = seed_tables.seed_table(*records(profile, dataset))
+    return markdown(
+        {
+            "method": table.method,
+            "seeds": table.seeds.str.replace(" ", ", "),
+            "test Dice %": one(table.dice),
+            "± over seeds": one(table.dice_sd_over_seeds),
+            "lowest": one(table.lowest),
+            "highest": one(table.highest),
+        }
+    )
+
+
 def wilcoxon(profile: str, dataset: str) -> str:
-    """SAM-Match against each comparison method, per patient: median difference with its interval, and p."""
-    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
+    """SAM-Match against each comparison method, per patient: median difference, interval and p.
+
+    Where runs with several seeds are tracked, a patient's score is the mean over them.
+    """
+    folder = paths.TRACKED_RESULTS / profile / dataset
+    over_seeds = (folder / "wilcoxon_seeds.csv").exists()
+    table = read_table(folder / ("wilcoxon_seeds.csv" if over_seeds else "wilcoxon.csv"))
     table = table[(table.metric == "dice") & (table.unit == "patient")]
     points = 100 * table[["median_difference", "ci_low", "ci_high"]]
     return markdown(
         {
             "SAM-Match": table.reference,
             "against": table.comparison,
+            **({"seeds": table.seeds.map(lambda seeds: len(seeds.split()))} if over_seeds else {}),
             "n": table.n,
             "median difference (points)": [
                 f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in points.to_numpy()
@@ -83,10 +117,11 @@ ANSWER = {
     "guided": "SAM-Match",
     "refined": "SAM-Match, SAM at test time",
 }
+AGAINST = "SAM-Match against continued"
 
 
 def answer(profile: str, _: str) -> str:
-    """One row per set: test Dice of the default methods, and SAM-Match against the same training without SAM."""
+    """One row per set: test Dice of the default methods, SAM-Match against training without SAM."""
     rows = [
         answer_row(profile, name)
         for name in SETS
@@ -96,48 +131,83 @@ def answer(profile: str, _: str) -> str:
 
 
 def answer_row(profile: str, dataset: str) -> dict[str, str]:
-    runs, per_case = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
-    runs = runs[runs.seed == runs.seed.min()]
-    table = tables.summary(runs, per_case).set_index("run_id")
-    at_test = tables.sam_at_test_time(runs, per_case).set_index("run_id")
-    guided = tables.chosen_guided(
-        runs, "fixmatch", int(runs.n_labeled.mode()[0]), int(runs.seed.min())
+    """Column -> cell of the answer's row of one set.
+
+    Where the set's folds are pooled, of all of their patients. Every number is the mean over the
+    seeds that SAM-Match and continued training have; a cell with fewer says so.
+    """
+    pooled = (paths.TRACKED_RESULTS / profile / f"{dataset}_folds" / "per_case.csv").exists()
+    runs, per_case = records(profile, f"{dataset}_folds" if pooled else dataset)
+    n_labeled = int(runs.n_labeled.mode()[0])
+    by_seed = of_answer(runs[runs.n_labeled == n_labeled])
+    both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
+    seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
+    scores = 100 * tables.stats.unit_scores(per_case)
+    refined = 100 * tables.stats.unit_scores(
+        per_case[per_case.split == "test_refined"].assign(split="test")
     )
-    found = {run.method: run.run_id for run in runs[runs.variant == ""].itertuples()}
-    found |= {
-        "guided": guided,
-        "no_sam": next(iter(runs[runs.variant == tables.NO_SAM].run_id), ""),
-    }
+    fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
     row = {
-        "set": SETS[dataset],
-        "labeled": str(runs.n_labeled.mode()[0]),
-        "test units": str(table.n.max()),
+        "set": SETS[dataset] + fold_count,
+        "labeled": str(n_labeled),
+        "test units": f"{len(scores)} {tables.unit_name(dataset)}s",
+        "seeds": str(len(seeds)),
     }
     row |= {
-        title: f"{table.dice[found[name]]:.1f}" if found.get(name) in table.index else ""
+        title: over_seeds(scores, by_seed[name], seeds)
         for name, title in ANSWER.items()
+        if name != "refined"
     }
-    row[ANSWER["refined"]] = f"{at_test.refined[guided]:.1f}" if guided in at_test.index else ""
-    if found["no_sam"]:
-        difference = tables.stats.unit_scores(per_case)
-        test = tables.stats.paired_test(
-            (difference[guided] - difference[found["no_sam"]]).to_numpy()
-        )
-        low, median, high = (100 * test[key] for key in ("ci_low", "median_difference", "ci_high"))
-        row["SAM-Match against continued"] = (
-            f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {probability(pd.Series([test['p']]))[0].removeprefix('= ')}"
-        )
+    row[ANSWER["refined"]] = over_seeds(refined, by_seed["guided"], seeds)
+    row[AGAINST] = gain(scores, by_seed, seeds) if both else ""
     return row
 
 
-def test_time(profile: str, dataset: str) -> str:
-    """SAM at test time beside the student alone."""
-    table = tables.sam_at_test_time(
-        *read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
+    """Name of ANSWER -> seed -> run_id, of runs of one budget with the SAM that most have."""
+    runs = runs[runs.sam.isin(["", *runs.sam[runs.sam != ""].mode()[:1]])]
+    default = runs[(runs.variant == "") & ~runs.method.str.startswith(GUIDED)]
+    found = {name: {} for name in ANSWER}
+    for run in default.itertuples():
+        found.get(run.method, {})[run.seed] = run.run_id
+    guided = runs[runs.method == f"{GUIDED}fixmatch"]
+    for run in guided[guided.variant == tables.NO_SAM].itertuples():
+        found["no_sam"][run.seed] = run.run_id
+    in_each_fold = (guided.variant == tables.CHOSEN).any()
+    chosen = folds.references(guided) if in_each_fold else tables.all_chosen(guided)
+    for run in guided[guided.run_id.isin(chosen)].itertuples():
+        found["guided"][run.seed] = run.run_id
+    return found
+
+
+def over_seeds(scores: pd.DataFrame, by_seed: dict[int, str], seeds: list[int]) -> str:
+    """Mean over test units of their mean over the seeds; "" where no run has been tested."""
+    ids = [by_seed[seed] for seed in seeds if by_seed.get(seed) in scores]
+    if not ids:
+        return ""
+    fewer = f" ({len(ids)} of {len(seeds)} seeds)" if len(ids) < len(seeds) else ""
+    return f"{scores[ids].mean(axis=1).mean():.1f}{fewer}"
+
+
+def gain(scores: pd.DataFrame, by_seed: dict[str, dict[int, str]], seeds: list[int]) -> str:
+    """Median paired difference of SAM-Match to continued training in points, interval and p."""
+    mine, other = (
+        scores[[by_seed[name][seed] for seed in seeds]].mean(axis=1)
+        for name in ("guided", "no_sam")
     )
+    test = tables.stats.paired_test((mine - other).to_numpy())
+    low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
+    p = probability(pd.Series([test["p"]]))[0]
+    return f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {p}"
+
+
+def test_time(profile: str, dataset: str) -> str:
+    """SAM at test time beside the student alone, mean over the seeds."""
+    table = seed_tables.sam_at_test_time_over_seeds(*records(profile, dataset))
     return markdown(
         {
             "run": table.method,
+            **({"seeds": table.n_seeds} if table.n_seeds.max() > 1 else {}),
             "student alone": one(table.student),
             "SAM": one(table.sam),
             "both together": one(table.refined),
@@ -162,6 +232,7 @@ def trials(profile: str, dataset: str) -> str:
 TABLES = {
     "answer": answer,
     "summary": summary,
+    "seeds": seeds,
     "wilcoxon": wilcoxon,
     "test_time": test_time,
     "trials": trials,
@@ -169,18 +240,23 @@ TABLES = {
 
 
 def one(values: pd.Series) -> list[str]:
+    """Numbers with one decimal; "" for NaN."""
     return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
 
 
 def probability(values: pd.Series) -> list[str]:
+    """p with four decimals; never 0."""
     return ["< 0.0001" if value < 0.0001 else f"{value:.4f}" for value in values]
 
 
-def with_undefined(distance: float, undefined: int) -> str:
-    return f"{distance:.1f}" + (f" ({undefined} undefined)" if undefined else "")
+def with_undefined(distance: float, undefined: int, n_seeds: int = 1) -> str:
+    """A mean distance, and how many cases have none, of all seeds together."""
+    together = f" in {n_seeds} seeds" if n_seeds > 1 else ""
+    return f"{distance:.1f}" + (f" ({undefined} undefined{together})" if undefined else "")
 
 
 def markdown(columns: dict) -> str:
+    """A Markdown table of title -> cells, all of one length."""
     names = list(columns)
     rows = zip(*(columns[name] for name in names), strict=True)
     return "\n".join(
@@ -193,6 +269,7 @@ def markdown(columns: dict) -> str:
 
 
 def main(words: list[str]) -> None:
+    """Fills every page, or with --check fails where one is stale."""
     try:
         made = {page: filled(page.read_text()) for page in pages()}
     except InputError as error:

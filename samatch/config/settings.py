@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from samatch.config.profiles import PROFILES, VARIANTS
 from samatch.system.errors import InputError, known
+from samatch.system.names import checked_word
 
 SUPERVISED, FINETUNE, GUIDED = "supervised", "finetune", "samatch-"
 
@@ -257,6 +258,9 @@ def make_config(
     Raises InputError on an unknown profile, key, type or an impossible value.
     """
     known(profile, PROFILES, "profile")
+    checked_word(dataset, "data set")  # both are parts of file names
+    if variant:
+        checked_word(variant, "variant")
     if not overrides:
         known(variant, VARIANTS, "variant")
     elif not variant:
@@ -350,12 +354,22 @@ def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:
     )
 
 
+def _number(text: str) -> float | str:
+    """The number that a text is, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
     """`value` for the setting `key` whose value was `old`,
     of the same type and possible. Raises InputError."""
     value = value(old) if callable(value) else value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(old, float) and isinstance(value, str):
+        value = _number(value)  # YAML takes 1e-3 for a text
     if type(value) is not type(old):
         raise InputError(
             f"{key} has the wrong type",
@@ -380,7 +394,7 @@ def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
         raise InputError(
             f"{key} is impossible", expected="a positive whole number", got=value, do="correct it"
         )
-    elif isinstance(value, float) and value < 0:
+    elif isinstance(value, float) and not 0 <= value < float("inf"):
         raise InputError(
             f"{key} is impossible", expected="a number not below 0", got=value, do="correct it"
         )

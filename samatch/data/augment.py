@@ -1,4 +1,5 @@
-"""Weak and strong views of a batch, drawn from an explicit generator and computed on the device at once.
+"""Weak and strong views of a batch, drawn from an explicit generator and computed on the device at
+once.
 
 A geometric view is an affine map `theta` (B, 2, 3) in torch's `affine_grid` convention: normalised
 output coordinates (x, y) to input coordinates. Image and label share one theta; its inverse takes a
@@ -16,11 +17,13 @@ from samatch.system.devices import send
 
 
 def uniform(shape, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Uniform draws in [low, high), float32 on the CPU, where the generator lives."""
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
 def random_affine(count: int, augment: Augment, generator: torch.Generator) -> Tensor:
-    """(count, 2, 3) maps: with p turn_prob a quarter turn and flips, else a rotation, always a scale and a shift."""
+    """(count, 2, 3) maps: with p turn_prob a quarter turn and flips, else a rotation, always a
+    scale and a shift."""
     turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
     flip = torch.randint(2, (count, 2), generator=generator) * 2.0 - 1
     angle = uniform(count, -1, 1, generator) * math.radians(augment.rotation_deg)
@@ -49,8 +52,9 @@ def inverse(theta: Tensor) -> Tensor:
 
 
 def elastic_field(count: int, size: int, deviation: float, generator: torch.Generator) -> Tensor:
-    """(count, size, size, 2) smooth displacements in `affine_grid`'s coordinates: normal draws on an 8 x 8 lattice,
-    of that standard deviation (fraction of the image), interpolated bicubically."""
+    """(count, size, size, 2) smooth displacements in `affine_grid`'s coordinates: normal draws on
+    an 8 x 8 lattice, of that standard deviation (fraction of the image), interpolated
+    bicubically."""
     lattice = torch.randn(count, 2, 8, 8, generator=generator) * 2 * deviation
     return F.interpolate(lattice, (size, size), mode="bicubic", align_corners=True).movedim(1, -1)
 
@@ -62,7 +66,8 @@ def warp(
     mode: str = "bilinear",
     displacement: Tensor | None = None,
 ) -> Tensor:
-    """(B, C, H, W) seen through theta at size x size, displaced where that is asked; outside the image is 0."""
+    """(B, C, H, W) seen through theta at size x size, displaced where that is asked; outside the
+    image is 0."""
     grid = F.affine_grid(
         theta.to(image.dtype), [image.shape[0], image.shape[1], size, size], align_corners=False
     )
@@ -73,7 +78,8 @@ def warp(
 def warp_probs(
     probs: Tensor, theta: Tensor, size: int, displacement: Tensor | None = None
 ) -> Tensor:
-    """Class probabilities (B, C, H, W) seen through theta; what lies outside the image is background."""
+    """Class probabilities (B, C, H, W) seen through theta; what lies outside the image is
+    background."""
     warped = warp(probs, theta, size, displacement=displacement)
     return torch.cat([1 - warped[:, 1:].sum(1, keepdim=True), warped[:, 1:]], dim=1)
 
@@ -88,7 +94,8 @@ def warp_label(
 
 
 def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p jitter_prob, and blur, with p blur_prob."""
+    """(B, 1, H, W) in [0, 1] with another brightness, contrast and gamma a sample, with p
+    jitter_prob, and blur, with p blur_prob."""
     count, jitter = image.shape[0], augment.jitter
     draws = torch.stack(
         [
@@ -112,7 +119,8 @@ def strong_view(image: Tensor, augment: Augment, generator: torch.Generator) -> 
 
 
 def blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """(B, 1, H, W) under a Gaussian of its own sigma (B,) in pixels, cut at 6; sigma 0 changes nothing."""
+    """(B, 1, H, W) under a Gaussian of its own sigma (B,) in pixels, cut at 6; sigma 0 changes
+    nothing."""
     offset = torch.arange(-6, 7, device=image.device)
     kernel = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, None, None, :]

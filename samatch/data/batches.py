@@ -19,7 +19,8 @@ def resize_image(image: Tensor, size: int) -> Tensor:
 
 
 def resized(volume: Volume, size: int) -> tuple[Tensor, Tensor]:
-    """Image (D, 1, S, S) float32 and label (D, S, S) uint8; from the prepared small copy where that has the size."""
+    """Image (D, 1, S, S) float32 and label (D, S, S) uint8; from the prepared small copy where that
+    has the size."""
     if volume.small is not None and size == prepared.SIZE:
         return torch.from_numpy(volume.small[0])[:, None], torch.from_numpy(volume.small[1])
     label = F.interpolate(
@@ -36,8 +37,9 @@ def soft_label(volume: Volume, size: int, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SlicePool:
-    """Every slice of some volumes on one device: image (N, 1, S, S) float32, label (N, S, S) int64, and for the first
-    n slices, the labeled ones, where soft labels are asked for, soft (n, C, S, S) float32."""
+    """Every slice of some volumes on one device: image (N, 1, S, S) float32, label (N, S, S) int64,
+    and for the first n slices, the labeled ones, where soft labels are asked for, soft (n, C, S, S)
+    float32."""
 
     image: Tensor
     label: Tensor
@@ -51,6 +53,7 @@ class SlicePool:
         device: torch.device | str = "cpu",
         soft: Tensor | None = None,
     ) -> "SlicePool":
+        """Slices of the volumes in their order, at size x size; the labeled volumes come first."""
         images, labels = zip(*(resized(volume, size) for volume in volumes), strict=True)
         return cls(
             torch.cat(images).to(device),
@@ -70,8 +73,9 @@ class SlicePool:
 def augmented_views(
     volumes: list[Volume], count: int, size: int, settings: Augment, seed: int
 ) -> list[Volume]:
-    """`count` augmented copies of each volume at size x size, as volumes of their own: all of the first view, then
-    all of the second. For a SAM whose encoder is fixed: its embeddings of these are computed once."""
+    """`count` augmented copies of each volume at size x size, as volumes of their own: all of the
+    first view, then all of the second. For a SAM whose encoder is fixed: its embeddings of these
+    are computed once."""
     generator, views = torch.Generator().manual_seed(seed), []
     for number in range(1, count + 1):
         for volume in volumes:
@@ -86,12 +90,12 @@ def augmented_views(
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images. All views are (B, 1, S, S), class maps (B, S, S), boxes (B, S, S) bool; label_l is a class map
-    or, with soft labels, class probabilities (B, C, S, S).
+    """One step's images. All views are (B, 1, S, S), class maps (B, S, S), boxes (B, S, S) bool;
+    label_l is a class map or, with soft labels, class probabilities (B, C, S, S).
 
-    The CutMix donor of sample b is sample b-1 of the same batch in the first strong view, b-2 in the second.
-    `hidden_label_u` is for logging the quality of pseudo-labels; no loss may read it. `theta_*` take the slice to its view (see augment).
-    """
+    The CutMix donor of sample b is sample b-1 of the same batch in the first strong view, b-2 in
+    the second. `hidden_label_u` is for logging the quality of pseudo-labels; no loss may read it.
+    `theta_*` take the slice to its view (see augment)."""
 
     image_l: Tensor
     label_l: Tensor
@@ -118,7 +122,8 @@ def draw_batch(
     unlabeled: bool,
     strong_views: int = 1,
 ) -> Batch:
-    """A batch drawn with replacement: the first slices of the pool are the labeled ones, the rest unlabeled."""
+    """A batch drawn with replacement: the first slices of the pool are the labeled ones, the rest
+    unlabeled."""
     size, settings = config.train.image_size, config.augment
     device, progress = pool.image.device, iteration / config.train.iterations
 
@@ -172,7 +177,8 @@ def draw_batch(
 def draw_labeled(
     pool: SlicePool, n_labeled_slices: int, config: RunConfig, generator: torch.Generator
 ) -> Tensor:
-    """(batch,) numbers of labeled slices, drawn with replacement; a share of them from those with an object."""
+    """(batch,) numbers of labeled slices, drawn with replacement; a share of them from those with
+    an object."""
     count = config.train.batch_labeled
     index = torch.randint(0, n_labeled_slices, (count,), generator=generator)
     if not config.augment.foreground:

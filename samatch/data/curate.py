@@ -1,7 +1,8 @@
-"""Makes a manifest: reads and checks every file of a set, keeps near-duplicates together, splits the patients with a seed.
+"""Makes a manifest: reads and checks every file of a set, keeps near-duplicates together, splits
+the patients with a seed.
 
-Splits that a table gives are taken as they are. A manifest that is there is made anew from today's files,
-with the classes that it has and whatever its owner has written into its dataset.yaml.
+Splits that a table gives are taken as they are. A manifest that is there is made anew from today's
+files, with the classes that it has and whatever its owner has written into its dataset.yaml.
 
     samatch manifest --name hearts --csv hearts.csv --classes RV,MYO,LV
     samatch manifest --name hearts --classes RV,MYO,LV          # what lies in <data>/hearts
@@ -12,54 +13,21 @@ All faults of all files come in one message; nothing is written until there are 
 import argparse
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import yaml
-
 from samatch.data import splits
-from samatch.data.duplicates import groups_of, perceptual_hash, put_together
+from samatch.data.about import about_faults, class_faults, read_about
+from samatch.data.duplicates import groups_of, put_together
 from samatch.data.listing import from_csv, from_folder
-from samatch.data.manifest import (
-    SPLITS,
-    Case,
-    Manifest,
-    load_manifest,
-    manifest_faults,
-    write_manifest,
-)
-from samatch.data.volumes import (
-    UNKNOWN,
-    Entry,
-    Raw,
-    array_faults,
-    arrays_of,
-    data_folder,
-    reader,
-    reader_names,
-)
-from samatch.system import paths, repro
+from samatch.data.manifest import Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.data.reading import entry_faults, read_all
+from samatch.data.report import left_apart, report, shortened
+from samatch.data.volumes import Entry, data_folder, reader, reader_names
+from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
-from samatch.system.progress import Progress
+from samatch.system.names import checked_word
 
-LABEL_LEVELS = (
-    8  # an image of so few values, or of as many as there are classes, looks like a label
-)
 FRACTIONS = (0.7, 0.1, 0.2)
-
-
-@dataclass
-class Reading:
-    """What reading the files of a set found."""
-
-    cases: list[Case] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    hashes: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # case -> perceptual hash, of 2-D images
-    shown: dict[str, set[int]] = field(default_factory=dict)  # case -> numbers of the classes in it
-    doubts: dict[str, list[str]] = field(default_factory=dict)  # kind of doubt -> cases
 
 
 def make_manifest(
@@ -77,10 +45,9 @@ def make_manifest(
 ) -> tuple[Manifest, list[str]]:
     """Writes dataset.yaml, cases.csv and splits.csv; returns the manifest and a report.
 
-    Where splits are drawn, patients with the same image become one patient, and with `join_near` those of
-    near-duplicate pictures too. Splits that the entries give are never changed. Raises InputError with every
-    fault of the set.
-    """
+    Where splits are drawn, patients with the same image become one patient, and with `join_near`
+    those of near-duplicate pictures too. Splits that the entries give are never changed. Raises
+    InputError with every fault of the set."""
     found = read_all(entries, folder, about, allow_empty)
     faults = entry_faults(entries) + found.faults
     raise_all(f"data set {name}", faults, "correct these files; nothing was written")
@@ -118,7 +85,8 @@ def make_manifest(
 def _drawn(
     entries: list[Entry], fractions, seed: int, unused, joined: list[str]
 ) -> dict[str, list[str]]:
-    """As `draw_splits`; where too few patients are left, the error names the cases that were put together."""
+    """As `draw_splits`; where too few patients are left, the error names the cases that were put
+    together."""
     try:
         return draw_splits(entries, fractions, seed, unused)
     except InputError as error:
@@ -133,100 +101,14 @@ def _drawn(
 
 
 def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> list[int]:
-    """Those of a set that declares how it is drawn, else the usual ones for today's patients."""
-    if "drawn" in about:
+    """Those of a set that declares how it is drawn, none of an external test, else the usual ones."""
+    if "drawn" in about or about.get("budgets") == []:
         return about["budgets"]
     return splits.budgets(sum(1 for patient in drawn.get("train", ()) if patient not in bare))
 
 
-def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
-    """Every file once: content hashes, sizes, faults."""
-    load, found, progress = (
-        reader(about["reader"]).load,
-        Reading(),
-        Progress(f"reading {folder.name}", len(entries)),
-    )
-    for number, entry in enumerate(entries, 1):
-        case = Case(
-            entry.case_id, entry.patient_id, 0, 0, 0, None, "", "", entry.image, entry.label
-        )
-        try:
-            raw = load(case, folder)
-            if faults := array_faults(raw, len(about["classes"]) + 1):
-                found.faults += [f"{entry.case_id}: {fault}" for fault in faults]
-            else:
-                _take(found, case, raw, allow_empty, len(about["classes"]) + 1)
-        except InputError as error:
-            found.faults.append(f"{entry.case_id}: {error.brief}")
-        progress(number)
-    return found
-
-
-def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: int) -> None:
-    image, label = arrays_of(raw)
-    levels = len(np.unique(image))
-    like_a_label = levels <= max(num_classes, LABEL_LEVELS)
-    if like_a_label and raw.label is None:
-        found.faults.append(
-            f"{case.case_id}: {raw.source}: an unlabeled image of {levels} values looks like a label; "
-            "name it as the label of its image"
-        )
-    swapped = "an image of hardly more values than a label has: are image and label swapped?"
-    for doubt in dict.fromkeys([*raw.doubts, *([swapped] if like_a_label else [])]):
-        found.doubts.setdefault(doubt, []).append(case.case_id)
-    values = set(np.unique(label).tolist()) - {0, UNKNOWN}
-    if raw.label is not None and not values and not allow_empty:
-        found.faults.append(
-            f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case is unlabeled, or allow empty labels"
-        )
-    found.shown[case.case_id] = values
-    found.cases.append(
-        dataclasses.replace(
-            case,
-            n_slices=image.shape[0],
-            height=image.shape[1],
-            width=image.shape[2],
-            spacing=raw.spacing,
-            image_sha256=repro.array_sha256(image),
-            label_sha256=repro.array_sha256(label),
-        )
-    )
-    if len(image) == 1:
-        found.hashes[case.case_id] = perceptual_hash(image[0])
-
-
-def entry_faults(entries: list[Entry]) -> list[str]:
-    """Cases and files listed twice, images that are labels too, labels of two patients, patients in two splits."""
-    faults = [
-        f"case {name} is listed {n} times"
-        for name, n in Counter(e.case_id for e in entries).items()
-        if n > 1
-    ]
-    faults += [
-        f"image {name} belongs to {n} cases"
-        for name, n in Counter(e.image for e in entries if e.image).items()
-        if n > 1
-    ]
-    images, owners = {e.image for e in entries if e.image}, {}
-    for entry in entries:
-        owners.setdefault(entry.label, set()).add(entry.patient_id)
-    faults += [f"{name} is an image and a label" for name in sorted(images & set(owners))]
-    faults += [
-        f"label {name} belongs to several patients: {', '.join(sorted(found))}"
-        for name, found in owners.items()
-        if name and len(found) > 1
-    ]
-    of = {}
-    for entry in entries:
-        of.setdefault(entry.patient_id, set()).add(entry.split)
-    return faults + [
-        f"patient {patient} is in {' and '.join(sorted(found))}"
-        for patient, found in of.items()
-        if len(found) > 1
-    ]
-
-
 def bare_patients(entries: list[Entry]) -> frozenset[str]:
+    """Patients with a case that has an image file and no label: they can only be trained on."""
     return frozenset(e.patient_id for e in entries if e.image and not e.label)
 
 
@@ -240,7 +122,8 @@ def given_splits(entries: list[Entry]) -> dict[str, list[str]]:
 
 
 def draw_splits(entries: list[Entry], fractions, seed: int, unused) -> dict[str, list[str]]:
-    """A patient's stratum is that of the first case; patients of several pictures get labels last, so that a budget counts pictures."""
+    """A patient's stratum is that of the first case; patients of several pictures get labels last,
+    so that a budget counts pictures."""
     pictures = Counter(entry.patient_id for entry in entries)
     by_case = all(
         entry.case_id == entry.patient_id or pictures[entry.patient_id] > 1 for entry in entries
@@ -254,57 +137,6 @@ def draw_splits(entries: list[Entry], fractions, seed: int, unused) -> dict[str,
         last=last,
         only_train=bare_patients(entries),
     )
-
-
-def shortened(lines: list[str], most: int = 10) -> list[str]:
-    return lines[:most] + [f"... and {len(lines) - most} more of these"] * (len(lines) > most)
-
-
-def left_apart(
-    groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]
-) -> list[str]:
-    """A line a group of near-duplicates of several patients; a warning where these are in several splits."""
-    patient = {case.case_id: case.patient_id for case in cases}
-    split, lines = {p: name for name, group in drawn.items() for p in group}, []
-    for group in groups:
-        where = {split[patient[case]] for case in group}
-        if len({patient[case] for case in group}) > 1:
-            kind = (
-                "near-duplicates"
-                if len(where) == 1
-                else "warning: near-duplicates in different splits"
-            )
-            named = ", ".join(f"{case} ({split[patient[case]]})" for case in group)
-            lines.append(f"{kind}, left as they are: {named}")
-    return sorted(lines, key=lambda line: not line.startswith("warning"))
-
-
-def report(
-    cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading
-) -> list[str]:
-    sizes = {(case.height, case.width) for case in cases}
-    lines = [
-        f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, {sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
-        "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group),
-    ]
-    lines += class_lines(cases, drawn, classes, found)
-    for doubt, these in found.doubts.items():
-        some = ", ".join([*these[:5], *["..."] * (len(these) > 5)])
-        lines.append(f"warning: {doubt} In {len(these)} cases: {some}")
-    if bare := sum(1 for c in cases if c.image and not c.label):
-        lines.append(f"unlabeled: {bare} cases, all in train")
-    return lines
-
-
-def class_lines(cases: list[Case], drawn: dict, classes: list[str], found: Reading) -> list[str]:
-    """How many cases show a class, and a warning where a split has none: there it is not learned, or not judged."""
-    lines, warnings = [], []
-    for number, name in enumerate(classes, 1):
-        owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
-        lines.append(f"class {number} {name}: in {len(owners)} cases")
-        if lacking := [split for split in SPLITS if not set(owners) & set(drawn[split])]:
-            warnings.append(f"warning: class {number} {name} is in no case of {', '.join(lacking)}")
-    return lines + warnings
 
 
 def about_own(name: str, classes: list[str], kind: str) -> dict:
@@ -331,21 +163,31 @@ def curate(
     fractions=FRACTIONS,
     join_near: bool = True,
 ) -> tuple[Manifest, list[str]]:
-    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as one's own.
+    """The manifest of the set <data>/<name>: as its dataset.yaml says where it has one, else as
+    one's own.
 
-    Raises InputError where that one has other classes, and where the project carries a set of this name.
-    """
-    folder = data_folder(name)
+    Raises InputError where that one has other classes, and where the project carries a set of this
+    name."""
+    folder = data_folder(checked_word(name, "data set"))
     if not into and (paths.MANIFESTS / name / "dataset.yaml").exists():
         raise InputError(
             f"the name {name} is taken: this project carries a set of that name",
             where=paths.shown(paths.MANIFESTS / name),
             do="give your folder another name, and NAME= the same",
         )
+    if not into and folder.name != name:
+        raise InputError(
+            f"no folder {name}",
+            where=paths.shown(folder),
+            expected=f"a folder {name} in DATA, or DATA that is this folder itself",
+            got=f"a folder {folder.name} without it",
+            do=f"put the files into {name}/, or give NAME={folder.name}",
+        )
     into = into or folder / "manifest"
     kind = name if name in reader_names() and name != "files" else "files"
     if (into / "dataset.yaml").exists():
-        about = yaml.safe_load((into / "dataset.yaml").read_text())
+        about = read_about(into / "dataset.yaml")
+        raise_all(f"dataset.yaml of {name}", about_faults(about), "correct or delete it")
         kind, folder = about.setdefault("reader", name), data_folder(about.get("files_of", name))
         check_classes(classes, about["classes"], into)
     else:
@@ -358,6 +200,7 @@ def curate(
             got="none",
             do="give CLASSES=first,second",
         )
+    raise_all(f"classes of {name}", class_faults(about["classes"]), "give CLASSES=first,second")
     entries = (
         from_csv(csv)
         if csv
@@ -389,7 +232,8 @@ def curate(
 
 
 def check_classes(asked: list[str], there: list[str], home: Path) -> None:
-    """Raises InputError where other classes are asked for than the manifest has, whose order trained runs know."""
+    """Raises InputError where other classes are asked for than the manifest has, whose order
+    trained runs know."""
     if asked and asked != there:
         words = ",".join(there)
         raise InputError(
@@ -407,7 +251,7 @@ def three_numbers(text: str) -> list[float]:
         found = [float(word) for word in text.split(",")]
     except ValueError:
         found = []
-    if len(found) != 3 or min(found) < 0 or sum(found) <= 0:
+    if len(found) != 3 or not 0 <= min(found) <= max(found) < float("inf") or sum(found) <= 0:
         raise InputError(
             "impossible fractions",
             expected="three numbers, of train, val and test",
@@ -418,6 +262,7 @@ def three_numbers(text: str) -> list[float]:
 
 
 def main(words: list[str] | None = None) -> None:
+    """`samatch manifest`: writes a manifest and prints its report. Raises InputError."""
     parser = argparse.ArgumentParser(
         prog="samatch manifest", description="Check the files of a set and write its manifest."
     )
@@ -425,7 +270,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--csv",
         type=Path,
-        help="table with case_id, patient_id, image, label, split; without it the folder is searched",
+        help="table with case_id, patient_id, image, label, split; without it the folder is "
+        "searched",
     )
     parser.add_argument(
         "--classes", default="", help="foreground classes in label order, comma-separated"

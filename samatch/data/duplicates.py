@@ -1,8 +1,8 @@
 """Images that occur twice in a set: equal ones, and pictures that are nearly the same.
 
-Two images of one scene in two splits leak from the training into the test. Equal images are found by their
-content hash, whatever their number of slices; near ones among single pictures only, by a perceptual hash.
-"""
+Two images of one scene in two splits leak from the training into the test. Equal images are found
+by their content hash, whatever their number of slices; near ones among single pictures only, by a
+perceptual hash."""
 
 import dataclasses
 
@@ -19,7 +19,8 @@ HASH_SIDE = 16
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """256 bits of an image (H, W) in [0, 1] most of which a rescaled, cropped or lightly marked copy shares."""
+    """256 bits of an image (H, W) in [0, 1] most of which a rescaled, cropped or lightly marked
+    copy shares."""
     import imagehash  # 0.3 s, and only for 2-D sets
     from PIL import Image
 
@@ -30,8 +31,8 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
 def groups_of(digests: dict[str, str], hashes: dict[str, np.ndarray]) -> list[list[str]]:
     """Groups of two and more cases that equal images or near-duplicates connect.
 
-    digests: case -> content hash of the image, of every case; hashes: case -> perceptual hash, where that counts.
-    """
+    digests: case -> content hash of the image, of every case; hashes: case -> perceptual hash,
+    where that counts."""
     number = {case: n for n, case in enumerate(digests)}
     first = {digest: case for case, digest in reversed(digests.items())}
     edges = [(number[first[digest]], number[case]) for case, digest in digests.items()]
@@ -41,7 +42,9 @@ def groups_of(digests: dict[str, str], hashes: dict[str, np.ndarray]) -> list[li
     rows, columns = np.array(edges).T
     graph = coo_matrix((np.ones(len(edges)), (rows, columns)), (len(number), len(number)))
     members = {}
-    for case, group in zip(number, connected_components(graph, directed=False)[1].tolist()):
+    for case, group in zip(
+        number, connected_components(graph, directed=False)[1].tolist(), strict=True
+    ):
         members.setdefault(group, []).append(case)
     return [cases for cases in members.values() if len(cases) > 1]
 
@@ -55,7 +58,8 @@ def _near_pairs(hashes: dict[str, np.ndarray]) -> list[tuple[str, str]]:
 
 
 def put_together(entries: list[Entry], groups: list[list[str]]) -> tuple[list[Entry], list[str]]:
-    """Entries in which the patients of a group are one, that of the first case; and those patients."""
+    """Entries in which the patients of a group are one, that of the first case; and those
+    patients."""
     patient, twins = {entry.patient_id: entry.patient_id for entry in entries}, []
     of_case = {entry.case_id: entry.patient_id for entry in entries}
     for group in groups:

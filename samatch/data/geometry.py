@@ -1,8 +1,9 @@
-"""Where a NIfTI volume lies and how large its voxels are, as far as its header says one thing; and what is doubtful.
+"""Where a NIfTI volume lies and how large its voxels are, as far as its header says one thing; and
+what is doubtful.
 
-NIfTI tells sizes twice (pixdim and sform) and places twice (sform and qform), in a unit of its own. Readers
-differ in what they believe. What contradicts itself is refused, what may be meant is a doubt.
-"""
+NIfTI tells sizes twice (pixdim and sform) and places twice (sform and qform), in a unit of its own.
+Readers differ in what they believe. What contradicts itself is refused, what may be meant is a
+doubt."""
 
 import nibabel
 import numpy as np
@@ -21,9 +22,8 @@ Place = tuple[tuple[float, float, float], np.ndarray, tuple[str, ...]]
 def nifti_place(volume: nibabel.Nifti1Image, name: str) -> Place:
     """Spacing (z, y, x) in mm, affine voxel (x, y, z) -> mm (RAS), doubts.
 
-    Raises InputError on sizes that are not positive, on pixdim and sform that differ, and where few and thick
-    slices lie along another axis than the last.
-    """
+    Raises InputError on sizes that are not positive, on pixdim and sform that differ, and where few
+    and thick slices lie along another axis than the last."""
     sizes = _stored_sizes(volume)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise InputError(
@@ -66,7 +66,8 @@ def nifti_place(volume: nibabel.Nifti1Image, name: str) -> Place:
 
 
 def _stored_sizes(volume: nibabel.Nifti1Image) -> np.ndarray:
-    """pixdim (x, y, z) as the file has it, without its sign: nibabel puts 1 in the place of 0 when it loads it."""
+    """pixdim (x, y, z) as the file has it, without its sign: nibabel puts 1 in the place of 0 when
+    it loads it."""
     with volume.file_map["image"].get_prepare_fileobj("rb") as handle:
         return np.abs(
             type(volume.header).from_fileobj(handle, check=False)["pixdim"][1:4].astype(float)
@@ -87,11 +88,13 @@ def _doubts(header, spacing: np.ndarray, unit: str) -> list[str]:
         doubts.append("no orientation codes in the NIfTI header: where the volume lies is unknown.")
         if (spacing == 1).all():
             doubts.append(
-                "a voxel spacing of 1 x 1 x 1 without orientation codes: is it known, are distances in mm?"
+                "a voxel spacing of 1 x 1 x 1 without orientation codes: is it known, are "
+                "distances in mm?"
             )
     if all(coded) and not np.allclose(header.get_sform(), header.get_qform(), atol=0.1 / MM[unit]):
         doubts.append(
-            "sform and qform place the volume differently: the sform is used, others may use the qform."
+            "sform and qform place the volume differently: the sform is used, others may use the "
+            "qform."
         )
     if MM[unit] != 1:
         doubts.append(f"the voxel spacing is in {unit} by the header, and was converted to mm.")

@@ -1,10 +1,8 @@
-"""One image or label from disk as (slices, height, width): NIfTI, DICOM series, h5, PNG, JPEG or TIFF."""
+"""One image or label from disk as (slices, height, width): NIfTI, DICOM series, h5, PNG, JPEG or
+TIFF."""
 
-import contextlib
 import dataclasses
-import locale
-import re
-from dataclasses import dataclass
+import math
 from pathlib import Path
 
 import h5py
@@ -12,7 +10,9 @@ import nibabel
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
+from samatch.data.dicom import read_series
 from samatch.data.geometry import nifti_place, shape_doubts
+from samatch.data.picture import Picture
 from samatch.system import paths
 from samatch.system.errors import InputError
 
@@ -25,27 +25,14 @@ NIFTI, HDF5, PICTURES = (
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
 )
 SUFFIXES = NIFTI + HDF5 + PICTURES
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What one file holds: array (D, H, W), spacing (z, y, x) in mm or None, affine voxel (x, y, z) -> mm (RAS) or None.
-
-    `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white` marks a label
-    picture of 0 and 255, which is read as class 1. `header` is a NIfTI file's own, so that its mask can lie where
-    the image lies for every reader.
-    """
-
-    array: np.ndarray
-    spacing: tuple[float, float, float] | None
-    affine: np.ndarray | None
-    source: str
-    doubts: tuple[str, ...] = ()
-    white: bool = False
-    header: nibabel.Nifti1Header | None = None
+COLOURS, INDEXED = ("RGB", "RGBA", "CMYK", "YCbCr"), ("P", "PA")
+ROUNDING = 1e-3  # a class number may be so far from a whole one
+MOST_BYTES = 16 << 30  # of one image
+MOST_PACKED = 1100  # bytes from one stored byte; deflate's utmost is 1032
 
 
 def suffix_of(path: Path) -> str:
+    """The one of SUFFIXES that the name ends with, small letters; "" for another kind of file."""
     return next(
         (s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), ""
     )
@@ -57,10 +44,33 @@ def stem_of(path: Path) -> str:
 
 
 def read(path: Path, key: str = "image") -> Picture:
-    """Reads a file, or a folder that holds one DICOM series; `key` names the data set inside an h5 file.
+    """Reads a file, or a folder that holds one DICOM series; `key` names the data set inside an h5
+    file.
 
     Raises InputError on a missing, unreadable or unsuitable file.
     """
+    return _read(path, key, as_classes=False)
+
+
+def read_label(path: Path) -> Picture:
+    """As `read`, for class numbers: a picture of 0 and 255 is a mask of class 1, and `white` says
+    so; of a palette picture the indices count; numbers within 1e-3 of whole ones are these."""
+    found = _read(path, "label", as_classes=True)
+    array = _whole(found.array)
+    if suffix_of(path) in PICTURES and (values := set(np.unique(array).tolist())) <= {0, 255}:
+        return dataclasses.replace(found, array=(array > 0).astype(np.uint8), white=255 in values)
+    return dataclasses.replace(found, array=array)
+
+
+def _whole(label: np.ndarray) -> np.ndarray:
+    """Class numbers that a scale (NIfTI's scl_slope) has moved by a rounding error, put right."""
+    if label.dtype.kind != "f":
+        return label
+    nearest = np.rint(label)
+    return nearest if (np.abs(label - nearest) <= ROUNDING).all() else label
+
+
+def _read(path: Path, key: str, as_classes: bool) -> Picture:
     if not path.exists():
         raise InputError(
             "a file is missing",
@@ -69,34 +79,37 @@ def read(path: Path, key: str = "image") -> Picture:
             got="no such file",
             do="get the data set's files again",
         )
-    readers = {NIFTI: _nifti, PICTURES: _picture, HDF5: lambda file: _h5(file, key)}
-    reader = (
-        _dicom
-        if path.is_dir()
-        else next((r for endings, r in readers.items() if suffix_of(path) in endings), None)
-    )
-    if reader is None:
+    readers = {
+        NIFTI: (_nifti, "NIfTI volume", "a NIfTI file"),
+        PICTURES: (lambda file: _picture(file, as_classes), "picture", "a " + ", ".join(PICTURES)),
+        HDF5: (lambda file: _h5(file, key), "h5 volume", "an h5 file with 'image' and 'label'"),
+    }
+    if path.is_dir():
+        reader, kind, expected = read_series, "DICOM series", "a folder with one series"
+    else:
+        found = [r for endings, r in readers.items() if suffix_of(path) in endings]
+        if not found or not path.is_file():
+            raise InputError(
+                "a file of an unknown kind",
+                where=path.name,
+                expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
+                got=path.suffix if path.is_file() else "no plain file",
+                do="convert it",
+            )
+        reader, kind, expected = found[0]
+    try:
+        found = reader(path)
+    except InputError:
+        raise
+    except Exception as error:  # every library raises kinds of its own on broken bytes
         raise InputError(
-            "a file of an unknown kind",
+            f"unreadable {kind}",
             where=path.name,
-            expected="one of " + " ".join(SUFFIXES) + ", or a folder with a DICOM series",
-            got=path.suffix,
-            do="convert it",
-        )
-    found = reader(path)
+            expected=expected,
+            got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160],
+            do="get the file again",
+        ) from error
     return dataclasses.replace(found, doubts=found.doubts + shape_doubts(found.array.shape))
-
-
-def read_label(path: Path) -> Picture:
-    """As `read`; a picture with the values 0 and 255 is a mask of class 1, and `white` says so."""
-    found = read(path, "label")
-    if suffix_of(path) in PICTURES:
-        _check_grey(path)
-    if suffix_of(path) in PICTURES and (values := set(np.unique(found.array).tolist())) <= {0, 255}:
-        return dataclasses.replace(
-            found, array=(found.array > 0).astype(np.uint8), white=255 in values
-        )
-    return found
 
 
 def check_geometry(image: Picture, label: Picture) -> None:
@@ -113,7 +126,8 @@ def check_geometry(image: Picture, label: Picture) -> None:
         "image and label lie differently in space",
         where=f"{image.source} and {label.source}",
         expected="equal affines",
-        got=f"origins {image.affine[:3, 3].round(2).tolist()} and {label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
+        got=f"origins {image.affine[:3, 3].round(2).tolist()} and "
+        f"{label.affine[:3, 3].round(2).tolist()}, axes turned by {turned:.1f} degrees",
         do="resample the label to the image",
     )
 
@@ -125,19 +139,14 @@ def _degrees(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _nifti(path: Path) -> Picture:
-    try:
-        volume = nibabel.load(path)
-        array = (
-            np.asarray(volume.dataobj) if 0 not in volume.shape else np.zeros(volume.shape)
-        )  # nibabel forgets the shape of nothing
-    except Exception as error:  # nibabel, gzip and zlib each raise their own kinds
-        raise InputError(
-            "unreadable NIfTI volume",
-            where=path.name,
-            expected="a NIfTI file",
-            got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160],
-            do="get the file again",
-        ) from error
+    volume = nibabel.load(path)
+    shape, dtype = volume.shape, volume.get_data_dtype()
+    _check_numbers(path, dtype)
+    _check_size(path, shape, dtype, path.stat().st_size)
+    # nibabel forgets the shape of nothing
+    array = np.asarray(volume.dataobj) if 0 not in shape else np.zeros(shape)
+    one_frame = len(shape) > 3 and set(shape[3:]) == {1}
+    array = array.reshape(shape[:3]) if one_frame else array
     if array.ndim != 3:
         raise InputError(
             "not a 3-D volume",
@@ -153,21 +162,69 @@ def _nifti(path: Path) -> Picture:
 
 
 def _h5(path: Path, key: str) -> Picture:
+    """The data set `key` of the file itself: no link leads to the bytes of another file."""
+    with h5py.File(path) as file:
+        if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
+            raise _no_array(path, key, "a link to another file")
+        found = file[key]
+        if not isinstance(found, h5py.Dataset) or not found.shape:
+            raise _no_array(path, key, "a group or a single value")
+        if found.file.filename != file.filename or found.external or found.is_virtual:
+            raise _no_array(path, key, "values that lie in another file")
+        _check_numbers(path, found.dtype)
+        _check_size(path, found.shape, found.dtype, found.id.get_storage_size())
+        return Picture(found[:], None, None, path.name)
+
+
+def _no_array(path: Path, key: str, got: str) -> InputError:
+    return InputError(
+        f"{key!r} of an h5 file is no array of its own",
+        where=path.name,
+        expected="'image' and 'label' as (slices, height, width)",
+        got=got,
+        do="write the numbers themselves into the file",
+    )
+
+
+def h5_keys(path: Path) -> set[str]:
+    """Names of what an h5 file holds; none of another or a broken one, which `read` tells."""
+    if suffix_of(path) not in HDF5:
+        return set()
     try:
         with h5py.File(path) as file:
-            return Picture(file[key][:], None, None, path.name)
-    except (OSError, KeyError) as error:
+            return set(file)
+    except Exception:
+        return set()
+
+
+def _check_numbers(path: Path, dtype: np.dtype) -> None:
+    """Raises InputError on colours, complex numbers and texts."""
+    if dtype.kind not in "biuf":
         raise InputError(
-            "unreadable h5 volume",
+            "voxels that are no grey values",
             where=path.name,
-            expected="an h5 file with 'image' and 'label'",
-            got=str(error).replace(str(path), path.name)[:120],
+            expected="one number a voxel",
+            got=f"{'colours' if dtype.names else 'values'} of type {dtype}"[:100],
+            do="convert it to grey values",
+        )
+
+
+def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype, stored: int) -> None:
+    """Raises InputError where a header promises more than so many stored bytes can hold."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > max(1 << 20, MOST_PACKED * stored) or size > MOST_BYTES:
+        raise InputError(
+            "a header that promises too much",
+            where=path.name,
+            expected=f"at most {MOST_BYTES >> 30} GB, {MOST_PACKED} times what is stored",
+            got=f"{size:,} bytes of shape {shape} from {stored:,} stored ones",
             do="get the file again",
-        ) from error
+        )
 
 
-def _picture(path: Path) -> Picture:
-    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as viewers show it.
+def _picture(path: Path, as_classes: bool) -> Picture:
+    """A picture as one slice, a TIFF as one slice a page; turned as its EXIF orientation says, as
+    viewers show it.
 
     Colours become their luminance; 16-bit greys stay what they are, an alpha channel is left out.
     """
@@ -181,7 +238,7 @@ def _picture(path: Path) -> Picture:
             got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)),
             do="save the pages that belong together as a file",
         )
-    array = np.stack([_grey(page) for page in pages])
+    array = np.stack([_classes(page, path.name) if as_classes else _grey(page) for page in pages])
     doubt = (
         "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
     )
@@ -200,22 +257,13 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
 
     Of an MPO, the JPEG of some cameras, the first is the picture.
     """
-    try:
-        # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height and width
-        # exchanged where it is turned.
-        with open(path, "rb") as handle, Image.open(handle) as opened:
-            kind, count = opened.format, getattr(opened, "n_frames", 1)
-            pages = ImageSequence.Iterator(opened) if kind == "TIFF" else [opened]
-            tag = ExifTags.Base.Orientation
-            found = [(page.getexif().get(tag, 1), ImageOps.exif_transpose(page)) for page in pages]
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and its own kinds
-        raise InputError(
-            "unreadable picture",
-            where=path.name,
-            expected="a " + ", ".join(PICTURES),
-            got=f"{type(error).__name__}: {error}"[:160],
-            do="get the file again",
-        ) from error
+    # From an open file: by its name Pillow 13 maps an uncompressed TIFF into memory, with height
+    # and width exchanged where it is turned.
+    with open(path, "rb") as handle, Image.open(handle) as opened:
+        kind, count = opened.format, getattr(opened, "n_frames", 1)
+        pages = ImageSequence.Iterator(opened) if kind == "TIFF" else [opened]
+        tag = ExifTags.Base.Orientation
+        found = [(page.getexif().get(tag, 1), ImageOps.exif_transpose(page)) for page in pages]
     if count > 1 and kind not in ("TIFF", "MPO"):
         raise InputError(
             "several pictures in one file",
@@ -227,152 +275,20 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
     return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
-def _check_grey(path: Path) -> None:
-    """Raises InputError where a mask's colours differ from grey: which class would a colour be?"""
-    coloured = 0
-    for page in _pages(path)[0]:
-        if page.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
-            channels = np.asarray(page.convert("RGB"))
-            coloured += int((channels != channels[..., :1]).any(-1).sum())
-    if coloured:
-        raise InputError(
-            "a colour mask",
-            where=path.name,
-            expected="grey values (equal channels)",
-            got=f"{coloured} coloured pixels",
-            do="give each class its number",
-        )
-
-
-def _dicom(folder: Path) -> Picture:
-    """The one DICOM series of a folder, in the order of its positions. Raises InputError where slices are missing.
-
-    Nothing in a series says for sure where it should begin and end: what points to missing ones is a doubt.
-    """
-    import SimpleITK as sitk  # 0.3 s, and only those who bring DICOM need it
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    with kept_locale():
-        found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        if len(found) != 1:
+def _classes(page: Image.Image, name: str) -> np.ndarray:
+    """(H, W) class numbers: of a palette picture its indices, unless black and white are all that
+    it shows; else grey values. Raises InputError on colours: which class would a colour be?"""
+    if page.mode in COLOURS or page.mode in INDEXED:
+        shown = np.asarray(page.convert("RGB"))
+        coloured = int((shown != shown[..., :1]).any(-1).sum())
+        if page.mode in INDEXED and (coloured or not np.isin(shown, (0, 255)).all()):
+            return np.asarray(page.getchannel(0))
+        if coloured:
             raise InputError(
-                "not one DICOM series",
-                where=folder.name,
-                expected="a folder with one series",
-                got=f"{len(found)} series",
-                do="give each series a folder",
+                "a colour mask",
+                where=name,
+                expected="grey values (equal channels)",
+                got=f"{coloured} coloured pixels",
+                do="give each class its number",
             )
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
-        dicom = {path.name for path in folder.iterdir() if path.suffix.lower() == ".dcm"}
-        if others := sorted(dicom - {Path(file).name for file in files}):
-            raise InputError(
-                "DICOM files that cannot be read as part of the series",
-                where=folder.name,
-                expected="one series, every file whole",
-                got=f"{len(others)} others: {', '.join(others[:3])}",
-                do="export the series again, or move these files away",
-            )
-        headers = [_header(sitk, file) for file in files]
-        _check_steps(folder, [header["position"] for header in headers])
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(files)
-        image = reader.Execute()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    spacing = tuple(float(s) for s in image.GetSpacing()[::-1])
-    return Picture(
-        sitk.GetArrayFromImage(image),
-        spacing,
-        np.diag([-1, -1, 1, 1]) @ affine,
-        folder.name,
-        tuple(_series_doubts(headers)),
-    )
-
-
-@contextlib.contextmanager
-def kept_locale():
-    """ITK's DICOM code sets the process to the C locale, after which Python reads text files as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
-
-
-# InstanceNumber, ImagesInAcquisition, SpacingBetweenSlices, SliceThickness
-DICOM_TAGS = {
-    "number": "0020|0013",
-    "expected": "0020|1002",
-    "step": "0018|0088",
-    "thickness": "0018|0050",
-}
-PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
-
-
-def _header(sitk, file: str) -> dict:
-    """Position in mm along the slice's normal, whether pixels have a size, the numbers of DICOM_TAGS or None."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
-    normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
-    there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
-    found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
-    numbers = {
-        name: float(text) for name, text in found.items() if re.fullmatch(r"[-+]?\d+(\.\d*)?", text)
-    }
-    return (
-        dict.fromkeys(DICOM_TAGS)
-        | numbers
-        | {
-            "position": float(normal @ np.array(reader.GetOrigin())),
-            "sized": any(map(reader.HasMetaDataKey, PIXEL_SPACINGS)),
-        }
-    )
-
-
-def _series_doubts(headers: list[dict]) -> list[str]:
-    """What says that slices may be missing although those that are there lie at even steps; pixels without a size."""
-    numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
-    if not all(h["sized"] for h in headers):
-        doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
-    if len(set(numbers)) == len(headers) and (
-        numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)
-    ):
-        doubts.append(
-            "the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some missing?"
-        )
-    if any(h["expected"] and h["expected"] > len(headers) for h in headers):
-        doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
-    first, second = headers[0], headers[min(1, len(headers) - 1)]
-    if _skips(abs(second["position"] - first["position"]), first["step"], first["thickness"]):
-        doubts.append(
-            "the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?"
-        )
-    return doubts
-
-
-def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
-    """Whether a step is twice, three times, ... the stated one. ITK states 1 mm, less than slices are thick."""
-    if not stated or stated < 0.9 * (thickness or 0):
-        return False
-    return round(step / stated) > 1 and abs(step / stated - round(step / stated)) < 0.02
-
-
-def _check_steps(folder: Path, positions: list[float]) -> None:
-    steps = np.diff(positions)
-    if len(steps) < 2:
-        return
-    usual = float(np.median(steps))
-    missing = [
-        f"{positions[i]:.1f} and {positions[i + 1]:.1f} mm"
-        for i in np.flatnonzero(np.abs(steps - usual) > 0.02 * abs(usual))
-    ]
-    if missing:
-        raise InputError(
-            "slices of a DICOM series are missing",
-            where=folder.name,
-            expected=f"a slice every {usual:.2f} mm",
-            got="other steps between " + ", ".join(missing[:3]),
-            do="export the whole series",
-        )
+    return _grey(page)

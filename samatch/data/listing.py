@@ -3,17 +3,17 @@
 import re
 from pathlib import Path
 
-import pandas as pd
-
-from samatch.data.images import stem_of, suffix_of
+from samatch.data.images import h5_keys, stem_of, suffix_of
 from samatch.data.manifest import SPLITS
-from samatch.data.volumes import Entry
+from samatch.data.sheets import read_rows
+from samatch.data.volumes import SEVERAL, Entry
 from samatch.system import paths
-from samatch.system.errors import InputError, raise_all
+from samatch.system.errors import raise_all
+from samatch.system.names import name_fault
 
 REQUIRED, OPTIONAL = ("case_id", "patient_id", "image"), ("label", "split")
-# Ends of a label's name, capitals or not, with a number where an image has several. What they miss, curate finds by
-# its few values.
+# Ends of a label's name, capitals or not, with a number where an image has several. What they miss,
+# curate finds by its few values.
 LABEL_WORDS = (
     r"gt|ground[-_ ]?truth|labels?|labelmap|lbl|d?seg|segmentations?|masks?|msk|annotations?"
 )
@@ -35,67 +35,44 @@ LABEL_FOLDERS = {
     "annotations",
     "derivatives",
 }
+NNUNET_TEST = ("imagesTs", "labelsTs")  # beside imagesTr and labelsTr
 BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
 def from_csv(path: Path) -> list[Entry]:
-    """A table with the columns case_id, patient_id, image, and optionally label (empty: unlabeled) and split.
+    """A table with the columns case_id, patient_id, image, and optionally label (empty: unlabeled)
+    and split.
 
-    Commas, semicolons or tabs; with or without a byte order mark. Raises InputError with every fault of the table.
-    """
-    try:
-        table = pd.read_csv(
-            path,
-            sep=None,
-            engine="python",
-            encoding="utf-8-sig",
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-        )
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(
-            "unreadable table of cases",
-            where=paths.shown(path),
-            expected="a CSV file in UTF-8",
-            got=str(error)[:160],
-            do="correct it",
-        ) from error
-    table.columns = [name.strip() for name in table.columns]
-    missing = [name for name in REQUIRED if name not in table]
-    raise_all(
-        f"{path.name}",
-        [f"column {name} is missing; there are {', '.join(table.columns)}" for name in missing],
-        f"give the columns {', '.join(REQUIRED)}",
-    )
-    table = table.apply(lambda column: column.str.strip())
+    Commas, semicolons or tabs; with or without a byte order mark. Raises InputError with every
+    fault of the table."""
+    rows = read_rows(path, REQUIRED, "table of cases")
     faults = [
-        f"line {line + 2}: {name} is empty"
-        for name in REQUIRED
-        for line in table.index[table[name] == ""]
+        f"line {line}: {name} is empty" for name in REQUIRED for line, row in rows if not row[name]
     ]
-    if "split" in table:
-        faults += [
-            f"line {line + 2}: unknown split {value!r}"
-            for line, value in table.split.items()
-            if value not in ("", *SPLITS)
-        ]
-        if (table.split == "").any() and (table.split != "").any():
-            faults.append(
-                f"{int((table.split == '').sum())} of {len(table)} cases have no split: give all or none"
-            )
+    splits = [(line, row.get("split", "")) for line, row in rows]
+    faults += [
+        f"line {line}: unknown split {value!r}"
+        for line, value in splits
+        if value not in ("", *SPLITS)
+    ]
+    without = sum(not value for _, value in splits)
+    if 0 < without < len(rows):
+        faults.append(f"{without} of {len(rows)} cases have no split: give all or none")
     raise_all(path.name, faults, "correct these lines")
-    columns = [name for name in (*REQUIRED, *OPTIONAL) if name in table]
-    return [Entry(**row) for row in table[columns].to_dict("records")]
+    columns = (*REQUIRED, *OPTIONAL)
+    return [Entry(**{name: row.get(name, "") for name in columns}) for _, row in rows]
 
 
 def from_folder(folder: Path) -> list[Entry]:
-    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of LABEL_STEM), `images/`
-    beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS with labels beside the image or in
-    derivatives/. A folder of DICOM files is one series.
+    """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of
+    LABEL_STEM), `images/` beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS
+    with labels beside the image or in derivatives/, nnU-Net's imagesTr/ and labelsTr/, h5 files
+    that hold both. A folder of DICOM files is one series.
 
-    In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Raises InputError where an image has several
-    labels or an id several images.
+    In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Numbered
+    masks of an image (`<id>_mask`, `<id>_mask_1`) are named together, to be united. Raises
+    InputError where an image has labels of several kinds, an id several images, or a name is none
+    of system/names.py.
     """
     images, labels = {}, {}
     for path in sorted(_candidates(folder)):
@@ -112,41 +89,67 @@ def from_folder(folder: Path) -> list[Entry]:
     faults += [
         f"{case}: several labels: {', '.join(found)}"
         for case, found in labels.items()
-        if len(found) > 1
+        if not _alike(found)
     ]
     faults += [
         f"{found[0]}: a label without an image"
         for case, found in labels.items()
         if case not in images
     ]
+    faults += [f"{images[case][0]}: {fault}" for case in images if (fault := name_fault(case))]
     if not images:
         faults.append("no image was found")
     raise_all(
         f"folder {paths.shown(folder)}",
         faults,
-        "unite the labels of an image, move the odd files away, or name the cases in a CSV",
+        "unite the labels of an image, move or rename the odd files, or name the cases in a CSV",
     )
+    both = {name for (name, *_) in images.values() if h5_keys(folder / name) >= {"image", "label"}}
     return [
-        Entry(case, _patient_of(case), found[0], labels.get(case, [""])[0])
-        for case, found in images.items()
+        Entry(
+            case, _patient_of(case), name, SEVERAL.join(labels.get(case, [name] * (name in both)))
+        )
+        for case, (name, *_) in images.items()
     ]
+
+
+def _alike(labels: list[str]) -> bool:
+    """Whether labels of an image are one, or differ by nothing but a number after one word."""
+    found = [(LABEL_STEM.search(stem_of(Path(name))), Path(name)) for name in labels]
+    kinds = {(word and word[1].lower(), path.parent, suffix_of(path)) for word, path in found}
+    return len(labels) == 1 or (len(kinds) == 1 and all(word for word, _ in found))
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Files of known kinds, and folders that hold DICOM files. The set's own manifest is left out."""
-    files = [
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and "manifest" not in p.relative_to(folder).parts
-    ]
+    """Files of known kinds, and folders that hold DICOM files.
+
+    Left out are the set's own manifest, hidden files (macOS's ._x.nii.gz among them) and what
+    nnU-Net keeps for its own test.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file() and not _aside(p.relative_to(folder))]
+    files = [p for p in files if p.parent == folder or not _of_nnunets_test(p)]
     series = {p.parent for p in files if p.suffix.lower() == ".dcm"}
     return [p for p in files if suffix_of(p)] + [p for p in series if p != folder]
+
+
+def _aside(path: Path) -> bool:
+    return any(part.startswith(".") or part in ("manifest", "__MACOSX") for part in path.parts)
+
+
+def _of_nnunets_test(path: Path) -> bool:
+    return path.parent.name in NNUNET_TEST and _is_nnunet(path.parent.parent)
+
+
+def _is_nnunet(folder: Path) -> bool:
+    return (folder / "dataset.json").is_file() and (folder / "imagesTr").is_dir()
 
 
 def _case_of(path: Path) -> str:
     stem = LABEL_STEM.sub("", stem_of(path))
     if bids := BIDS.match(stem):
         return bids[1] + bids[2]
+    if path.parent.name == "imagesTr" and _is_nnunet(path.parent.parent):
+        return re.sub(r"_\d{4}$", "", stem)  # number of the channel
     return stem
 
 

@@ -6,8 +6,8 @@ dataset.yaml   classes, normalisation, licence, source, citation
 cases.csv      one row a case: sizes, spacing, content hashes, group of the patient
 splits.csv     one row a patient: split, and the order in which labels are given out
 
-A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's cases.csv.
-"""
+A set that shares another's files (`files_of` in dataset.yaml) has its own splits.csv and that set's
+cases.csv."""
 
 import csv
 import dataclasses
@@ -16,17 +16,32 @@ from pathlib import Path
 
 import yaml
 
+from samatch.data.about import about_faults, read_about
+from samatch.data.sheets import read_rows, sizes, whole
 from samatch.system import paths, repro
 from samatch.system.errors import InputError, known, raise_all
+from samatch.system.names import checked_word, name_fault
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"  # split of patients that belong to the set and take no part
+CASE_COLUMNS = (
+    "case_id",
+    "patient_id",
+    "n_slices",
+    "height",
+    "width",
+    "spacing_zyx_mm",
+    "image_sha256",
+    "label_sha256",
+)
+SPLIT_COLUMNS = ("patient_id", "split", "labeled_rank")
 DISTANCES = ("mm", "voxel")  # units that a set's protocol may count surface distances in
 
 
 @dataclass(frozen=True)
 class Case:
-    """One volume of one patient, or one 2-D image. Sizes in voxels, spacing (z, y, x) in mm or None."""
+    """One volume of one patient, or one 2-D image. Sizes in voxels, spacing (z, y, x) in mm or
+    None."""
 
     case_id: str
     patient_id: str
@@ -47,9 +62,8 @@ class Case:
 class Manifest:
     """All cases of a data set and its splits.
 
-    `labeled_order` gives the training patients in the order in which they become labeled; a budget of
-    n takes the first n, so that budgets are nested by construction.
-    """
+    `labeled_order` gives the training patients in the order in which they become labeled; a budget
+    of n takes the first n, so that budgets are nested by construction."""
 
     name: str
     title: str
@@ -79,6 +93,7 @@ class Manifest:
         return len(self.classes) + 1
 
     def patients(self, split: str) -> tuple[str, ...]:
+        """Patients of train (in labeled order), val or test. Raises InputError on another word."""
         known(split, SPLITS, "split")
         return (
             self.labeled_order
@@ -92,6 +107,7 @@ class Manifest:
         return frozenset(case.patient_id for case in self.cases if case.image and not case.label)
 
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
+        """The first `n_labeled` training patients. Raises InputError where fewer have labels."""
         most = sum(patient not in self.unlabeled for patient in self.labeled_order)
         if not 1 <= n_labeled <= most:
             raise InputError(
@@ -113,48 +129,37 @@ class Manifest:
 
 def manifest_folders() -> dict[str, Path]:
     """Data set -> folder of its manifest: the repository's, and those beside a user's own data."""
-    own = {
-        path.parents[1].name: path.parent
-        for path in paths.data_dir().glob("*/manifest/dataset.yaml")
-    }
+    data = paths.data_dir()  # or a set's own folder
+    homes = [*data.glob("*/manifest/dataset.yaml"), *data.glob("manifest/dataset.yaml")]
+    own = {path.parents[1].name: path.parent for path in homes}
     return own | {path.parent.name: path.parent for path in paths.MANIFESTS.glob("*/dataset.yaml")}
 
 
 def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     """Reads and checks a set's manifest; all faults are raised together."""
     folder = folder or manifest_folders()[known(name, manifest_folders(), "data set")]
-    about = (
-        yaml.safe_load((folder / "dataset.yaml").read_text())
-        if (folder / "dataset.yaml").exists()
-        else {}
-    )
-    shared = about.get("files_of", name)
-    files = [
-        folder / "dataset.yaml",
-        folder.parent / shared / "cases.csv" if shared != name else folder / "cases.csv",
-        folder / "splits.csv",
-    ]
+    home = folder / "dataset.yaml"
+    about = read_about(home) if home.exists() else {}
+    shared = checked_word(about.get("files_of", name), "data set")
+    case_file = (folder.parent / shared if shared != name else folder) / "cases.csv"
+    files = [home, case_file, folder / "splits.csv"]
     raise_all(
         f"manifest of {name} is incomplete",
         [f"{paths.shown(f)} is missing" for f in files if not f.exists()],
         "restore the file",
     )
-    with open(files[1], newline="") as handle:
-        cases = tuple(_case(row) for row in csv.DictReader(handle))
-    with open(files[2], newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    raise_all(
-        f"manifest of {name}",
-        manifest_faults(cases, rows, about["budgets"]),
-        "correct splits.csv or cases.csv",
-    )
+    cases, case_faults = read_cases(case_file)
+    rows, split_faults = read_splits(files[2])
+    faults = about_faults(about) + case_faults + split_faults
+    # What does not hold together is told once each part can be read.
+    faults = faults or manifest_faults(cases, rows, about["budgets"])
+    raise_all(f"manifest of {name}", faults, "correct dataset.yaml, splits.csv or cases.csv")
     distances = known(about.get("distances", "mm"), DISTANCES, "unit of distances")
     order = sorted(
         (int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train"
     )
     hashes = [repro.file_sha256(f) for f in files]
-    home = files[1].with_name("dataset.yaml")
-    earlier = frozenset(yaml.safe_load(home.read_text()).get("earlier_cases_sha256", ()))
+    owner = about if shared == name else read_about(case_file.with_name("dataset.yaml"))
     return Manifest(
         name=name,
         classes=tuple(about["classes"]),
@@ -167,7 +172,7 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
         sha256=hashes[1],
         splits_sha256=hashes[2],
         distances=distances,
-        earlier_sha256=earlier,
+        earlier_sha256=frozenset(owner.get("earlier_cases_sha256", ())),
         clinical=_clinical(about),
         **{
             key: about[key]
@@ -176,8 +181,35 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
     )
 
 
+def read_cases(path: Path) -> tuple[tuple[Case, ...], list[str]]:
+    """The cases of a cases.csv that can be read, and what is wrong with the others."""
+    cases, faults = [], []
+    for line, row in read_rows(path, CASE_COLUMNS, "list of cases"):
+        names = [("case_id", row["case_id"]), ("patient_id", row["patient_id"])]
+        wrong = [f"{key} {fault}" for key, name in names if (fault := name_fault(name))]
+        try:
+            cases.append(_case(row))
+        except ValueError as error:
+            wrong.append(str(error))
+        faults += [f"{path.name}, line {line}: {fault}" for fault in wrong]
+    return tuple(cases), faults
+
+
+def read_splits(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows of a splits.csv, ranks as whole numbers or "", and what is wrong with the others."""
+    rows, faults = [], []
+    for line, row in read_rows(path, SPLIT_COLUMNS, "list of splits"):
+        try:
+            rank = row["labeled_rank"] and str(whole(row["labeled_rank"]))
+            rows.append(row | {"labeled_rank": rank})
+        except ValueError as error:
+            faults.append(f"{path.name}, line {line}: labeled_rank: {error}")
+    return rows, faults
+
+
 def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int]) -> list[str]:
-    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost patients, ranks."""
+    """Everything wrong with cases and splits: doubles, leaks, unknown or empty splits, lost
+    patients, ranks."""
     faults = [
         f"case {case_id} is listed twice" for case_id in _doubles(case.case_id for case in cases)
     ]
@@ -191,7 +223,8 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
             )
     for patient in _doubles(row["patient_id"] for row in rows):
         faults.append(
-            f"patient {patient} is in {' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}"
+            f"patient {patient} is in "
+            f"{' and '.join(row['split'] for row in rows if row['patient_id'] == patient)}"
         )
     faults += [
         f"patient {row['patient_id']}: unknown split {row['split']!r}"
@@ -232,7 +265,7 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
     }
     faults += [
         f"{split} is empty: no {'labeled ' if split == 'train' else ''}patient is in it"
-        for split in SPLITS
+        for split in (SPLITS if budgets else ("test",))  # without budgets: an external test
         if split not in in_use
     ]
     faults += [
@@ -244,39 +277,33 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
 def write_manifest(
     folder: Path, about: dict, cases: list[Case], splits: dict[str, list[str]]
 ) -> None:
-    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that shares
-    another's files has no cases.csv. `splits` maps a split to patients, train in labeled order."""
+    """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that
+    shares another's files has no cases.csv. `splits` maps a split to patients, train in labeled
+    order."""
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "dataset.yaml"
-    kept = yaml.safe_load(home.read_text()) if home.exists() else about
-    if not home.exists() or kept["budgets"] != about["budgets"]:
+    kept = read_about(home) if home.exists() else about
+    if not home.exists() or kept.get("budgets") != about["budgets"]:
         kept = kept | {"budgets": about["budgets"]}
-        home.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100))
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+        home.write_text(text, encoding="utf-8")
     if "files_of" not in about:
         write_cases(folder / "cases.csv", cases)
-    with open(folder / "splits.csv", "w", newline="") as handle:
+    with open(folder / "splits.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["patient_id", "split", "labeled_rank"])
+        writer.writerow(SPLIT_COLUMNS)
         for split in (*SPLITS, UNUSED):
             for rank, patient in enumerate(splits.get(split, ()), 1):
                 writer.writerow([patient, split, rank if split == "train" else ""])
 
 
 def write_cases(path: Path, cases: list[Case]) -> None:
-    """cases.csv; with the columns image and label where a case names its files, group where one has one."""
-    columns = [
-        "case_id",
-        "patient_id",
-        "n_slices",
-        "height",
-        "width",
-        "spacing_zyx_mm",
-        "image_sha256",
-        "label_sha256",
-    ]
+    """cases.csv; with the columns image and label where a case names its files, group where one has
+    one."""
+    columns = [*CASE_COLUMNS]
     columns += ["image", "label"] if any(case.image for case in cases) else []
     columns += ["group"] if any(case.group for case in cases) else []
-    with open(path, "w", newline="") as handle:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for case in cases:
@@ -288,7 +315,9 @@ def _clinical(about: dict) -> dict[str, str]:
     """`clinical` of dataset.yaml, {} where it has none."""
     found = about.get("clinical", {})
     if found and (
-        set(found) != {"ventricle", "ed", "es"} or found["ventricle"] not in about["classes"]
+        set(found) != {"ventricle", "ed", "es"}
+        or found["ventricle"] not in about["classes"]
+        or not all(isinstance(found[frame], str) for frame in ("ed", "es"))
     ):
         raise InputError(
             "clinical of dataset.yaml cannot be read",
@@ -301,14 +330,12 @@ def _clinical(about: dict) -> dict[str, str]:
 
 
 def _case(row: dict) -> Case:
-    spacing = tuple(float(s) for s in row["spacing_zyx_mm"].split()) or None
+    """Raises ValueError on numbers that are none."""
     return Case(
         row["case_id"],
         row["patient_id"],
-        int(row["n_slices"]),
-        int(row["height"]),
-        int(row["width"]),
-        spacing,
+        *(whole(row[key]) for key in ("n_slices", "height", "width")),
+        sizes(row["spacing_zyx_mm"]),
         row["image_sha256"],
         row["label_sha256"],
         **{key: row.get(key, "") for key in ("image", "label", "group")},

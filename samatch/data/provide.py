@@ -1,37 +1,40 @@
 """Getting and checking data.
 
-    samatch data --dataset busi                      # fetch the public copy, or use what lies in the data folder
+    samatch data --dataset busi                      # fetch the public copy, or use the data folder
     samatch data --dataset busi --archive FILE.zip   # unpack an archive first
     samatch verify --dataset busi                    # every file and array against the manifest
 
-`data` ends with one prepared file (samatch/data/prepared.py), which trainings then read instead of the single files.
-"""
+`data` ends with one prepared file (samatch/data/prepared.py), which trainings then read instead of
+the single files."""
 
 import argparse
-import csv
+import os
+import re
 import sys
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
 from samatch.data import prepared
+from samatch.data.about import read_about
 from samatch.data.batches import resized
 from samatch.data.manifest import Case, Manifest, load_manifest, manifest_folders
+from samatch.data.sheets import read_rows, whole
 from samatch.data.volumes import Volume, data_folder, from_prepared, load_case
 from samatch.system import paths, repro
 from samatch.system.archives import unpack
 from samatch.system.download import download
-from samatch.system.errors import InputError, raise_all
+from samatch.system.errors import InputError, known, raise_all
+from samatch.system.names import inside
 from samatch.system.progress import Progress
 
 AT_ONCE = 8  # downloads
 
 
 def data(name: str, archive: Path | None = None) -> None:
-    """Brings a set onto this machine, checks every case and writes the prepared file. Raises InputError with every fault."""
+    """Brings a set onto this machine, checks every case and writes the prepared file. Raises
+    InputError with every fault."""
     manifest = load_manifest(name)
     print(f"{manifest.title}\n  licence: {manifest.licence}\n  cite: {manifest.citation}")
     folder = data_folder(manifest.folder)
@@ -39,11 +42,13 @@ def data(name: str, archive: Path | None = None) -> None:
         folder = paths.data_dir() / manifest.folder
         print(f"unpacked {unpack(archive, folder)} files of {archive.name}")
     if not _any_case(manifest, folder):
+        check_nothing_was_brought(manifest, archive)
         folder = paths.data_dir() / manifest.folder
         fetch(manifest, folder)
     path = prepared.write(manifest, _checked(manifest, folder))
     print(
-        f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, {path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
+        f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, "
+        f"{path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
     )
 
 
@@ -52,21 +57,71 @@ def _any_case(manifest: Manifest, folder: Path) -> bool:
     try:
         load_case(manifest, manifest.cases[0], folder)
     except InputError as error:
-        return "missing" not in error.brief
+        return not error.what.endswith("is missing")
     return True
 
 
+def check_nothing_was_brought(manifest: Manifest, archive: Path | None) -> None:
+    """Raises InputError where an archive or a folder was named that does not hold the set: its
+    owner means those files, not a download.
+
+    An own folder of the set that is empty, or holds files of the public copy, is one to fetch into;
+    folders of other sets beside it say nothing.
+    """
+    data, known_sets = paths.data_dir(), manifest_folders()
+    own = data / manifest.folder
+    strange = [] if archive else [p for p in _shown_files(data) if p.name not in known_sets]
+    if own.is_dir() and not archive:
+        copy = {Path(row["path"]).parts[0] for row in public_files(manifest)}
+        strange = [path for path in _shown_files(own) if path.name not in copy]
+    if archive or (strange and os.environ.get("SAMATCH_DATA")):
+        raise InputError(
+            f"{archive.name if archive else paths.shown(data)} does not hold {manifest.name}",
+            where=paths.shown(own if own.is_dir() else data),
+            expected=f"the layout of data_manifests/README.md; first {manifest.cases[0].case_id}",
+            got=", ".join(path.name for path in (strange or _shown_files(own))[:5]),
+            do="name the folder that holds the set's files with DATA=DIR; to fetch the public copy "
+            f"there, make an empty folder {own.name} in it",
+        )
+
+
+def _shown_files(folder: Path) -> list[Path]:
+    """What lies in a folder, without hidden files and parts of downloads."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if not p.name.startswith(".") and p.suffix != ".part"]
+
+
+def public_files(manifest: Manifest) -> list[dict[str, str]]:
+    """Path, bytes and sha256 of the files of the public copy, [] where none is known. Raises
+    InputError with every row that leads out of the set's folder or has no size or hash."""
+    home = manifest_folders()[known(manifest.folder, manifest_folders(), "data set")]
+    table = home / "files.csv"
+    if not table.exists():
+        return []
+    rows, faults = read_rows(table, ("path", "bytes", "sha256"), "list of files"), []
+    for line, row in rows:
+        try:
+            inside(paths.data_dir() / manifest.folder, row["path"])
+            row["bytes"] = str(whole(row["bytes"]))
+        except InputError as error:
+            faults.append(f"line {line}: {error.brief}")
+        except ValueError as error:
+            faults.append(f"line {line}: bytes: {error}")
+        if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
+            faults.append(f"line {line}: sha256 {row['sha256'][:12]!r} is none")
+    raise_all(f"files.csv of {manifest.name}", faults, "correct or restore files.csv")
+    return [row for _, row in rows]
+
+
 def fetch(manifest: Manifest, folder: Path) -> None:
-    """Downloads the pinned public copy, several files at once; what is there and right already stays.
+    """Downloads the pinned public copy, several files at once; what is there and right already
+    stays.
 
     Raises one InputError that says which files could not be had, from where, and where to put them.
     """
-    home = manifest_folders()[manifest.folder]
-    copy, rows = (
-        yaml.safe_load((home / "dataset.yaml").read_text()).get("public_copy"),
-        home / "files.csv",
-    )
-    if not copy or not rows.exists():
+    home, files = manifest_folders()[manifest.folder], public_files(manifest)
+    copy = read_about(home / "dataset.yaml").get("public_copy")
+    if not copy or not files:
         raise InputError(
             f"{manifest.name} cannot be fetched",
             where=paths.shown(folder),
@@ -74,8 +129,14 @@ def fetch(manifest: Manifest, folder: Path) -> None:
             got="none, and no public copy is known",
             do="see data_manifests/README.md, and name your folder with DATA=DIR",
         )
-    with open(rows, newline="") as handle:
-        files = list(csv.DictReader(handle))
+    if urllib.parse.urlsplit(copy["url"]).scheme not in ("http", "https"):
+        raise InputError(
+            f"{manifest.name} cannot be fetched",
+            where=f"{manifest.folder}/dataset.yaml",
+            expected="a public copy at http:// or https://",
+            got=copy["url"],
+            do="correct the url",
+        )
     total = sum(int(row["bytes"]) for row in files)
     print(f"fetching {len(files)} files, {total / 1e6:.0f} MB, from {copy['page']}")
     progress, faults = Progress(f"fetching {manifest.name}", len(files)), []
@@ -87,18 +148,19 @@ def fetch(manifest: Manifest, folder: Path) -> None:
             progress(done)
     if faults:
         shown = faults[:10] + [
-            f"... and {len(faults) - 10} more, listed in {paths.shown(rows)}"
+            f"... and {len(faults) - 10} more, listed in {paths.shown(home / 'files.csv')}"
         ] * (len(faults) > 10)
         raise_all(
             f"{len(faults)} of {len(files)} files of {manifest.name} could not be had",
             shown,
-            f"run again, which goes on where this stopped, or get the files of {copy['page']} and put them to {folder}, or name your folder with DATA=DIR",
+            f"run again, which goes on where this stopped, or get the files of {copy['page']} "
+            f"and put them to {folder}, or name your folder with DATA=DIR",
         )
 
 
 def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
     """ "" or what went wrong with one file."""
-    path, url = folder / row["path"], base + urllib.parse.quote(row["path"])
+    path, url = inside(folder, row["path"]), base + urllib.parse.quote(row["path"])
     if path.exists() and repro.file_sha256(path) == row["sha256"]:
         return ""
     try:
@@ -107,14 +169,18 @@ def _fetch_one(row: dict[str, str], base: str, folder: Path) -> str:
         return f"{row['path']} ({int(row['bytes']):,} bytes) from {url}: {dict(error.facts)['got']}"
     if (found := repro.file_sha256(path)) != row["sha256"]:
         path.unlink()
-        return f"{row['path']}: wrong content; expected sha256 {row['sha256'][:12]}..., got {found[:12]}..."
+        expected = row["sha256"]
+        return (
+            f"{row['path']}: wrong content; expected sha256 {expected[:12]}..., got {found[:12]}..."
+        )
     return ""
 
 
 def _checked(
     manifest: Manifest, folder: Path
 ) -> Iterator[tuple[str, prepared.Arrays, tuple[float, ...] | None]]:
-    """Every case with its small copy; raises InputError with all faults, and so before the file is written."""
+    """Every case with its small copy; raises InputError with all faults, and so before the file is
+    written."""
     faults, progress = [], Progress(f"preparing {manifest.name}", len(manifest.cases))
     for done, case in enumerate(manifest.cases, 1):
         try:
@@ -141,7 +207,8 @@ def _checked(
 
 
 def verify(name: str) -> tuple[list[str], list[str]]:
-    """(faults, notes): every case read from its files, and every array of the prepared file, against the manifest's hashes."""
+    """(faults, notes): every case read from its files, and every array of the prepared file,
+    against the manifest's hashes."""
     manifest = load_manifest(name)
     folder, faults, notes = data_folder(manifest.folder), [], []
     ready, progress = (
@@ -158,7 +225,7 @@ def verify(name: str) -> tuple[list[str], list[str]]:
             do=f"run `make data DATASET={name}`",
         )
     for done, case in enumerate(manifest.cases, 1):
-        faults += _fault_of(lambda: load_case(manifest, case, folder)) if from_files else []
+        faults += _file_faults(manifest, case, folder) if from_files else []
         faults += _prepared_faults(ready, case) if ready else []
         progress(done)
     notes.append(
@@ -170,9 +237,9 @@ def verify(name: str) -> tuple[list[str], list[str]]:
     return faults, notes + repacked(manifest, folder)
 
 
-def _fault_of(read) -> list[str]:
+def _file_faults(manifest: Manifest, case: Case, folder: Path) -> list[str]:
     try:
-        read()
+        load_case(manifest, case, folder)
     except InputError as error:
         return [error.brief]
     return []
@@ -203,12 +270,9 @@ def _prepared_faults(ready: prepared.Prepared, case: Case) -> list[str]:
 
 
 def repacked(manifest: Manifest, folder: Path) -> list[str]:
-    """A note where files differ from the public copy's bytes: no fault as long as the arrays are the same."""
-    rows = manifest_folders()[manifest.folder] / "files.csv"
-    if not rows.exists():
-        return []
-    with open(rows, newline="") as handle:
-        files = [(row["path"], row["sha256"]) for row in csv.DictReader(handle)]
+    """A note where files differ from the public copy's bytes: no fault as long as the arrays are
+    the same."""
+    files = [(row["path"], row["sha256"]) for row in public_files(manifest)]
     other = [
         name
         for name, digest in files
@@ -222,6 +286,7 @@ def repacked(manifest: Manifest, folder: Path) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> None:
+    """`samatch data` and `samatch verify`; the latter exits with 1 where there are faults."""
     parser = argparse.ArgumentParser(
         prog="samatch", description="Get a data set, or check it against its manifest."
     )

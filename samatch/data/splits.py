@@ -1,4 +1,5 @@
-"""Drawing splits: patients, never slices; strata spread evenly; label budgets nested by construction."""
+"""Drawing splits: patients, never slices; strata spread evenly; label budgets nested by
+construction."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ def draw(
 ) -> dict[str, list[str]]:
     """Split -> patients, train in the order in which they become labeled.
 
-    stratum_of: patient -> stratum; each is shuffled with its own seed and cut by `fractions` of train, val, test. Patients of
-    `unused` strata take no part; those of `last` come after the others in the labeled order, and those of `only_train` (no label)
-    after all. Raises InputError where a split would stay empty.
-    """
+    stratum_of: patient -> stratum; each is shuffled with its own seed and cut by `fractions` of
+    train, val, test. Patients of `unused` strata take no part; those of `last` come after the
+    others in the labeled order, and those of `only_train` (no label) after all. Raises InputError
+    where a split would stay empty, and on a negative seed."""
+    if seed < 0:
+        raise InputError("impossible seed", expected="0 or more", got=seed, do="choose another")
     splits, rank = {name: [] for name in (*SPLITS, UNUSED)}, {}
     for stratum in sorted(set(stratum_of.values())):
         patients = sorted(p for p, s in stratum_of.items() if s == stratum and p not in only_train)
@@ -35,7 +38,7 @@ def draw(
             splits[UNUSED] += patients
             continue
         start = 0
-        for name, count in zip(SPLITS, sizes(len(patients), fractions)):
+        for name, count in zip(SPLITS, sizes(len(patients), fractions), strict=True):
             splits[name] += patients[start : start + count]
             start += count
         early = [p for p in splits["train"] if stratum_of[p] == stratum and p not in last]
@@ -56,11 +59,10 @@ def draw(
 def folds(first: Mapping[str, Sequence[str]], count: int, seed: int) -> list[dict[str, list[str]]]:
     """Splits for cross-validation, `count` of them: every patient is tested exactly once.
 
-    The first are `first` (split -> patients) as they are. The patients that it does not test are shared out
-    over the other folds' test splits; what is left of a fold is shuffled anew and gives as many validation
-    patients as `first` has, and the training patients in labeled order. Raises InputError where a fold would
-    test nobody.
-    """
+    The first are `first` (split -> patients) as they are. The patients that it does not test are
+    shared out over the other folds' test splits; what is left of a fold is shuffled anew and gives
+    as many validation patients as `first` has, and the training patients in labeled order. Raises
+    InputError where a fold would test nobody."""
     others, n_val = sorted([*first["train"], *first["val"]]), len(first["val"])
     if not 2 <= count <= len(others) + 1:
         raise InputError(
@@ -79,7 +81,8 @@ def folds(first: Mapping[str, Sequence[str]], count: int, seed: int) -> list[dic
 
 
 def sizes(count: int, fractions: Sequence[float]) -> list[int]:
-    """Whole numbers that add up to `count`, by largest remainder; a split gets at least one patient while there are enough."""
+    """Whole numbers that add up to `count`, by largest remainder; a split gets at least one patient
+    while there are enough."""
     share = np.array(fractions) / sum(fractions) * count
     found = np.floor(share).astype(int)
     for index in np.argsort(-(share - found), kind="stable")[: count - found.sum()]:

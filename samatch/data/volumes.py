@@ -1,8 +1,8 @@
 """Data sets. One file a kind of set; `reader(name)` finds it by its file name.
 
-A file offers `load(case, folder) -> Raw`, and `entries(folder) -> list[Entry]` where manifests are made from a folder;
-everything that holds for all sets (normalisation, checks, hashes) happens in `load_case`.
-"""
+A file offers `load(case, folder) -> Raw`, and `entries(folder) -> list[Entry]` where manifests are
+made from a folder; everything that holds for all sets (normalisation, checks, hashes) happens in
+`load_case`."""
 
 import importlib
 import pkgutil
@@ -15,14 +15,19 @@ from samatch.data import prepared, readers
 from samatch.data.manifest import Case, Manifest
 from samatch.system import paths, repro
 from samatch.system.errors import InputError, known, raise_all
+from samatch.system.names import checked_word
 
 UNKNOWN = 255  # label value of every voxel of an unlabeled case
 TOLERANCE = 0.01  # relative difference of two spacings that are still the same one
 
 
+SEVERAL = "|"  # between the names of several masks of one image
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A case before its files are read: what a manifest is made from. Paths are relative to the set's folder."""
+    """A case before its files are read: what a manifest is made from. Paths are relative to the
+    set's folder."""
 
     case_id: str
     patient_id: str
@@ -34,10 +39,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Raw:
-    """One case as read: image and label (D, H, W), spacing (z, y, x) in mm or None, the file it came from, affine or None.
+    """One case as read: image and label (D, H, W), spacing (z, y, x) in mm or None, the file it
+    came from, affine or None.
 
-    The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white`: see images.Picture.
-    """
+    The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white`: see
+    images.Picture."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -50,11 +56,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class Volume:
-    """One checked case: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8 (UNKNOWN without one).
+    """One checked case: image (D, H, W) float32 in [0, 1], label (D, H, W) uint8 (UNKNOWN without
+    one).
 
-    spacing (z, y, x) in mm: the file's where it has one, else the manifest's, else None. `small` holds
-    (image, label) at prepared.SIZE, where a prepared file had them.
-    """
+    spacing (z, y, x) in mm: the file's where it has one, else the manifest's, else None. `small`
+    holds (image, label) at prepared.SIZE, where a prepared file had them."""
 
     case: Case
     image: np.ndarray
@@ -64,6 +70,7 @@ class Volume:
 
 
 def reader_names() -> list[str]:
+    """Files of samatch/data/readers, each of which reads one kind of set."""
     return sorted(
         module.name
         for module in pkgutil.iter_modules(readers.__path__)
@@ -72,6 +79,7 @@ def reader_names() -> list[str]:
 
 
 def reader(name: str):
+    """The module of one kind of set. Raises InputError on an unknown name."""
     return importlib.import_module(
         f"{readers.__name__}.{known(name, reader_names(), 'reader of data sets')}"
     )
@@ -80,6 +88,7 @@ def reader(name: str):
 def data_folder(name: str) -> Path:
     """`<data>/<name>` where it exists, else the data folder itself."""
     folder = paths.data_dir()
+    checked_word(name, "data set")
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -91,7 +100,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 
 def arrays_of(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised image and uint8 label, UNKNOWN everywhere without one: what is trained on and hashed."""
+    """Normalised image and uint8 label, UNKNOWN everywhere without one: what is trained on and
+    hashed."""
     label = (
         np.full(raw.image.shape, UNKNOWN, np.uint8)
         if raw.label is None
@@ -101,25 +111,32 @@ def arrays_of(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def array_faults(raw: Raw, num_classes: int) -> list[str]:
-    """What is wrong with the arrays of one case; the shapes first, since the rest depends on them."""
+    """What is wrong with the arrays of one case; the shapes first, since the rest depends on
+    them."""
     if raw.image.ndim != 3 or not raw.image.size:
         return [
-            f"{raw.source}: image is not a volume; expected (slices, height, width), got shape {raw.image.shape}"
+            f"{raw.source}: image is not a volume; expected (slices, height, width), got shape "
+            f"{raw.image.shape}"
         ]
     if raw.label is not None and raw.image.shape != raw.label.shape:
         return [
-            f"{raw.source}: image and label differ in shape: {raw.image.shape} and {raw.label.shape}"
+            f"{raw.source}: image and label differ in shape: {raw.image.shape} and "
+            f"{raw.label.shape}"
         ]
     faults = []
     if not np.isfinite(raw.image).all():
         faults.append(
-            f"{raw.source}: image holds {int((~np.isfinite(raw.image)).sum())} NaN or infinite values"
+            f"{raw.source}: image holds {int((~np.isfinite(raw.image)).sum())} NaN or infinite "
+            f"values"
         )
     elif raw.image.min() == raw.image.max():
         faults.append(f"{raw.source}: image is constant ({raw.image.min()})")
+    elif float(raw.image.max()) / 2 - float(raw.image.min()) / 2 > np.finfo(np.float64).max / 2:
+        faults.append(f"{raw.source}: image values from {raw.image.min()} to {raw.image.max()}")
     if raw.white and num_classes > 2:
         faults.append(
-            f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} classes is 255? "
+            f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} "
+            f"classes is 255? "
             "Expected class numbers"
         )
     values = [] if raw.label is None else np.unique(raw.label).tolist()
@@ -130,7 +147,8 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
             else ""
         )
         faults.append(
-            f"{raw.source}: label outside the classes; expected 0 to {num_classes - 1}, got {strange[:5]}{grey}"
+            f"{raw.source}: label outside the classes; expected 0 to {num_classes - 1}, got "
+            f"{strange[:5]}{grey}"
         )
     return faults
 
@@ -150,7 +168,8 @@ def spacing_faults(raw: Raw, case: Case) -> list[str]:
 
 
 def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Volume:
-    """Reads, checks and normalises one case from its source. Raises InputError with every fault of the case."""
+    """Reads, checks and normalises one case from its source. Raises InputError with every fault of
+    the case."""
     folder = folder or data_folder(manifest.folder)
     raw = reader(manifest.reader).load(case, folder)
     raise_all(
@@ -166,7 +185,8 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
     ):
         if expected and (found := repro.array_sha256(array)) != expected:
             faults.append(
-                f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., got {found[:12]}..."
+                f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., "
+                f"got {found[:12]}..."
             )
     raise_all(
         f"case {case.case_id} of {manifest.name}",
@@ -179,8 +199,8 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
 def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Volume]:
     """All cases, or one InputError that lists the faults of all of them.
 
-    From the prepared file where `make data` has written one for this manifest (its arrays were checked then), else from their source.
-    """
+    From the prepared file where `make data` has written one for this manifest (its arrays were
+    checked then), else from their source."""
     ready = None if folder else prepared.Prepared.find(manifest)
     volumes, faults = [], []
     for case in cases:
@@ -193,11 +213,13 @@ def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Vo
     raise_all(
         f"data set {manifest.name}",
         faults,
-        f"put the data under {paths.shown(data_folder(manifest.folder))}, or set SAMATCH_DATA (make ... DATA=DIR)",
+        f"put the data under {paths.shown(data_folder(manifest.folder))}, or set SAMATCH_DATA "
+        f"(make ... DATA=DIR)",
     )
     return volumes
 
 
 def from_prepared(ready: prepared.Prepared, case: Case) -> Volume:
+    """The case as `make data` checked it, with its small copy; nothing is checked again."""
     image, label, spacing, small = ready.read(case.case_id)
     return Volume(case, image, label, spacing, small)

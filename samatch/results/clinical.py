@@ -1,8 +1,8 @@
-"""What a cardiologist reads off a segmentation: a ventricle's volumes, ejection fraction, Dice by diagnosis.
+"""What a cardiologist reads off a segmentation: ventricle volumes, Dice by diagnosis.
 
-Everything follows from per_case.csv (voxels of prediction and reference) and the manifest's spacing; no image
-is read. A ventricle that prediction or reference misses completely has no volume here: it is counted as
-undefined, not as 0 ml.
+Everything follows from per_case.csv (voxels of prediction and reference) and the manifest's
+spacing; no image is read. A ventricle that prediction or reference misses completely has no volume
+here: it is counted as undefined, not as 0 ml.
 """
 
 import numpy as np
@@ -11,21 +11,18 @@ import pandas as pd
 from samatch.data.manifest import Manifest
 from samatch.system.errors import raise_all
 
-UNITS = {
-    "EDV": "ml",
-    "ESV": "ml",
-    "EF": "%",
-}  # end-diastolic and end-systolic volume, ejection fraction
+# End-diastolic and end-systolic volume, ejection fraction.
+UNITS = {"EDV": "ml", "ESV": "ml", "EF": "%"}
 LIMITS = 1.96  # standard deviations of the differences on both sides of their mean
 DO = "collect the runs again, or correct cases.csv"
 
 
 def measurements(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") -> pd.DataFrame:
-    """One row a run, patient and measure of UNITS: run_id, patient_id, group, measure, unit, pred, ref.
+    """One row a run, patient and measure of UNITS: with group, unit, pred and ref.
 
-    The manifest's `clinical` names the ventricle's class and the frames of end-diastole and end-systole. NaN
-    where a ventricle is missed; EF then too. Raises InputError on cases without spacing, strangers, and
-    patients who lack a frame.
+    The manifest's `clinical` names the ventricle's class and the frames of end-diastole and
+    end-systole. NaN where a ventricle is missed; EF then too. Raises InputError on cases without
+    spacing, strangers, and patients who lack a frame.
     """
     about, spacing = manifest.clinical, {case.case_id: case.spacing for case in manifest.cases}
     rows = per_case[(per_case.split == split) & (per_case["class"] == about["ventricle"])]
@@ -76,7 +73,10 @@ def _faults(rows: pd.DataFrame, manifest: Manifest) -> list[str]:
 
 
 def bias_and_limits(pred: np.ndarray, ref: np.ndarray) -> dict:
-    """Bland-Altman: mean of pred - ref and its 95 % limits, mean +- 1.96 sd (of n - 1), over n defined pairs."""
+    """Bland-Altman: mean of pred - ref and its 95 % limits, mean +- 1.96 sd (of n - 1).
+
+    n counts the pairs that are defined, `undefined` the others.
+    """
     difference = np.asarray(pred, float) - np.asarray(ref, float)
     undefined = int(np.isnan(difference).sum())
     difference = difference[~np.isnan(difference)]
@@ -93,7 +93,7 @@ def bias_and_limits(pred: np.ndarray, ref: np.ndarray) -> dict:
 
 
 def agreement(measured: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and measure of `measurements`: mean reference, n, undefined, bias, sd, limits low, high."""
+    """One row a run and measure of `measurements`: mean_ref, and `bias_and_limits`."""
     rows = [
         {
             "run_id": run_id,
@@ -110,7 +110,7 @@ def agreement(measured: pd.DataFrame) -> pd.DataFrame:
 def by_group(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") -> pd.DataFrame:
     """One row a run and group: mean and standard deviation of Dice (%) over the group's n patients.
 
-    Patients without a group are left out. Raises InputError on patients that the manifest does not have.
+    Patients without a group are left out. Raises InputError on patients that the manifest lacks.
     """
     rows, group = per_case[per_case.split == split], _groups(manifest)
     strangers = [

@@ -1,4 +1,4 @@
-"""Example slices of test volumes with the runs' predictions, where images and predictions are on this machine."""
+"""Example slices of test volumes with the runs' predictions, where this machine has both."""
 
 import numpy as np
 from IPython.display import Image, display
@@ -14,9 +14,10 @@ from samatch.system.errors import InputError
 def panels(
     profile: str, dataset: str, patients: list[str], compared: dict[str, str | None]
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(title, image, class map) of the middle slice of each patient's first case, around the labeled object, for `plots.slices_with_contours`.
+    """(title, image, class map) of the middle slice of each patient's first case.
 
-    compared: name -> run_id, or None for the reference. Empty where data or predictions are missing.
+    Cut to the object, for `plots.slices_with_contours`. compared: name -> run_id, or
+    None for the reference. Empty where data or predictions are missing.
     """
     manifest = load_manifest(dataset)
     files = [paths.runs_dir(profile) / run / "predictions.npz" for run in compared.values() if run]
@@ -52,5 +53,6 @@ def show_tracked(profile: str, dataset: str, name: str) -> None:
         display(Image(filename=str(path)))
     else:
         print(
-            f"no images of {dataset} and no predictions of profile {profile} on this machine, and no tracked {name}"
+            f"no images of {dataset} and no predictions of profile {profile} on this machine, "
+            f"and no tracked {name}"
         )

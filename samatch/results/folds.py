@@ -3,8 +3,8 @@
     samatch folds draw --dataset chaos                     # writes the manifests of the folds
     samatch folds pool --profile laptop --dataset chaos    # results/laptop/chaos_folds
 
-The set itself is the first fold, so that its runs count; the others (`chaos_fold2`, ...) are sets of their
-own with its files. `folds: {count, seed}` in its dataset.yaml declares them.
+The set itself is the first fold, so that its runs count; the others (`chaos_fold2`, ...) are sets
+of their own with its files. `folds: {count, seed}` in its dataset.yaml declares them.
 """
 
 import argparse
@@ -16,18 +16,14 @@ import yaml
 from samatch.config.settings import GUIDED, run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
-from samatch.results import tables
+from samatch.results import seed_tables, tables
 from samatch.results.records import read_results, write_text
 from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 
-SAME_TRAINING = [
-    "method",
-    "sam",
-    "n_labeled",
-    "seed",
-]  # what runs that differ in the variant alone share
+# What runs that differ in the variant alone share.
+SAME_TRAINING = ["method", "sam", "n_labeled", "seed"]
 
 
 def declared(dataset: str) -> dict:
@@ -54,7 +50,7 @@ def fold_names(dataset: str) -> list[str]:
 
 
 def draw(dataset: str, into: Path | None = None) -> list[Path]:
-    """Writes the manifests of all folds but the first, which is the set itself; returns their folders."""
+    """Writes the manifests of all folds but the first, the set itself; returns their folders."""
     into, about, manifest = into or paths.MANIFESTS, declared(dataset), load_manifest(dataset)
     drawn = splits.folds(
         {name: manifest.patients(name) for name in SPLITS}, about["count"], about["seed"]
@@ -75,7 +71,7 @@ def draw(dataset: str, into: Path | None = None) -> list[Path]:
     }
     by = f"samatch folds draw --dataset {dataset}"
     folders = [into / name for name in fold_names(dataset)[1:]]
-    for number, (folder, fold) in enumerate(zip(folders, drawn[1:]), 2):
+    for number, (folder, fold) in enumerate(zip(folders, drawn[1:], strict=True), 2):
         title = f"{manifest.title}, fold {number} of {about['count']}"
         (folder / "dataset.yaml").unlink(missing_ok=True)
         fold_text = text | {
@@ -89,23 +85,22 @@ def draw(dataset: str, into: Path | None = None) -> list[Path]:
 def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(runs, per_case, left_out) of the tracked records of all folds, test patients only.
 
-    A pooled run is what the folds' runs of one method, SAM, budget, seed and variant are together; its
-    validation Dice is their mean. A run that some fold lacks is left out, and `left_out` says so. Raises
-    InputError where a fold has no records, where they belong to other splits, and where no run is in every
-    fold.
+    A pooled run is what the folds' runs of one method, SAM, budget, seed and variant are together;
+    its validation Dice is their mean. A run that some fold lacks is left out, and `left_out` says
+    so. Raises InputError where a fold has no records, where they belong to other splits, and where
+    no run is in every fold.
     """
     parts, names = _records(profile, dataset), fold_names(dataset)
     runs, per_case = (
-        pd.concat(tables_of_folds, ignore_index=True) for tables_of_folds in zip(*parts)
+        pd.concat(of_folds, ignore_index=True) for of_folds in zip(*parts, strict=True)
     )
     lacking = {
         key: [name for name in names if name not in set(mine.fold)]
         for key, mine in runs.groupby("key", sort=False)
     }
     left_out = [f"{key}: not in {', '.join(folds)}" for key, folds in lacking.items() if folds]
-    tested = set(
-        per_case.key
-    )  # SAM's own upper bound is measured on validation patients, which folds share
+    # SAM's own upper bound is measured on validation patients, which folds share.
+    tested = set(per_case.key[per_case.split == "test"])
     whole = [key for key, folds in lacking.items() if not folds and key in tested]
     if not whole:
         raise InputError(
@@ -124,7 +119,7 @@ def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list
 
 
 def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """(runs, test rows) a fold, with the columns `fold` and `key`, the run's name without its set's."""
+    """(runs, test rows) a fold, with the columns `fold` and `key`: the run_id without its set."""
     home, names = paths.TRACKED_RESULTS / profile, fold_names(dataset)
     what = f"folds of {dataset}, profile {profile}"
     missing = [name for name in names if not (home / name / "runs.csv").exists()]
@@ -137,7 +132,8 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
     parts, faults = [], []
     for name in names:
         runs, per_case = read_results(profile, name, home / name)
-        test, manifest = per_case[per_case.split == "test"], load_manifest(name)
+        test = per_case[per_case.split.str.startswith("test")]  # SAM at test time as well
+        manifest = load_manifest(name)
         if set(runs.splits_sha256) != {manifest.splits_sha256}:
             faults.append(f"{name}: its runs have other splits than its manifest")
         if len(test) and set(test.patient_id) != set(manifest.patients("test")):
@@ -153,10 +149,10 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
 
 
 def with_chosen(runs: pd.DataFrame, per_case: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Adds SAM-Match as it would be used: in each fold the way to combine of the best validation Dice there.
+    """Adds SAM-Match as it would be used: in each fold the way that is best on validation.
 
-    One choice for all folds would look at patients who are tested in another one. Without several ways
-    nothing is added.
+    One choice for all folds would look at patients who are tested in another one. Without several
+    ways nothing is added.
     """
     ways = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
     for (method, sam, n_labeled, seed), mine in ways.groupby(SAME_TRAINING, sort=False):
@@ -172,16 +168,16 @@ def with_chosen(runs: pd.DataFrame, per_case: pd.DataFrame) -> tuple[pd.DataFram
 
 
 def references(runs: pd.DataFrame) -> list[str]:
-    """SAM-Match of every method, SAM, budget and seed: chosen in each fold, or the only way that there is."""
+    """run_ids of SAM-Match, one a training: chosen in each fold, or the only way that there is."""
     mine = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin((CHOSEN, *COMBINE_VARIANTS))]
     mine = mine.assign(other=mine.variant != CHOSEN).sort_values("other", kind="stable")
     return list(mine.drop_duplicates(SAME_TRAINING).run_id)
 
 
 def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
-    """Writes per_case.csv, summary.csv and wilcoxon.csv to results/<profile>/<dataset>_folds.
+    """Writes per_case.csv, summary.csv and the tests to results/<profile>/<dataset>_folds.
 
-    Returns them and what was left out.
+    Returns the files and what was left out.
     """
     runs, per_case, left_out = pooled(profile, dataset)
     folder = paths.TRACKED_RESULTS / profile / f"{dataset}_folds"
@@ -189,12 +185,19 @@ def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
     if chosen := references(runs):
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, chosen)
+    where_there_are = {
+        "seeds": seed_tables.seed_table(runs, per_case),
+        "wilcoxon_seeds": seed_tables.wilcoxon_over_seeds(runs, per_case),
+        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
+    }
+    found |= {name: table for name, table in where_there_are.items() if len(table)}
     for name, table in found.items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     return [folder / f"{name}.csv" for name in found], left_out
 
 
 def main(words: list[str] | None = None) -> None:
+    """Command `samatch folds draw|pool`; says which files it wrote and which runs it left out."""
     parser = argparse.ArgumentParser(prog="samatch folds", description="Draw folds or pool them.")
     parser.add_argument("what", choices=("draw", "pool"))
     parser.add_argument("--dataset", default="chaos")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from samatch.data.manifest import load_manifest, manifest_folders
+from samatch.results.runs import PATIENCE as PATIENCE
 from samatch.results.runs import Run as Run
+from samatch.results.runs import complete_run as complete_run
 from samatch.results.runs import file_of, read_record
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all

@@ -24,6 +24,10 @@ from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
 FILES = ("train_log.csv", "per_case.csv", "predictions.npz", "checkpoint.pt")
+# What a run leaves in its lock, and seconds in which the run then shows on every machine:
+# NFS remembers what was not there for up to a minute.
+COMPLETED = "complete"
+PATIENCE = 90
 POLL_SECONDS = 1.0  # between two looks whether another process has ended
 SAY_EVERY = 180.0  # seconds between two lines about it
 
@@ -36,9 +40,6 @@ class Run:
     def __init__(self, config: RunConfig, trial: str = ""):
         self.config, self.trial = config, trial
         self.folder = run_folder(config)
-        self.commit = (
-            repro.commit()
-        )  # of the code that starts the run, not of what stands there when it ends
         self.partial = self.folder.with_name(f".{config.run_id}.partial")
         manifest = load_manifest(config.dataset)
         self.identity = {
@@ -89,11 +90,17 @@ class Run:
 
     def open(self, wait: bool = False) -> None:
         """Makes the partial folder and locks it, so that two processes never write one run;
-        `wait` until the other one has ended, which is said at once and every few minutes."""
+        `wait` until the other one has ended, which is said at once and every few minutes.
+
+        The lock holds across machines where the file system passes flock on: docs/scale.md.
+        """
+        self.commit = repro.commit()  # of the code that starts the run, not that stands at its end
         paths.make_folder(self.partial, "SAMATCH_RUNS")
         try:
-            self._lock = open(self.partial / "lock", "w")
+            self._lock = open(self.partial / "lock", "w+")
             self._take_lock(wait)
+            if self._lock.read() == COMPLETED:
+                self._until_complete()
             if not self.complete:
                 self._refuse_file()
                 self._clean()
@@ -117,6 +124,13 @@ class Run:
                         where=paths.shown(self.partial),
                         do="wait for it, or stop it",
                     ) from None
+            except OSError as error:
+                raise InputError(
+                    "the file system of the runs keeps no locks",
+                    where=paths.shown(self.partial),
+                    got=whole.reason(error),
+                    do="set SAMATCH_RUNS to a folder on one that does",
+                ) from error
             waited = time.monotonic() - start
             if waited >= said * SAY_EVERY:
                 so_far = f", for {waited / 60:.0f} min so far" if said else ""
@@ -125,6 +139,12 @@ class Run:
                 )
                 said += 1
             time.sleep(POLL_SECONDS)
+
+    def _until_complete(self) -> None:
+        """Another machine's rename may show here later than the lock that it has let go."""
+        until = time.monotonic() + PATIENCE
+        while not self.complete and time.monotonic() < until:
+            time.sleep(0.5)
 
     def _refuse_file(self) -> None:
         """Where the run's folder will be there may be a folder that has lost its run.json, which is
@@ -181,6 +201,7 @@ class Run:
         self.partial.replace(self.folder)
         for leftover in (*self.folder.glob("state*.pt"), self.folder / "lock"):
             leftover.unlink(missing_ok=True)
+        self._lock.write(COMPLETED)  # to those who wait for this lock
         self._lock.close()
 
 

@@ -1,7 +1,8 @@
-"""Paired tests between methods: two-sided Wilcoxon signed-rank, Bonferroni (the paper's) and Holm beside it.
+"""Paired tests between methods: two-sided Wilcoxon signed-rank, Bonferroni (the paper's) and Holm.
 
-The patient is the unit: a patient's score is the mean over their volumes and classes. `unit="volume"` counts
-every volume, as the published code does, although two frames of one heart are not independent.
+The patient is the unit: a patient's score is the mean over their volumes and classes.
+`unit="volume"` counts every volume, as the published code does, although two frames of one heart
+are not independent.
 """
 
 import numpy as np
@@ -20,8 +21,8 @@ def unit_scores(
 ) -> pd.DataFrame:
     """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
 
-    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in several units are
-    not compared: all of them are NaN.
+    NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in
+    several units are not compared: all of them are NaN.
     """
     column = UNITS[known(unit, UNITS, "unit")]
     rows = per_case[(per_case.split == "test") & ((per_case["class"] == cls) if cls else True)]
@@ -34,7 +35,7 @@ def unit_of(cases: pd.DataFrame) -> str:
 
 
 def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
-    """The cases where their distances have one unit, else with NaN for distances: mm and pixels have no mean."""
+    """The cases; with NaN for distances where these are in several units, which have no mean."""
     distances = cases.columns.intersection(DISTANCES)
     if distances.empty or cases.distance_unit.nunique() < 2:
         return cases
@@ -46,8 +47,8 @@ def wilcoxon_family(
 ) -> pd.DataFrame:
     """The reference run against each other run: one row a comparison, corrected over the family.
 
-    scores: table unit x run_id. A difference is reference minus other, so that a positive one favours
-    the reference for Dice. Raises InputError where a run is not in the table.
+    scores: table unit x run_id. A difference is reference minus other, so that a positive one
+    favours the reference for Dice. Raises InputError where a run is not in the table.
     """
     for run in [reference, *others]:
         known(run, scores.columns, "run")
@@ -71,9 +72,11 @@ def wilcoxon_family(
 def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
-    rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap interval;
-    smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any defined difference p is
-    NaN: nothing was tested.
+    p: zeros are dropped; exact for at most 50 untied or 13 tied differences, else by the normal
+    approximation, corrected for ties, not for continuity.
+    rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap
+    interval; smallest_p: what n untied differences of one sign would give, 2 / 2^n. Without any
+    defined difference p is NaN: nothing was tested.
     """
     dropped = int(np.isnan(difference).sum())
     difference = difference[~np.isnan(difference)]
@@ -125,7 +128,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p-values (Holm, 1979); NaN stay NaN and count in the family's size."""
+    """Holm's step-down adjusted p (Holm, 1979); NaN stay NaN and count in the family's size."""
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     adjusted = np.empty(len(p))

@@ -1,11 +1,4 @@
-"""Tables made from the records: results by method, the choice among variants, the paper's numbers beside them.
-
-samatch tables --profile demo --dataset phantom
-"""
-
-import argparse
-import re
-from pathlib import Path
+"""Tables made from the records: names and order of the runs, the choice among variants, results."""
 
 import pandas as pd
 
@@ -13,8 +6,6 @@ from samatch.config.profiles import ABLATIONS
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results import clinical, stats
-from samatch.results.records import collect, collect_trials, read_results, write_text
-from samatch.system import paths
 from samatch.system.errors import InputError
 
 METHOD_LABELS = {
@@ -36,9 +27,8 @@ METHOD_LABELS = {
     "cross_teaching": "CNN-transformer cross teaching",
 }
 NO_SAM = "no_sam"
-CHOSEN = (
-    "chosen"  # of cross-validation: the way to combine that each fold's validation patients chose
-)
+# Of cross-validation: the way to combine that each fold's validation patients chose.
+CHOSEN = "chosen"
 VARIANT_LABELS = {
     "box": "the paper's box",
     "as_published": "as published",
@@ -50,12 +40,10 @@ VARIANT_LABELS = {
     },
 }
 VARIANT_ORDER = (NO_SAM, CHOSEN, "", "box", "as_published")
-CONTROLS = {
-    "half_joint": "no_sam_half"
-}  # the same training without SAM, of the variants that another one than NO_SAM stands beside
-COMBINE_VARIANTS = (
-    "",
-)  # the candidates for SAM-Match; where there are several, validation chooses
+# The same training without SAM, of the variants that another one than NO_SAM stands beside.
+CONTROLS = {"half_joint": "no_sam_half"}
+# The candidates for SAM-Match; where there are several, validation chooses.
+COMBINE_VARIANTS = ("",)
 NOT_RUN = "not run"
 IN_MM = {"hd95_mm": "HD95 mm", "asd_mm": "ASD mm"}
 
@@ -88,7 +76,7 @@ def label(method: str, variant: str = "") -> str:
 
 
 def names_of(runs: pd.DataFrame) -> dict[str, str]:
-    """run_id -> name, with the SAM, budget or seed where it is not the one that most runs have."""
+    """run_id -> name, with the SAM, budget or seed where most runs have another one."""
     usual = {column: _most_common(runs[column]) for column in ("n_labeled", "seed")} | {
         "sam": _most_common(runs.sam[runs.sam != ""])
     }
@@ -112,10 +100,11 @@ def _most_common(values: pd.Series):
 
 
 def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """One row a run: mean and standard deviation over patients, undefined distances, validation Dice.
+    """One row a run: mean and standard deviation over patients, undefined distances.
 
-    hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not mm but the spacing is known. A run
-    whose cases have distances in several units has all of them in `unit`, and no mean distance.
+    Dice in percent. hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not
+    mm but the spacing is known. A run whose cases have distances in several units has all of them
+    in `unit`, and no mean distance.
     """
     rows, names = per_case[per_case.split == split], names_of(runs)
     beside = [name for name in IN_MM if name in rows and rows[name].notna().any()]
@@ -150,8 +139,11 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> 
 
 
 def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
-    """One row per SAM-guided run: test Dice (%), mean over patients, of the student alone, which is the result, of SAM as it
-    is asked there, and of the student's map refined once by SAM; the last two with their mean difference from the first."""
+    """One row per SAM-guided run: test Dice (%), mean over patients, of three ways to segment.
+
+    student: alone, which is the result; sam: SAM as it is asked in joint training; refined: the
+    student's map refined once by SAM. The last two with their mean difference from the first.
+    """
     rows, names = [], names_of(runs)
     for run in in_reading_order(runs).itertuples():
         cases = per_case[
@@ -188,14 +180,17 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
 
 
 def headline(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the main table: every method, and SAM-Match in its ways to combine; the rest of the grid is left to `ablation_grid`."""
+    """The main table's runs: every method, SAM-Match in its ways to combine; not the whole grid."""
     return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
 
 
 def chosen_guided(
     runs: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0
 ) -> str:
-    """run_id of SAM-Match: of its ways to combine, the one with the best validation Dice. The test split is not read."""
+    """run_id of SAM-Match: of its ways to combine, the one with the best validation Dice.
+
+    The test split is not read. Raises InputError where there is no such run.
+    """
     candidates = runs[
         (runs.method == GUIDED + match)
         & runs.variant.isin(COMBINE_VARIANTS)
@@ -222,70 +217,6 @@ def all_chosen(runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:
-    """The paper's own numbers for a set and budget; empty where it gives none."""
-    table = pd.read_csv(paths.TRACKED_RESULTS / "paper.csv")
-    return table[(table.dataset == dataset) & (table.n_labeled == n_labeled)]
-
-
-def paper_value(dataset: str, run_id: str) -> str:
-    """The paper's Dice for a run, where the run is SAM-Match as it is by default, without a variant, on the paper's set."""
-    n_labeled = int(run_id.removeprefix(f"{dataset}-n").split("-")[0])
-    numbers = paper_numbers(dataset, n_labeled)
-    default = GUIDED in run_id and re.search(r"-s\d+$", run_id)
-    return f"{numbers.dice_percent.iloc[0]:.2f}" if len(numbers) and default else ""
-
-
-def final_table(profile: str, dataset: str) -> pd.DataFrame:
-    """method | Dice | HD95 | ASD | tracked Dice | the paper's Dice."""
-    runs, per_case = read_results(profile, dataset)
-    runs = headline(runs)
-    table = summary(runs, per_case)
-    chosen = all_chosen(runs)
-    tracked = tracked_dice(profile, dataset)
-    unit = table.unit.iloc[0] if table.unit.nunique() == 1 else "in its own unit"
-    hd95, asd = (
-        [
-            _distance(d, own if table.unit.nunique() > 1 else "")
-            for d, own in zip(table[name], table.unit)
-        ]
-        for name in stats.DISTANCES
-    )
-    return pd.DataFrame(
-        {
-            "method": [f"{m} *" if r in chosen else m for m, r in zip(table.method, table.run_id)],
-            "Dice %": [f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd)],
-            f"HD95 {unit}": hd95,
-            f"ASD {unit}": asd,
-            **{
-                title: table[name].map("{:.2f}".format)
-                for name, title in IN_MM.items()
-                if name in table
-            },
-            "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
-            "paper's Dice %": [paper_value(dataset, r) for r in table.run_id],
-        }
-    )
-
-
-def _distance(value: float, unit: str) -> str:
-    """A mean distance in words, followed by its unit where the table's runs have several."""
-    return (
-        f"{value:.2f} {unit}".strip()
-        if value == value
-        else f"undefined {unit and f'({unit})'}".strip()
-    )
-
-
-def tracked_dice(profile: str, dataset: str) -> dict[str, str]:
-    """Dice of the runs that the repository carries for this profile and set."""
-    folder = paths.TRACKED_RESULTS / profile / dataset
-    if not (folder / "runs.csv").exists():
-        return {}
-    table = summary(*read_results(profile, dataset, folder))
-    return {row.run_id: f"{row.dice:.2f}" for row in table.itertuples()}
-
-
 def wilcoxon_table(
     runs: pd.DataFrame,
     per_case: pd.DataFrame,
@@ -293,8 +224,11 @@ def wilcoxon_table(
     unit: str = "patient",
     reference: str | None = None,
 ) -> pd.DataFrame:
-    """One SAM-Match against every comparison method of its budget and seed, and against the same training without SAM; other guided
-    runs are not in the family."""
+    """One SAM-Match against every comparison method of its budget and seed; columns as
+    `stats.wilcoxon_family`, with names for run_ids.
+
+    The same training without SAM is one of them; other guided runs are not in the family.
+    """
     reference = reference or all_chosen(runs)[0]
     mine, names = runs.set_index("run_id").loc[reference], names_of(runs)
     control = CONTROLS.get(mine.variant, NO_SAM)
@@ -303,7 +237,7 @@ def wilcoxon_table(
         & (runs.seed == mine.seed)
         & runs.variant.isin((*VARIANT_ORDER, control))
     ]
-    others = list(in_reading_order(same[_is_comparison(same, control)]).run_id)
+    others = list(in_reading_order(same[is_comparison(same, control)]).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     return table.assign(
         reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit
@@ -324,80 +258,11 @@ def wilcoxon_tables(
     )
 
 
-def _is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
-    """Which runs a SAM-Match is compared with: every method that no SAM guides, and continued training of the variant `control`."""
+def is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
+    """Which runs a SAM-Match is compared with: methods without SAM, and the variant `control`."""
     return (runs.method != FINETUNE) & (
         ~runs.method.str.startswith(GUIDED) | (runs.variant == control)
     )
-
-
-def _words(seeds: pd.Series) -> str:
-    return " ".join(map(str, sorted(seeds)))
-
-
-def several_seeds(runs: pd.DataFrame) -> pd.DataFrame:
-    """The main table's runs that were trained with more than one seed, with `name`: the method's, whatever the seed."""
-    named = headline(runs[runs.method != FINETUNE])
-    named = in_reading_order(named.assign(name=named.run_id.map(names_of(named.assign(seed=0)))))
-    return named[named.groupby("name").seed.transform("nunique") > 1]
-
-
-def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
-    """One row a method: seeds, mean validation and test Dice (%) over them, and the test Dice's spread over them."""
-    rows = several_seeds(runs)
-    rows = rows.assign(
-        dice=rows.run_id.map(100 * stats.unit_scores(per_case).mean()), val_dice=100 * rows.val_dice
-    )
-    return (
-        rows.groupby("name", sort=False)
-        .agg(
-            seeds=("seed", _words),
-            val_dice=("val_dice", "mean"),
-            dice=("dice", "mean"),
-            dice_sd_over_seeds=("dice", "std"),
-            lowest=("dice", "min"),
-            highest=("dice", "max"),
-        )
-        .reset_index(names="method")
-    )
-
-
-def wilcoxon_over_seeds(
-    runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
-) -> pd.DataFrame:
-    """Each SAM-Match that has several seeds against every comparison method of its budget that has the same ones: a
-    patient's score is the mean over the seeds. The way of combining is the one with the best mean validation Dice of
-    those with the most seeds. Without such runs the table is empty."""
-    rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
-    tables = []
-    for (_, n_labeled), guided in rows[
-        rows.method.str.startswith(GUIDED) & rows.variant.isin(COMBINE_VARIANTS)
-    ].groupby(["method", "n_labeled"], sort=False):
-        ranked = (
-            guided.groupby("name")
-            .agg(seeds=("seed", "nunique"), val_dice=("val_dice", "mean"))
-            .sort_values(["seeds", "val_dice"])
-        )
-        mine = guided[guided.name == ranked.index[-1]]
-        family = rows[
-            _is_comparison(rows) & (rows.n_labeled == n_labeled) & rows.seed.isin(mine.seed)
-        ]
-        family = family[family.groupby("name").seed.transform("nunique") == len(mine)]
-        if family.empty:
-            continue
-        means = pd.DataFrame(
-            {
-                name: scores[ids].mean(axis=1)
-                for name, ids in pd.concat([mine, family]).groupby("name").run_id
-            }
-        )
-        found = stats.wilcoxon_family(means, mine.name.iloc[0], list(family.name.unique()))
-        tables.append(
-            found.assign(
-                reference=mine.name.iloc[0], metric=metric, unit=unit, seeds=_words(mine.seed)
-            )
-        )
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def ablation_grid(
@@ -407,9 +272,10 @@ def ablation_grid(
     n_labeled: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """A row a cell of the grid: factor, level, status ("run" or "not run"), validation and test Dice (%), difference from the default.
+    """A row a cell of the grid: factor, level, status ("run" or "not run"), Dice (%).
 
-    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients of the paired difference.
+    A cell that has not been run holds NaN, never zero. `difference` from the default is the mean
+    over test patients of the paired difference.
     """
     mine = (
         runs[(runs.method == GUIDED + match) & (runs.n_labeled == n_labeled) & (runs.seed == seed)]
@@ -452,11 +318,24 @@ def ablation_grid(
     )
 
 
+def unit_name(dataset: str) -> str:
+    """What a test unit of the set is: "picture" of a single slice, else "patient".
+
+    Where most patients have several pictures, the patient is the unit.
+    """
+    cases = load_manifest(dataset).cases
+    patients = {case.patient_id for case in cases}
+    flat = all(case.n_slices == 1 for case in cases)
+    return "picture" if flat and 2 * len(patients) > len(cases) else "patient"
+
+
 def patient_tables(
     dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """`clinical` (agreement in ventricle volumes) and `groups` (Dice by diagnosis) of the test patients,
-    where the set's manifest has what they need."""
+    """`clinical` (agreement in volumes) and `groups` (Dice by diagnosis) of test patients.
+
+    Only those for which the set's manifest has what they need.
+    """
     manifest = load_manifest(dataset) if dataset in manifest_folders() else None
     found = {}
     if manifest and manifest.clinical:
@@ -469,57 +348,3 @@ def patient_tables(
         table.insert(1, "method", table.run_id.map(names))
         found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
     return found
-
-
-def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:
-    """summary.csv, wilcoxon.csv and what else the records allow, beside the records they are made from."""
-    folder = folder or paths.results_dir(profile, dataset)
-    runs, per_case = read_results(profile, dataset, folder)
-    found = {"summary": summary(runs, per_case)}
-    if references := all_chosen(runs) + list(runs[runs.variant.isin(CONTROLS)].run_id):
-        found["wilcoxon"] = wilcoxon_tables(runs, per_case, references)
-    found |= patient_tables(dataset, runs, per_case)
-    where_there_are = {
-        "seeds": seed_table(runs, per_case),
-        "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case),
-        "sam_at_test_time": sam_at_test_time(runs, per_case),
-    }
-    found |= {name: table for name, table in where_there_are.items() if len(table)}
-    for name, table in found.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    return [folder / f"{name}.csv" for name in found]
-
-
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="samatch tables", description="Collect the runs, write and print the tables."
-    )
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--dataset", default="phantom")
-    parser.add_argument(
-        "--into",
-        type=Path,
-        help="folder for the CSV files (results/<profile>/<set> renews the tracked ones)",
-    )
-    parser.add_argument("--print", action="store_true", help="print the final table as well")
-    parser.add_argument(
-        "--trials", action="store_true", help="write trials.csv from this machine's trials instead"
-    )
-    args = parser.parse_args(words)
-    if args.trials:
-        folder = args.into or paths.output_dir(args.profile, args.dataset) / "results"
-        folder.mkdir(parents=True, exist_ok=True)
-        return write_text(
-            folder / "trials.csv",
-            collect_trials(args.profile, args.dataset).to_csv(index=False, float_format="%.4g"),
-        )
-    folder = collect(args.profile, args.dataset, args.into and args.into.absolute())
-    files = write_tables(args.profile, args.dataset, folder)
-    if args.print:
-        print(final_table(args.profile, args.dataset).to_string(index=False))
-        if args.profile == "demo":
-            print(
-                "\nDemo numbers: generated phantoms, minutes of training. They show that everything runs, nothing about the method."
-            )
-        print("* SAM-Match as it is by default; ± is the standard deviation over patients")
-        print("written: " + ", ".join(paths.shown(f) for f in files))

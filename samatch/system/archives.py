@@ -1,5 +1,6 @@
 """Unpacking archives that users bring: nothing leaves the folder, no links, bounded size."""
 
+import stat
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -32,7 +33,9 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
                 opened.extractall(folder)
             else:
                 opened.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, tarfile and their packers each raise their own kinds
         raise InputError(
             "unreadable archive",
             where=paths.shown(archive),
@@ -46,12 +49,20 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
 def _members(opened) -> list[tuple[str, int, bool]]:
     """(name, bytes, whether it is a plain file or folder)."""
     if isinstance(opened, zipfile.ZipFile):
-        return [(m.filename, m.file_size, not _is_link(m)) for m in opened.infolist()]
+        if any(member.flag_bits & 1 for member in opened.infolist()):
+            raise InputError(
+                "an encrypted archive",
+                where=Path(opened.filename).name,
+                expected="files that can be read without a password",
+                do="unpack it yourself, and name the folder with DATA=DIR",
+            )
+        return [(m.filename, m.file_size, _is_plain(m)) for m in opened.infolist()]
     return [(m.name, m.size, m.isfile() or m.isdir()) for m in opened.getmembers()]
 
 
-def _is_link(member: zipfile.ZipInfo) -> bool:
-    return (member.external_attr >> 16) & 0o170000 == 0o120000
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is a file or folder, as far as its archive says what it is."""
+    return stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
 def _faults(members: list[tuple[str, int, bool]], most_bytes: int) -> list[str]:

@@ -10,12 +10,20 @@ from samatch.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "data_manifests"
+MODELS = ROOT / "models"
 TRACKED_RESULTS = ROOT / "results"
 TRACKED_FIGURES = ROOT / "figures"
 
 
 def _folder(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser().absolute()
+    return Path(os.path.abspath(os.path.expanduser(os.environ.get(variable) or default)))
+
+
+# Made absolute once, by today's working directory: a notebook, or a process that is started from
+# here, has another.
+for _name in ("DATA", "PREPARED", "WEIGHTS", "RUNS", "OUT", "FIGURES"):
+    if os.environ.get(f"SAMATCH_{_name}"):
+        os.environ[f"SAMATCH_{_name}"] = str(_folder(f"SAMATCH_{_name}", ROOT))
 
 
 def data_dir() -> Path:
@@ -53,7 +61,7 @@ def figures_dir(profile: str, dataset: str) -> Path:
     """Folder for new figures; SAMATCH_FIGURES=<repository>/figures renews the tracked ones."""
     moved = os.environ.get("SAMATCH_FIGURES")
     folder = (
-        Path(moved).absolute() / profile / dataset
+        _folder("SAMATCH_FIGURES", ROOT) / profile / dataset
         if moved
         else output_dir(profile, dataset) / "figures"
     )

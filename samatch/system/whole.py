@@ -7,7 +7,7 @@ beside a file that could be lost or renamed without it.
 
 import contextlib
 import functools
-import os
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def write_whole(
 ) -> None:
     """`write` makes the file under another name, which then takes the place of `path`; what stood
     there goes to `older`, where that is named. Raises InputError and leaves what was there."""
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    partial = path.with_name(f"{path.name}.partial{uuid.uuid4().hex[:8]}")
     try:
         write(partial)
         if older and path.exists():

@@ -1,74 +1,113 @@
-"""Masks for unlabeled images: a finished run's student on
-every image of a folder, written with the image's own geometry.
+"""Masks for unlabeled images: a student on every image of a folder, written with the image's own
+geometry.
 
-    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 --images DIR --into DIR
+    samatch predict --model acdc IMAGES MASKS                                  a released student
+    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  one of a finished run
 
 NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG
 of its size (0 and 255 for one class, class numbers for more; turned as a viewer shows the picture),
 a TIFF of several pages a TIFF, h5 an h5 file. Beside each mask lies an overlay picture of the slice
-with the largest object.
+with the largest object, beside all of them `contact_sheet.png` and `volumes.csv`.
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from samatch.data.images import HDF5, PICTURES, Picture, read, stem_of, suffix_of
 from samatch.data.listing import from_folder
-from samatch.data.manifest import load_manifest
-from samatch.data.volumes import Raw, array_faults, normalise
+from samatch.data.volumes import Raw, array_faults
 from samatch.results import plots
-from samatch.results.runs import complete_run
 from samatch.system import paths, whole
-from samatch.system.devices import find_device, memory_checked
+from samatch.system.devices import memory_checked
 from samatch.system.errors import InputError, raise_all
 from samatch.system.progress import Progress
-from samatch.training.evaluate import segment_with_student
-from samatch.training.task import student_in
+from samatch.training.released import Student, load, model_names, of_run
+
+SHEET = 48  # images on a contact sheet
 
 NO_GPU = "free the GPU's memory, or set CUDA_VISIBLE_DEVICES= to work on the CPU"
 
 
-def predict(profile: str, run_id: str, images: Path, into: Path) -> list[Path]:
-    """Writes a mask and an overlay an image; returns the masks. Raises InputError with every
-    unreadable image, before anything is written."""
-    folder, record = complete_run(profile, run_id)
-    classes = load_manifest(record["config"]["dataset"]).classes
-    student = student_in(folder, len(classes) + 1).to(find_device())
-    size = record["config"]["train"]["image_size"]
-    found = [images / entry.image for entry in from_folder(images)]
-    faults = [fault for path in found for fault in _faults(path)]
+def predict(student: Student, images: Path, into: Path) -> list[Path]:
+    """Writes a mask and an overlay per image, a contact sheet and a table of volumes; returns the
+    masks.
+
+    images: a folder, or one file. Raises InputError with every unreadable image, before anything is
+    written.
+    """
+    found = images_in(images)
     raise_all(
         f"images in {paths.shown(images)}",
-        faults,
+        [fault for path in found for fault in _faults(path)],
         "correct or remove these files; nothing was written",
     )
-    paths.make_folder(into, "--into")
-    progress, masks = Progress("predicting", len(found)), []
+    paths.make_folder(into, "the second argument")
+    progress, masks, rows, panels = Progress("predicting", len(found)), [], [], []
     for number, path in enumerate(found, 1):
         picture = read(path)
-        image = normalise(picture.array)
         with memory_checked(picture.source, NO_GPU):
-            label = segment_with_student(student, image, size)
-        for doubt in picture.doubts:
+            label = student.segment(picture.array)
+        doubts = [*picture.doubts, *student.doubts(picture.array)]
+        for doubt in doubts if label.any() else [*doubts, "no foreground was found"]:
             print(f"warning: {picture.source}: {doubt}")
-        try:
-            masks.append(write_mask(into, path, picture, label, len(classes)))
-            overlay(into / f"{stem_of(path)}_overlay.png", stem_of(path), image, label, classes)
-        except OSError as error:
-            raise InputError(
-                "cannot write a mask or its overlay",
-                where=f"{into.name}, of {path.name}",
-                got=whole.reason(error),
-                do="free some space, or choose another folder with --into, and run again",
-            ) from error
+        panels.append(largest_slice(stem_of(path), picture.array, label))
+        with _writing(into, path):
+            masks.append(write_mask(into, path, picture, label, len(student.classes)))
+            overlay = into / f"{stem_of(path)}_overlay.png"
+            save_panels(overlay, panels[-1:], student.classes, columns=1)
+        rows += volumes_of(path.name, picture, label, student.classes)
         progress(number)
+    with _writing(into, images):
+        save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
+    whole.write_text(
+        into / "volumes.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
+    )
     return masks
+
+
+def images_in(images: Path) -> list[Path]:
+    """The image files of a folder, labels left out; or the one file that is named."""
+    if images.is_file():
+        return [images]
+    return [images / entry.image for entry in from_folder(images)]
+
+
+def volumes_of(
+    name: str, picture: Picture, label: np.ndarray, classes: tuple[str, ...]
+) -> list[dict]:
+    """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels
+    (empty elsewhere).
+    """
+    known_ml = picture.spacing is not None and len(label) > 1
+    ml = float(np.prod(picture.spacing)) / 1000 if known_ml else np.nan
+    counts = np.bincount(label.ravel(), minlength=len(classes) + 1)[1:]
+    return [
+        {"image": name, "class": of, "voxels": int(count), "volume_ml": count * ml}
+        for of, count in zip(classes, counts, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _writing(into: Path, path: Path) -> Iterator[None]:
+    """Within it, a full or forbidden folder is an InputError that names the image."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            "cannot write a mask or an overlay",
+            where=f"{into.name}, of {path.name}",
+            got=whole.reason(error),
+            do="free some space, or name another folder, and run again",
+        ) from error
 
 
 def _faults(path: Path) -> list[str]:
@@ -119,27 +158,43 @@ def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
     return kind(label, None, header)
 
 
-def overlay(
-    target: Path, title: str, image: np.ndarray, label: np.ndarray, classes: tuple[str, ...]
-) -> None:
-    """The slice with most foreground, with its contours."""
+def largest_slice(
+    title: str, image: np.ndarray, label: np.ndarray
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """(title, image (H, W), class map (H, W)) of the slice with most foreground."""
     z = int((label > 0).sum((1, 2)).argmax())
-    figure = plots.slices_with_contours(
-        [(f"{title}, slice {z}", image[z], label[z])], classes, columns=1
-    )
+    return f"{title}, slice {z}", image[z], label[z]
+
+
+def save_panels(
+    target: Path,
+    panels: list[tuple[str, np.ndarray, np.ndarray]],
+    classes: tuple[str, ...],
+    columns: int,
+) -> None:
+    """A picture of slices with their contours."""
+    figure = plots.slices_with_contours(panels, classes, columns=min(columns, len(panels)))
     figure.savefig(target)
     plt.close(figure)
 
 
 def main(words: list[str] | None = None) -> None:
-    """`samatch predict`: writes masks and overlays, and says how many."""
+    """Command line of `samatch predict`."""
     parser = argparse.ArgumentParser(
-        prog="samatch predict", description="Masks for the images of a folder, by a finished run."
+        prog="samatch predict", description="Masks for the images of a folder."
     )
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--run", required=True, help="run_id, a folder of runs/<profile>/")
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument(
+        "--model", default="", help="a released student: " + ", ".join(model_names())
+    )
+    parser.add_argument("--run", default="", help="or a finished run: a folder of runs/<profile>/")
+    parser.add_argument("--profile", default="demo", help="of the run")
+    parser.add_argument("images", type=Path, help="folder of images, or one image")
+    parser.add_argument("masks", type=Path, help="folder for the masks")
     args = parser.parse_args(words)
-    masks = predict(args.profile, args.run, args.images, args.into)
-    print(f"{len(masks)} masks and overlays written to {paths.shown(args.into)}")
+    if bool(args.model) == bool(args.run):
+        raise InputError(
+            "name either a model or a run", do="--model acdc, or --run RUN_ID --profile laptop"
+        )
+    student = load(args.model) if args.model else of_run(args.profile, args.run)
+    written = predict(student, args.images, args.masks)
+    print(f"{len(written)} masks and overlays written to {paths.shown(args.masks)}")

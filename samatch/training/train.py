@@ -209,8 +209,8 @@ def needs_reference(task: Task) -> bool:
     return task.config.method == FINETUNE and not task.method.answers_alone
 
 
-def main(words: list[str] | None = None) -> None:
-    """`samatch train`: trains one run, and says how it ended."""
+def read_words(words: list[str] | None = None) -> argparse.Namespace:
+    """The run that a command line names, as `config`, beside `trial` and `wait` of `train`."""
     parser = argparse.ArgumentParser(
         prog="samatch train", description="Train one run; missing parents first."
     )
@@ -234,23 +234,30 @@ def main(words: list[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="override one setting, e.g. train.iterations=100",
     )
+    parser.add_argument(
+        "--wait", action="store_true", help="for another process that trains this run"
+    )
     args = parser.parse_args(words)
     overrides = {
         key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)
     }
-    record = train(
-        make_config(
-            args.profile,
-            args.dataset,
-            args.n_labeled,
-            args.method,
-            args.sam,
-            args.seed,
-            args.variant,
-            overrides,
-        ),
-        trial=args.trial,
+    args.config = make_config(
+        args.profile,
+        args.dataset,
+        args.n_labeled,
+        args.method,
+        args.sam,
+        args.seed,
+        args.variant,
+        overrides,
     )
+    return args
+
+
+def main(words: list[str] | None = None) -> None:
+    """`samatch train`: trains one run, and says how it ended."""
+    args = read_words(words)
+    record = train(args.config, wait=args.wait, trial=args.trial)
     print(
         "trainable parameters:",
         ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()),

@@ -1,1 +1,2 @@
-"""One file per kind of data set: `load(case, folder) -> Raw`, and `entries(folder)` where manifests are made from a folder."""
+"""One file per kind of data set: `load(case, folder) -> Raw`, and `entries(folder)` where manifests
+are made from a folder."""

@@ -1,9 +1,9 @@
-"""BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020): 437 benign, 210 malignant and 133 normal pictures.
+"""BUSI breast ultrasound (Al-Dhabyani et al., Data in Brief 2020): 437 benign, 210 malignant and
+133 normal pictures.
 
-Two forms are read: the original folder (`benign/benign (1).png`, `benign/benign (1)_mask.png`, `_mask_1.png`, ...) and the
-public copy with `benign/images/` and `benign/mask/`. A picture's masks are united. Label 1 is the lesion, benign or malignant;
-normal pictures have none.
-"""
+Two forms are read: the original folder (`benign/benign (1).png`, `benign/benign (1)_mask.png`,
+`_mask_1.png`, ...) and the public copy with `benign/images/` and `benign/mask/`. A picture's masks
+are united. Label 1 is the lesion, benign or malignant; normal pictures have none."""
 
 from pathlib import Path
 
@@ -14,14 +14,16 @@ from samatch.data.manifest import Case
 from samatch.data.volumes import Entry, Raw
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
+from samatch.system.names import file_of, found_in, inside
 
 KINDS = ("benign", "malignant", "normal")
 
 
 def load(case: Case, folder: Path) -> Raw:
-    """`case_id` is the picture's name, "benign (1)". Raises InputError on a missing or broken file."""
+    """`case_id` is the picture's name, "benign (1)". Raises InputError on a missing or broken
+    file."""
     kind = case.case_id.split(" ")[0]
-    image, masks = _files(kind, case.case_id, folder)
+    image, masks = _files(file_of(folder, kind), case.case_id)
     if image is None or not masks:
         raise InputError(
             f"{case.case_id} is missing",
@@ -48,19 +50,19 @@ def entries(folder: Path) -> list[Entry]:
     names = [
         (kind, path.stem)
         for kind in KINDS
-        for path in sorted((folder / kind).rglob("*.png"), key=_number)
-        if "_mask" not in path.stem
+        for path in sorted(found_in(folder, kind).rglob("*.png"), key=_number)
+        if "_mask" not in path.stem and not path.name.startswith(".")
     ]
     return [Entry(name, name, stratum=kind) for kind, name in names]
 
 
-def _files(kind: str, name: str, folder: Path) -> tuple[Path | None, list[Path]]:
-    for images, masks in (
-        (folder / kind / "images", folder / kind / "mask"),
-        (folder / kind, folder / kind),
-    ):
-        if (image := images / f"{name}.png").exists():
-            return image, sorted(p for p in masks.iterdir() if p.name.startswith(f"{name}_mask"))
+def _files(folder: Path, name: str) -> tuple[Path | None, list[Path]]:
+    """A picture and its masks in a kind's folder, in one of the two forms."""
+    for images, masks in (("images", "mask"), ("", "")):
+        if (image := file_of(folder / images, name, after=".png")).exists():
+            found = sorted(path.name for path in (folder / masks).glob("*"))
+            names = [file for file in found if file.startswith(f"{name}_mask")]
+            return image, [inside(folder / masks, file) for file in names]
     return None, []
 
 

@@ -1,39 +1,55 @@
-"""A set of your own: cases.csv of its manifest names the image and label file of every case, relative to the set's folder.
+"""A set of your own: cases.csv of its manifest names the image and label file of every case,
+relative to the set's folder.
 
-`make manifest` writes it (samatch/data/curate.py). An empty label makes an unlabeled case. Files may be NIfTI, h5, pictures,
-or folders with one DICOM series each.
-"""
+`make manifest` writes it (samatch/data/curate.py). An empty label makes an unlabeled case. Files
+may be NIfTI, h5, pictures, or folders with one DICOM series each."""
 
-import os
 from pathlib import Path
+
+import numpy as np
 
 from samatch.data.images import check_geometry, read, read_label
 from samatch.data.manifest import Case
-from samatch.data.volumes import Raw
+from samatch.data.volumes import SEVERAL, Raw
 from samatch.system.errors import InputError
+from samatch.system.names import inside
 
 
 def load(case: Case, folder: Path) -> Raw:
+    """Image and label that the manifest names. Raises InputError on a missing or broken file, and
+    where several masks of an image cannot be united."""
     image = read(inside(folder, case.image))
     if not case.label:
         return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)
-    label = read_label(inside(folder, case.label))
-    check_geometry(image, label)
-    doubts = image.doubts + label.doubts
+    labels = [read_label(inside(folder, name)) for name in case.label.split(SEVERAL)]
+    for label in labels:
+        check_geometry(image, label)
+    doubts = dict.fromkeys(image.doubts + sum((label.doubts for label in labels), ()))
     return Raw(
-        image.array, label.array, image.spacing, case.image, image.affine, doubts, label.white
+        image.array,
+        united([label.array for label in labels], case.label),
+        image.spacing,
+        case.image,
+        image.affine,
+        tuple(doubts),
+        any(label.white for label in labels),
     )
 
 
-def inside(folder: Path, name: str) -> Path:
-    """folder/name. Raises InputError where that leads out of the folder."""
-    path = Path(os.path.normpath(folder / name))
-    if not name or Path(name).is_absolute() or not path.is_relative_to(os.path.normpath(folder)):
+def united(labels: list[np.ndarray], names: str) -> np.ndarray:
+    """One class map of several masks of one class. Raises InputError on masks of several classes or
+    sizes."""
+    if len(labels) == 1:
+        return labels[0]
+    values = sorted(set().union(*(np.unique(label).tolist() for label in labels)) - {0})
+    shapes = sorted({label.shape for label in labels})
+    if len(values) > 1 or len(shapes) > 1:
+        got = f"classes {values[:5]}" if len(values) > 1 else f"shapes {shapes}"
         raise InputError(
-            "a path leads out of the data set's folder",
-            where=repr(name),
-            expected="a path relative to that folder",
-            got=repr(name),
-            do="put the file into the folder",
+            "masks of one image that cannot be united",
+            where=names.replace(SEVERAL, ", "),
+            expected="one class, one size",
+            got=got,
+            do="unite them yourself, with a number for each class",
         )
-    return path
+    return np.maximum.reduce(labels)

@@ -1,9 +1,10 @@
-"""Phantom: generated short-axis-like cardiac volumes, so that everything runs anywhere. Demo numbers only.
+"""Phantom: generated short-axis-like cardiac volumes, so that everything runs anywhere. Demo
+numbers only.
 
-Each patient has an anatomy (centre, sizes, wall thickness, tilt of the right ventricle), a contrast (blood,
-muscle, fat, lung), a bias field and noise; slices taper from base to apex; frame01 is wide (ED), frame02
-contracted with a thicker wall (ES). Everything follows from the case id. Labels: 1 RV, 2 MYO, 3 LV.
-"""
+Each patient has an anatomy (centre, sizes, wall thickness, tilt of the right ventricle), a contrast
+(blood, muscle, fat, lung), a bias field and noise; slices taper from base to apex; frame01 is wide
+(ED), frame02 contracted with a thicker wall (ES). Everything follows from the case id. Labels: 1
+RV, 2 MYO, 3 LV."""
 
 import zlib
 from pathlib import Path
@@ -90,7 +91,8 @@ def _slice_label(body: dict, level: float, systole: bool, size: int) -> np.ndarr
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Organs around the heart: smooth random tissue, with bright blobs that look like blood pools."""
+    """Organs around the heart: smooth random tissue, with bright blobs that look like blood
+    pools."""
     tissue = ndimage.gaussian_filter(rng.normal(size=(size, size)), size / 14)
     tissue = 0.3 + 0.18 * tissue / tissue.std()
     y, x = np.mgrid[0:size, 0:size] / size

@@ -1,0 +1,178 @@
+"""One DICOM series from a folder: its slices in order, and what says that some are missing."""
+
+import contextlib
+import locale
+import re
+from pathlib import Path
+
+import numpy as np
+
+from samatch.data.picture import Picture
+from samatch.system.errors import InputError
+
+
+def read_series(folder: Path) -> Picture:
+    """The one DICOM series of a folder, in the order of its positions. Raises InputError where
+    slices are missing.
+
+    Nothing in a series says for sure where it should begin and end: what points to missing ones is
+    a doubt."""
+    import SimpleITK as sitk  # 0.3 s, and only those who bring DICOM need it
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with kept_locale():
+        found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        if len(found) != 1:
+            raise InputError(
+                "not one DICOM series",
+                where=folder.name,
+                expected="a folder with one series that can be read",
+                got=f"{len(found)} series",
+                do="give each series a folder",
+            )
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
+        if others := sorted(_slices(folder) - {Path(file).name for file in files}):
+            raise InputError(
+                "DICOM files that cannot be read as part of the series",
+                where=folder.name,
+                expected="one series, every file whole and with a pixel spacing above 0",
+                got=f"{len(others)} others: {', '.join(others[:3])}",
+                do="export the series again, or move these files away",
+            )
+        headers = [_header(sitk, file) for file in files]
+        _check_sizes(folder, headers)
+        _check_steps(folder, [header["position"] for header in headers])
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(files)
+        image = reader.Execute()
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    spacing = tuple(float(s) for s in image.GetSpacing()[::-1])
+    return Picture(
+        sitk.GetArrayFromImage(image),
+        spacing,
+        np.diag([-1, -1, 1, 1]) @ affine,
+        folder.name,
+        tuple(_series_doubts(headers)),
+    )
+
+
+def _slices(folder: Path) -> set[str]:
+    """Names of the files that are DICOM by their ending or by their first bytes."""
+    found = set()
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR":
+            with open(path, "rb") as handle:
+                if path.suffix.lower() == ".dcm" or handle.read(132)[128:] == b"DICM":
+                    found.add(path.name)
+    return found
+
+
+@contextlib.contextmanager
+def kept_locale():
+    """ITK's DICOM code sets the process to the C locale, after which Python reads text files as
+    ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+# InstanceNumber, ImagesInAcquisition, SpacingBetweenSlices, SliceThickness
+DICOM_TAGS = {
+    "number": "0020|0013",
+    "expected": "0020|1002",
+    "step": "0018|0088",
+    "thickness": "0018|0050",
+}
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+MOST_MM = 1e5
+PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
+
+
+def _header(sitk, file: str) -> dict:
+    """Position in mm along the slice's normal, whether pixels have a size, the numbers of
+    DICOM_TAGS or None."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
+    there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
+    found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
+    numbers = {name: float(text) for name, text in found.items() if NUMBER.fullmatch(text)}
+    return (
+        dict.fromkeys(DICOM_TAGS)
+        | numbers
+        | {
+            "position": float(normal @ np.array(reader.GetOrigin())),
+            "sizes": [reader.GetMetaData(t) for t in PIXEL_SPACINGS if reader.HasMetaDataKey(t)],
+        }
+    )
+
+
+def _check_sizes(folder: Path, headers: list[dict]) -> None:
+    """Raises InputError where a stated pixel size is none: ITK reads such a file with another."""
+    stated = {text.strip(" \0") for header in headers for text in header["sizes"]}
+    for text in sorted(stated):
+        sides = [side.strip() for side in text.split("\\")]
+        plain = len(sides) == 2 and all(map(NUMBER.fullmatch, sides))
+        if not plain or not all(0 < float(side) < MOST_MM for side in sides):
+            raise InputError(
+                "no pixel spacing in a DICOM series",
+                where=folder.name,
+                expected="two positive numbers",
+                got=repr(text),
+                do="export the series again",
+            )
+
+
+def _series_doubts(headers: list[dict]) -> list[str]:
+    """What says that slices may be missing although those that are there lie at even steps; pixels
+    without a size."""
+    numbers, doubts = sorted(h["number"] for h in headers if h["number"] is not None), []
+    if not all(h["sizes"] for h in headers):
+        doubts.append("no pixel spacing in the DICOM headers: 1 mm is assumed.")
+    if len(set(numbers)) == len(headers) and (
+        numbers[0] > 1 or numbers[-1] - numbers[0] >= len(numbers)
+    ):
+        doubts.append(
+            "the numbers of the DICOM slices do not count from 0 or 1 without a gap: are some "
+            "missing?"
+        )
+    if any(h["expected"] and h["expected"] > len(headers) for h in headers):
+        doubts.append("the DICOM acquisition has more images than the series: are slices missing?")
+    first, second = headers[0], headers[min(1, len(headers) - 1)]
+    if _skips(abs(second["position"] - first["position"]), first["step"], first["thickness"]):
+        doubts.append(
+            "the DICOM slices lie at a multiple of the SpacingBetweenSlices: are slices missing?"
+        )
+    return doubts
+
+
+def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
+    """Whether a step is twice, three times, ... the stated one. ITK states 1 mm, less than slices
+    are thick."""
+    if not stated or stated < 0.9 * (thickness or 0):
+        return False
+    return round(step / stated) > 1 and abs(step / stated - round(step / stated)) < 0.02
+
+
+def _check_steps(folder: Path, positions: list[float]) -> None:
+    steps = np.diff(positions)
+    if len(steps) < 2:
+        return
+    usual = float(np.median(steps))
+    missing = [
+        f"{positions[i]:.1f} and {positions[i + 1]:.1f} mm"
+        for i in np.flatnonzero(np.abs(steps - usual) > 0.02 * abs(usual))
+    ]
+    if missing:
+        raise InputError(
+            "slices of a DICOM series are missing",
+            where=folder.name,
+            expected=f"a slice every {usual:.2f} mm",
+            got="other steps between " + ", ".join(missing[:3]),
+            do="export the whole series",
+        )

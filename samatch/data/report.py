@@ -1,0 +1,65 @@
+"""What a new manifest's report says: counts, classes, doubts, near-duplicates."""
+
+from samatch.data.manifest import SPLITS, Case
+from samatch.data.reading import Reading
+from samatch.data.volumes import SEVERAL
+
+
+def report(
+    cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading
+) -> list[str]:
+    """Lines on what the set holds, then the warnings, each with its cases."""
+    sizes = {(case.height, case.width) for case in cases}
+    lines = [
+        f"{len(cases)} cases of {len({c.patient_id for c in cases})} patients, "
+        f"{sum(c.n_slices for c in cases)} slices, {len(sizes)} sizes",
+        "patients: " + ", ".join(f"{name} {len(group)}" for name, group in drawn.items() if group),
+    ]
+    lines += class_lines(cases, drawn, classes, found)
+    for doubt, these in found.doubts.items():
+        some = ", ".join([*these[:5], *["..."] * (len(these) > 5)])
+        lines.append(f"warning: {doubt} In {len(these)} cases: {some}")
+    if bare := sum(1 for c in cases if c.image and not c.label):
+        lines.append(f"unlabeled: {bare} cases, all in train")
+    if several := [c.case_id for c in cases if SEVERAL in c.label]:
+        some = ", ".join([*several[:5], *["..."] * (len(several) > 5)])
+        lines.append(f"several masks of an image, united: in {len(several)} cases: {some}")
+    return lines
+
+
+def class_lines(cases: list[Case], drawn: dict, classes: list[str], found: Reading) -> list[str]:
+    """How many cases show a class, and a warning where a split has none: there it is not learned,
+    or not judged."""
+    lines, warnings = [], []
+    for number, name in enumerate(classes, 1):
+        owners = [case.patient_id for case in cases if number in found.shown[case.case_id]]
+        lines.append(f"class {number} {name}: in {len(owners)} cases")
+        in_use = [split for split in SPLITS if drawn.get(split)]
+        if lacking := [split for split in in_use if not set(owners) & set(drawn[split])]:
+            warnings.append(f"warning: class {number} {name} is in no case of {', '.join(lacking)}")
+    return lines + warnings
+
+
+def left_apart(
+    groups: list[list[str]], cases: list[Case], drawn: dict[str, list[str]]
+) -> list[str]:
+    """A line a group of near-duplicates of several patients; a warning where these are in several
+    splits."""
+    patient = {case.case_id: case.patient_id for case in cases}
+    split, lines = {p: name for name, group in drawn.items() for p in group}, []
+    for group in groups:
+        where = {split[patient[case]] for case in group}
+        if len({patient[case] for case in group}) > 1:
+            kind = (
+                "near-duplicates"
+                if len(where) == 1
+                else "warning: near-duplicates in different splits"
+            )
+            named = ", ".join(f"{case} ({split[patient[case]]})" for case in group)
+            lines.append(f"{kind}, left as they are: {named}")
+    return sorted(lines, key=lambda line: not line.startswith("warning"))
+
+
+def shortened(lines: list[str], most: int = 10) -> list[str]:
+    """The first `most` lines and one that counts the others."""
+    return lines[:most] + [f"... and {len(lines) - most} more of these"] * (len(lines) > most)

@@ -1,0 +1,138 @@
+"""Tables written and printed: CSV files beside the records, the paper's numbers beside ours.
+
+samatch tables --profile demo --dataset phantom
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from samatch.config.settings import GUIDED
+from samatch.results import seed_tables, stats, tables
+from samatch.results.records import collect, collect_trials, read_results, write_text
+from samatch.system import paths
+
+
+def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:
+    """The paper's own numbers for a set and budget; empty where it gives none."""
+    table = pd.read_csv(paths.TRACKED_RESULTS / "paper.csv")
+    return table[(table.dataset == dataset) & (table.n_labeled == n_labeled)]
+
+
+def paper_value(dataset: str, run_id: str) -> str:
+    """The paper's Dice (%) on its own set, for SAM-Match without a variant; "" for other runs."""
+    n_labeled = int(run_id.removeprefix(f"{dataset}-n").split("-")[0])
+    numbers = paper_numbers(dataset, n_labeled)
+    default = GUIDED in run_id and re.search(r"-s\d+$", run_id)
+    return f"{numbers.dice_percent.iloc[0]:.2f}" if len(numbers) and default else ""
+
+
+def final_table(profile: str, dataset: str) -> pd.DataFrame:
+    """method | Dice | HD95 | ASD | tracked Dice | the paper's Dice."""
+    runs, per_case = read_results(profile, dataset)
+    runs = tables.headline(runs)
+    table = tables.summary(runs, per_case)
+    chosen = tables.all_chosen(runs)
+    tracked = tracked_dice(profile, dataset)
+    unit = table.unit.iloc[0] if table.unit.nunique() == 1 else "in its own unit"
+    hd95, asd = (
+        [
+            _distance(d, own if table.unit.nunique() > 1 else "")
+            for d, own in zip(table[name], table.unit, strict=True)
+        ]
+        for name in stats.DISTANCES
+    )
+    return pd.DataFrame(
+        {
+            "method": table.method.where(~table.run_id.isin(chosen), table.method + " *"),
+            "Dice %": [
+                f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd, strict=True)
+            ],
+            f"HD95 {unit}": hd95,
+            f"ASD {unit}": asd,
+            **{
+                title: table[name].map("{:.2f}".format)
+                for name, title in tables.IN_MM.items()
+                if name in table
+            },
+            "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
+            "paper's Dice %": [paper_value(dataset, r) for r in table.run_id],
+        }
+    )
+
+
+def _distance(value: float, unit: str) -> str:
+    """A mean distance in words, followed by its unit where the table's runs have several."""
+    return (
+        f"{value:.2f} {unit}".strip()
+        if value == value
+        else f"undefined {unit and f'({unit})'}".strip()
+    )
+
+
+def tracked_dice(profile: str, dataset: str) -> dict[str, str]:
+    """Dice of the runs that the repository carries for this profile and set."""
+    folder = paths.TRACKED_RESULTS / profile / dataset
+    if not (folder / "runs.csv").exists():
+        return {}
+    table = tables.summary(*read_results(profile, dataset, folder))
+    return {row.run_id: f"{row.dice:.2f}" for row in table.itertuples()}
+
+
+def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list[Path]:
+    """Writes summary.csv, wilcoxon.csv and what else the records allow; returns the files."""
+    folder = folder or paths.results_dir(profile, dataset)
+    runs, per_case = read_results(profile, dataset, folder)
+    found = {"summary": tables.summary(runs, per_case)}
+    with_control = list(runs[runs.variant.isin(tables.CONTROLS)].run_id)
+    if references := tables.all_chosen(runs) + with_control:
+        found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
+    found |= tables.patient_tables(dataset, runs, per_case)
+    where_there_are = {
+        "seeds": seed_tables.seed_table(runs, per_case),
+        "wilcoxon_seeds": seed_tables.wilcoxon_over_seeds(runs, per_case),
+        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
+    }
+    found |= {name: table for name, table in where_there_are.items() if len(table)}
+    for name, table in found.items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    return [folder / f"{name}.csv" for name in found]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Command `samatch tables`: collects this machine's runs, writes and prints their tables."""
+    parser = argparse.ArgumentParser(
+        prog="samatch tables", description="Collect the runs, write and print the tables."
+    )
+    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--dataset", default="phantom")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        help="folder for the CSV files (results/<profile>/<set> renews the tracked ones)",
+    )
+    parser.add_argument("--print", action="store_true", help="print the final table as well")
+    parser.add_argument(
+        "--trials", action="store_true", help="write trials.csv from this machine's trials instead"
+    )
+    args = parser.parse_args(words)
+    if args.trials:
+        folder = args.into or paths.output_dir(args.profile, args.dataset) / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_text(
+            folder / "trials.csv",
+            collect_trials(args.profile, args.dataset).to_csv(index=False, float_format="%.4g"),
+        )
+    folder = collect(args.profile, args.dataset, args.into and args.into.absolute())
+    files = write_tables(args.profile, args.dataset, folder)
+    if args.print:
+        print(final_table(args.profile, args.dataset).to_string(index=False))
+        if args.profile == "demo":
+            print(
+                "\nDemo numbers: generated phantoms, minutes of training. They show that "
+                "everything runs, nothing about the method."
+            )
+        print("* SAM-Match as it is by default; ± is the standard deviation over patients")
+        print("written: " + ", ".join(paths.shown(f) for f in files))

@@ -1,0 +1,118 @@
+"""Runs that differ in their seed alone, taken together: means, spread, and tests of means."""
+
+import pandas as pd
+
+from samatch.config.settings import GUIDED
+from samatch.results import stats, tables
+
+
+def names_whatever_seed(runs: pd.DataFrame) -> dict[str, str]:
+    """run_id -> name of its method; runs that differ in their seed alone share it."""
+    return tables.names_of(runs.assign(seed=0))
+
+
+def scores_over_seeds(
+    runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
+) -> pd.DataFrame:
+    """Table unit x name of scores on the test split, each the mean over the method's seeds."""
+    scores, names = stats.unit_scores(per_case, metric, unit), names_whatever_seed(runs)
+    return scores[[run for run in scores if run in names]].T.groupby(names).mean().T
+
+
+def summary_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """One row a method, columns as `tables.summary`: means over the seeds on record.
+
+    dice_sd: over patients, of their means over seeds; dice_sd_over_seeds: of the test means, NaN of
+    one seed. undefined: of all seeds together. seeds: "0 1 2"; n_seeds: how many.
+    """
+    table, names = tables.summary(runs, per_case), names_whatever_seed(runs)
+    table = table.assign(method=table.run_id.map(names))
+    means = table.columns.difference(["run_id", "method", "unit", "undefined", "n", "seed"])
+    of_method = table.groupby("method", sort=False)
+    patients = 100 * scores_over_seeds(runs, per_case)
+    found = of_method[list(means)].mean()
+    found["dice_sd"] = patients.std()
+    found["dice_sd_over_seeds"] = of_method.dice.std()
+    found["undefined"], found["n"] = of_method.undefined.sum(), of_method.n.max()
+    found["unit"] = of_method.unit.agg(lambda units: " and ".join(sorted(set(units))))
+    found["seeds"], found["n_seeds"] = of_method.seed.agg(_words), of_method.seed.nunique()
+    return found.reset_index()
+
+
+def sam_at_test_time_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """`tables.sam_at_test_time` with one row a method: means over the seeds, and their number."""
+    table = tables.sam_at_test_time(runs, per_case)
+    table = table.assign(method=table.run_id.map(names_whatever_seed(runs)))
+    of_method = table.groupby("method", sort=False)
+    found = of_method[list(table.columns.difference(["run_id", "method"]))].mean()
+    return found.assign(n_seeds=of_method.size()).reset_index()
+
+
+def several_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """The main table's runs of methods trained with more than one seed; `name` is the method's."""
+    named = tables.headline(runs)
+    named = tables.in_reading_order(named.assign(name=named.run_id.map(names_whatever_seed(named))))
+    return named[named.groupby("name").seed.transform("nunique") > 1]
+
+
+def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: seeds, their mean validation and test Dice (%), spread of the test Dice."""
+    rows, dice = several_seeds(runs), 100 * stats.unit_scores(per_case).mean()
+    rows = rows[rows.run_id.isin(dice.index)]  # SAM with the reference's boxes is not tested
+    rows = rows.assign(dice=rows.run_id.map(dice), val_dice=100 * rows.val_dice)
+    return (
+        rows.groupby("name", sort=False)
+        .agg(
+            seeds=("seed", _words),
+            val_dice=("val_dice", "mean"),
+            dice=("dice", "mean"),
+            dice_sd_over_seeds=("dice", "std"),
+            lowest=("dice", "min"),
+            highest=("dice", "max"),
+        )
+        .reset_index(names="method")
+    )
+
+
+def wilcoxon_over_seeds(
+    runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
+) -> pd.DataFrame:
+    """Each SAM-Match of several seeds against the methods of its budget with the same ones.
+
+    A patient's score is the mean over the seeds. The way of combining is the one with the best mean
+    validation Dice of those with the most seeds. Without such runs the table is empty.
+    """
+    rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
+    families = []
+    for (_, n_labeled), guided in rows[
+        rows.method.str.startswith(GUIDED) & rows.variant.isin(tables.COMBINE_VARIANTS)
+    ].groupby(["method", "n_labeled"], sort=False):
+        ranked = (
+            guided.groupby("name")
+            .agg(seeds=("seed", "nunique"), val_dice=("val_dice", "mean"))
+            .sort_values(["seeds", "val_dice"])
+        )
+        mine = guided[guided.name == ranked.index[-1]]
+        family = rows[
+            tables.is_comparison(rows) & (rows.n_labeled == n_labeled) & rows.seed.isin(mine.seed)
+        ]
+        family = family[family.groupby("name").seed.transform("nunique") == len(mine)]
+        if family.empty:
+            continue
+        means = pd.DataFrame(
+            {
+                name: scores[ids].mean(axis=1)
+                for name, ids in pd.concat([mine, family]).groupby("name").run_id
+            }
+        )
+        found = stats.wilcoxon_family(means, mine.name.iloc[0], list(family.name.unique()))
+        families.append(
+            found.assign(
+                reference=mine.name.iloc[0], metric=metric, unit=unit, seeds=_words(mine.seed)
+            )
+        )
+    return pd.concat(families, ignore_index=True) if families else pd.DataFrame()
+
+
+def _words(seeds: pd.Series) -> str:
+    return " ".join(map(str, sorted(seeds)))

@@ -1,0 +1,393 @@
+"""A strip of real slices: what the student says, what SAM is asked and says, and their mean.
+
+Draws and records what `samatch.training.walkthrough` has computed. No torch here. Class maps are
+(S, S) with 0 for background, in pixels of the student's input; Dice is in percent.
+"""
+
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+
+from samatch.results.plots import DOUBT, SOURCE_STYLES, around, class_color
+
+DPI = 150
+ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}
+ROLES_LATER = {
+    "helps": "helped most\nat the start",
+    "median": "median\nat the start",
+    "harms": "harmed most\nat the start",
+}
+MAPS = {"student": "student", "sam": "SAM", "both": "combined"}
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """What is said of one slice at one time of the training; all maps (S, S)."""
+
+    image: np.ndarray  # float, [0, 1]
+    hidden: np.ndarray  # class map that no training sees
+    student: np.ndarray  # class map
+    confidence: np.ndarray  # float, the student's highest probability
+    sam: np.ndarray  # class map
+    iou: np.ndarray  # (K,) of each of SAM's masks, the IoU that its own probabilities promise
+    both: np.ndarray  # class map
+    keep: np.ndarray  # bool, the pixels of `both` that are taught
+    # foreground class, 0 first -> (x_min, y_min, x_max, y_max) of the pixels that it encloses
+    boxes: dict[int, np.ndarray]
+
+    def dice(self, name: str) -> np.ndarray:
+        """(K,) percent of map `name`, one of MAPS, against the hidden label."""
+        return dice_by_class(getattr(self, name), self.hidden, len(self.iou))
+
+    @property
+    def gain(self) -> float:
+        """Dice of the combined map less the student's, mean over classes, in points."""
+        return mean_dice(self.dice("both")) - mean_dice(self.dice("student"))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A slice that the rule has chosen, and what is said of it at each time of the training."""
+
+    role: str  # one of ROLES
+    case_id: str
+    slice: int  # from 0
+    rank: int  # of its gain at the start, 1 is the greatest
+    at: dict[str, Opinions]  # by the name of the time
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the rule chose from: the gains of all slices, in points of Dice."""
+
+    gains: np.ndarray  # (N,)
+    every: int = 1  # one in so many of all such slices was taken
+
+    @property
+    def which(self) -> str:
+        """Which slices these are, in words."""
+        part = f"one in {self.every} of them, " if self.every > 1 else "all "
+        return f"{part}{len(self.gains)} slices,"
+
+    @property
+    def sentence(self) -> str:
+        """How often the combined map is better, for the line below the figure."""
+        better, worse = (round(100 * np.mean(side)) for side in (self.gains > 0, self.gains < 0))
+        return (
+            f"Over {self.which} the combined map is better than the student's on {better} % and "
+            f"worse on {worse} %; gain {signed(np.median(self.gains))} points at the median, "
+            f"{signed(self.gains.mean())} in the mean."
+        )
+
+
+def signed(points: float) -> str:
+    """One decimal with its sign, a real minus."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def dice_by_class(label: np.ndarray, hidden: np.ndarray, num_foreground: int) -> np.ndarray:
+    """(K,) Dice in percent of two class maps of one shape; NaN where neither shows a class."""
+    found = []
+    for value in range(1, num_foreground + 1):
+        a, b = label == value, hidden == value
+        total = a.sum() + b.sum()
+        found.append(200 * (a & b).sum() / total if total else np.nan)
+    return np.array(found, dtype=float)
+
+
+def mean_dice(by_class: np.ndarray) -> float:
+    """Mean over the classes that are not NaN; NaN where all are."""
+    defined = by_class[~np.isnan(by_class)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def record(chosen: list[Chosen], count: Count, classes: tuple[str, ...], rule: str) -> pd.DataFrame:
+    """One row a time, slice and map: Dice, promised IoU, gain and percent kept, if it has them."""
+    rows = []
+    for time in chosen[0].at:
+        for one in chosen:
+            for name, words in MAPS.items():
+                rows.append(_row(time, one, name, words, classes))
+    table = pd.DataFrame(rows)
+    return table.assign(
+        slices=len(count.gains),
+        every=count.every,
+        better=int((count.gains > 0).sum()),
+        worse=int((count.gains < 0).sum()),
+        gain_median=np.median(count.gains),
+        gain_mean=count.gains.mean(),
+        rule=rule,
+    )
+
+
+def _row(time: str, one: Chosen, name: str, words: str, classes: tuple[str, ...]) -> dict:
+    said, missing = one.at[time], float("nan")
+    by_class = said.dice(name)
+    row = {"time": time, "role": one.role, "case_id": one.case_id, "slice": one.slice}
+    row |= {"rank": one.rank, "map": words, "dice": mean_dice(by_class)}
+    row |= {f"dice_{cls}": value for cls, value in zip(classes, by_class, strict=True)}
+    promised = said.iou if name == "sam" else [missing] * len(classes)
+    row |= {f"promised_iou_{cls}": value for cls, value in zip(classes, promised, strict=True)}
+    row["gain"] = said.gain if name == "both" else missing
+    row["kept"] = 100 * said.keep.mean() if name == "both" else missing
+    return row
+
+
+# The figure, from here on. Lengths are inches.
+PANEL, GAP = 1.62, 0.1
+LEFT, HEAD, TITLE, UNDER, LEGEND = 1.62, 1.95, 0.4, 0.46, 0.5
+COLUMNS = ("slice", "student", "confidence", "asked", "sam", "both", "hidden")
+STUDENT, SAM = SOURCE_STYLES["student"][0], SOURCE_STYLES["sam"][0]
+NOT_KEPT = "#9a9a9a"
+INK = "#333333"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The figure, with places in inches from its lower left corner."""
+
+    figure: Figure
+    width: float
+    height: float
+
+    def axes(self, x: float, y: float, width: float, height: float, name: str) -> Axes:
+        """New axes without ticks; x, y: their lower left corner."""
+        place = (x / self.width, y / self.height, width / self.width, height / self.height)
+        axis = self.figure.add_axes(place, label=name)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        return axis
+
+    def text(self, x: float, y: float, words: str, **style) -> None:
+        """Words with their lower left corner at x, y unless the style says otherwise."""
+        self.figure.text(x / self.width, y / self.height, words, **style)
+
+
+def draw(
+    chosen: list[Chosen],
+    times: dict[str, str],
+    classes: tuple[str, ...],
+    *,
+    threshold: float,
+    margin: float,
+    below: list[str],
+) -> Figure:
+    """The strip: a block of rows for each time, a row a slice, seven panels each.
+
+    times: name of the time -> title of its block, the time of the choice first; threshold: least
+    probability of a kept pixel; margin: pixels of an image 256 wide around the boxes; below:
+    paragraphs under the legend.
+    """
+    lines = [line for text in below for line in textwrap.wrap(text, 225)]
+    foot, row = LEGEND + 0.16 * len(lines) + 0.1, PANEL + UNDER
+    height = HEAD + len(times) * (TITLE + len(chosen) * row) + foot
+    width = LEFT + len(COLUMNS) * (PANEL + GAP)
+    sheet = Sheet(plt.figure(figsize=(width, height), dpi=DPI), width, height)
+    _head(sheet, classes, threshold)
+    top = height - HEAD
+    for time, title in times.items():
+        sheet.text(0.08, top - 0.26, title, fontsize=12, weight="bold")
+        top -= TITLE
+        for one in chosen:
+            _slice_row(sheet, top, one, time, classes)
+            top -= row
+    _legend(sheet, foot, classes, threshold, margin)
+    sheet.text(0.08, 0.08, "\n".join(lines), fontsize=8, color=INK, va="bottom", linespacing=1.3)
+    return sheet.figure
+
+
+def save(figure: Figure, path: Path, licence: str) -> None:
+    """A PNG, whole or not at all, with the same metadata at every drawing: the images' licence."""
+    partial = path.with_name(f".{path.name}.partial{os.getpid()}")
+    metadata = {"Software": "samatch", "Copyright": licence}
+    try:
+        figure.savefig(partial, format="png", metadata=metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _column(number: float) -> float:
+    """Left edge of a column."""
+    return LEFT + number * (PANEL + GAP)
+
+
+def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, classes: tuple[str, ...]) -> None:
+    said, shown = one.at[time], window(list(one.at.values()))
+    names = ROLES if time == next(iter(one.at)) else ROLES_LATER
+    words = f"{names[one.role]}\n{signed(said.gain)} Dice points"
+    sheet.text(0.08, top - PANEL / 2, words, fontsize=9.5, weight="bold", va="bottom")
+    where = f"{one.case_id.replace('_', ' ')}\nslice {one.slice}"
+    sheet.text(0.08, top - PANEL / 2 - 0.06, where, fontsize=8.5, va="top", color=INK)
+    under = _words_under(said, classes)
+    for number, name in enumerate(COLUMNS):
+        place = (_column(number), top - PANEL, PANEL, PANEL)
+        axis = sheet.axes(*place, name=f"{time} {one.role} {name}")
+        _panel(axis, name, said, shown)
+        sheet.text(
+            _column(number) + PANEL / 2,
+            top - PANEL - 0.04,
+            under.get(name, ""),
+            fontsize=8.5,
+            ha="center",
+            va="top",
+            linespacing=1.15,
+        )
+
+
+def _words_under(said: Opinions, classes: tuple[str, ...]) -> dict[str, str]:
+    dice = {name: f"Dice {mean_dice(said.dice(name)):.1f}" for name in MAPS}
+    promised = "  ".join(f"{cls} {v:.2f}" for cls, v in zip(classes, said.iou, strict=True))
+    return {
+        "student": dice["student"],
+        "asked": "no prompt is sent",
+        "sam": f"{dice['sam']}, promised IoU\n{textwrap.fill(promised.replace(' 0.', ' .'), 26)}",
+        "both": f"{dice['both']}\n{100 * said.keep.mean():.1f} % of the slice kept",
+    }
+
+
+def _panel(axis: Axes, name: str, said: Opinions, shown: tuple[slice, slice]) -> None:
+    axis.imshow(said.image, cmap="gray", interpolation="nearest")
+    num_foreground = len(said.iou)
+    if name in ("student", "sam", "both", "hidden"):
+        _filled(axis, getattr(said, name), num_foreground)
+    if name == "both" and not said.keep.all():
+        _not_kept(axis, said.keep)
+    if name == "confidence":
+        axis.imshow(doubt_shade(said.confidence, num_foreground + 1), interpolation="nearest")
+    if name == "asked":
+        _boxes(axis, said.boxes)
+    rows, columns = shown
+    axis.set(
+        xlim=(columns.start - 0.5, columns.stop - 0.5), ylim=(rows.stop - 0.5, rows.start - 0.5)
+    )
+
+
+def doubt_shade(confidence: np.ndarray, num_classes: int) -> np.ndarray:
+    """(S, S, 4) colour: clear at confidence 1, full pink at the least possible 1 / num_classes."""
+    doubt = (1 - confidence) / (1 - 1 / num_classes)
+    shade = np.broadcast_to(to_rgb(DOUBT), (*confidence.shape, 3))
+    return np.concatenate([shade, doubt.clip(0, 1)[..., None]], axis=2)
+
+
+def _filled(axis: Axes, label: np.ndarray, num_foreground: int) -> None:
+    """Every class that is there, outlined, and filled so that the slice shows through."""
+    for index in range(num_foreground):
+        mask = label == index + 1
+        if mask.any():
+            colors = ListedColormap([(0, 0, 0, 0), to_rgba(class_color(index), 0.5)])
+            axis.imshow(mask, cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+            axis.contour(mask, levels=[0.5], colors=[class_color(index)], linewidths=1.3)
+
+
+def _not_kept(axis: Axes, keep: np.ndarray) -> None:
+    """Grey and hatched; the outlines of the classes stay above it."""
+    colors = ListedColormap([(0, 0, 0, 0), to_rgba(NOT_KEPT, 0.8)])
+    axis.imshow(~keep, cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+    hatched = axis.contourf(~keep, levels=[0.5, 1.5], colors="none", hatches=["//////"])
+    hatched.set(edgecolor="white", linewidth=0)
+
+
+def _boxes(axis: Axes, boxes: dict[int, np.ndarray]) -> None:
+    """Dashed, each in its class's colour over a dark line, so that it is seen on bright ground."""
+    dark = [patheffects.Stroke(linewidth=2.2, foreground="black"), patheffects.Normal()]
+    for index, (x_min, y_min, x_max, y_max) in boxes.items():
+        corner, sides = (x_min - 0.5, y_min - 0.5), (x_max - x_min + 1, y_max - y_min + 1)
+        box = Rectangle(corner, *sides, fill=False, edgecolor=class_color(index), linewidth=1.1)
+        box.set(linestyle="--", path_effects=dark)
+        axis.add_patch(box)
+
+
+def window(opinions: list[Opinions], margin: int = 8) -> tuple[slice, slice]:
+    """Rows and columns of the least square around every class map, widened; within the image."""
+    shape = opinions[0].hidden.shape
+    mask = np.zeros(shape, dtype=bool)
+    for said in opinions:
+        for label in (said.hidden, said.student, said.sam, said.both):
+            mask |= label > 0
+    bounds = [
+        part.indices(size)[:2] for part, size in zip(around(mask, margin), shape, strict=True)
+    ]
+    side = max(stop - start for start, stop in bounds)
+    found = []
+    for (start, stop), size in zip(bounds, shape, strict=True):
+        first = min(max(0, (start + stop - side) // 2), max(0, size - side))
+        found.append(slice(first, min(first + side, size)))
+    return tuple(found)
+
+
+def _head(sheet: Sheet, classes: tuple[str, ...], threshold: float) -> None:
+    """Names of the columns, and above them what flows where, student's and SAM's by colour."""
+    axis = sheet.axes(0, sheet.height - HEAD, sheet.width, HEAD, "head")
+    axis.set(xlim=(0, sheet.width), ylim=(0, HEAD))
+    names = {
+        "slice": ("unlabeled slice", "its label is hidden"),
+        "student": ("student's map", "most probable class"),
+        "confidence": ("its confidence", "pink: not sure"),
+        "asked": ("SAM is asked", f"“Which pixels are\n{', '.join(classes)}?”"),
+        "sam": ("SAM's masks", "fine-tuned on the\nfew labeled patients"),
+        "both": ("combined map", f"teaches the student\nwhere it reaches {threshold:g}"),
+        "hidden": ("hidden label", "for this figure alone:\nall Dice are against it"),
+    }
+    for number, name in enumerate(COLUMNS):
+        x = _column(number) + PANEL / 2
+        axis.text(x, 0.42, names[name][0], ha="center", fontsize=11, weight="bold")
+        axis.text(x, 0.37, names[name][1], ha="center", va="top", fontsize=8.5, color=INK)
+    middle = (_column(2) + _column(3)) / 2
+    _flow(axis, (0, 0.3), (1, -0.3), 0.85, STUDENT, "student")
+    _flow(axis, (0, 0.0), (3, 0.0), 1.2, SAM, "SAM sees the slice, nothing of the student", middle)
+    _flow(axis, (3, 0.3), (4, -0.3), 0.85, SAM, "SAM")
+    _flow(axis, (4, 0.3), (5, -0.3), 0.85, SAM, "averaged")
+    _flow(axis, (1, 0.3), (5, 0.1), 1.6, STUDENT, "averaged with SAM's")
+
+
+def _flow(axis: Axes, start, end, level: float, color: str, words: str, x: float = 0) -> None:
+    """An arrow up from a column, along `level` and down to another.
+
+    start, end: column and offset; x: middle of the words, by default that of the arrow.
+    """
+    x0, x1 = (_column(number) + PANEL / 2 + offset for number, offset in (start, end))
+    axis.plot([x0, x0, x1], [0.66, level, level], color=color, linewidth=1.6)
+    ends = {"arrowstyle": "-|>", "mutation_scale": 11, "color": color, "linewidth": 1.6}
+    axis.add_patch(FancyArrowPatch((x1, level), (x1, 0.62), shrinkA=0, shrinkB=0, **ends))
+    x = x or (x0 + x1) / 2
+    axis.text(x, level + 0.05, words, ha="center", va="bottom", fontsize=8.5, color=color)
+
+
+def _legend(sheet: Sheet, foot: float, classes: tuple[str, ...], threshold: float, margin: float):
+    """One legend for all rows."""
+    handles = []
+    for index, cls in enumerate(classes):
+        color = class_color(index)
+        handles.append(Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=cls))
+    handles += [
+        Patch(facecolor=DOUBT, label="student not sure"),
+        Line2D(
+            [], [], color=INK, linestyle="--", linewidth=1.1,
+            label=f"box (+{margin:g} px) that the paper's way would send; not sent here",
+        ),
+        Patch(
+            facecolor=NOT_KEPT, edgecolor="white", hatch="//////",
+            label=f"below {threshold:g}: not taught",
+        ),
+    ]  # fmt: skip
+    place = (0.5, (foot - LEGEND + 0.12) / sheet.height)
+    sheet.figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=place,
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9.5,
+    )

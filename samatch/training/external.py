@@ -1,0 +1,81 @@
+"""External test: students of one set on the pictures of another source, which no choice ever sees.
+
+    samatch external --profile laptop --dataset stu_hospital --of busi
+
+Reads the finished default runs of `--of` on this machine; one row per run, case and class.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from samatch.config.settings import FINETUNE
+from samatch.data.manifest import load_manifest
+from samatch.data.volumes import Volume, load_cases
+from samatch.results.records import read_results, write_text
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.system.progress import Progress
+from samatch.training import released
+from samatch.training.evaluate import evaluate, segment_with_student
+
+
+def file_name(dataset: str) -> str:
+    """CSV file of an external test among the results of the set that was trained on."""
+    return f"external_{dataset}.csv"
+
+
+def external(profile: str, dataset: str, of: str) -> pd.DataFrame:
+    """run_id, method, variant, seed and the columns of per_case.csv, for every student of `of`.
+
+    Raises InputError where the two sets have other classes.
+    """
+    manifest, trained = load_manifest(dataset), load_manifest(of)
+    if manifest.classes != trained.classes:
+        raise InputError(
+            f"{dataset} cannot test students of {of}",
+            expected=f"the classes {', '.join(trained.classes)}",
+            got=", ".join(manifest.classes),
+            do="choose sets of the same classes",
+        )
+    runs, _ = read_results(profile, of, paths.results_dir(profile, of))
+    students = runs[runs.method != FINETUNE]
+    volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
+    tables, progress = [], Progress(f"students on {dataset}", len(students))
+    for number, run in enumerate(students.itertuples(), 1):
+        rows = of_student(released.of_run(profile, run.run_id), volumes, manifest.distances)
+        facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant}
+        tables.append(rows.assign(seed=run.seed, **facts))
+        progress(number)
+    found = pd.concat(tables, ignore_index=True)
+    first = ["run_id", "method", "variant", "seed"]
+    return found[first + [column for column in found if column not in first]]
+
+
+def of_student(student: released.Student, volumes: list[Volume], distances: str) -> pd.DataFrame:
+    """Rows of per_case.csv of one student, split "external"."""
+
+    def segment(volume: Volume):
+        return segment_with_student(student.network, volume.image, student.image_size)
+
+    return evaluate(segment, volumes, student.classes, "external", distances)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Command line of `samatch external`."""
+    parser = argparse.ArgumentParser(
+        prog="samatch external", description="Test the students of a set on another source."
+    )
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--dataset", default="stu_hospital", help="the set that is tested on")
+    parser.add_argument("--of", default="busi", help="the set that was trained on")
+    parser.add_argument(
+        "--into", type=Path, help="folder of the table; default: the results of --of"
+    )
+    args = parser.parse_args(words)
+    table = external(args.profile, args.dataset, args.of)
+    target = (args.into or paths.results_dir(args.profile, args.of)) / file_name(args.dataset)
+    write_text(target, table.to_csv(index=False, float_format="%.6g"))
+    print((100 * table.groupby("run_id").dice.mean()).round(1).to_string())
+    print(f"written: {paths.shown(target)}")

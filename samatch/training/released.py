@@ -1,0 +1,276 @@
+"""Released students: `models/<set>/`, small enough to be tracked, used without any training.
+
+    student = released.load("acdc")
+    label = student.segment(image)        # (slices, height, width) of any numbers -> class map
+
+A folder holds `student.safetensors` (half precision), `model.json` (what it is, what it saw,
+hashes) and a card for readers, README.md. `samatch models --export acdc` writes all three from
+the best default run on validation.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from samatch.config.settings import GUIDED
+from samatch.data.manifest import Manifest, load_manifest
+from samatch.data.volumes import Volume, load_cases, normalise
+from samatch.networks.unet import UNet
+from samatch.results.records import complete_run, read_results, write_text
+from samatch.system import paths, repro
+from samatch.system.devices import find_device
+from samatch.system.errors import InputError, known
+from samatch.training.evaluate import dice_by_class, mean_of_defined, segment_with_student
+from samatch.training.task import student_in
+
+WEIGHTS, FACTS, CARD = "student.safetensors", "model.json", "README.md"
+LIMITS = """Limits: trained on one data set of one kind of image, with few labels. Images of another
+kind give masks without meaning. `predict` warns where slices, grey levels or smoothness leave the
+range of the training volumes: a plain check that catches noise, turned axes and inverted images,
+not every other organ.
+"""
+MARGIN = 0.5  # a feature may leave the training volumes' range by this share of its width
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student that segments alone.
+
+    classes: foreground, in label order; image_size: side of its input in pixels; seen: feature ->
+    (lowest, highest) over the volumes it was trained on, see `features`, empty where unknown.
+    """
+
+    name: str
+    network: UNet
+    classes: tuple[str, ...]
+    image_size: int
+    seen: dict[str, tuple[float, float]]
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """(D, H, W) of any numbers -> class map (D, H, W) uint8; min-max over the volume first."""
+        return segment_with_student(self.network, normalise(image), self.image_size)
+
+    def doubts(self, image: np.ndarray) -> list[str]:
+        """What sets (D, H, W) apart from every volume of the training, one line each."""
+        found = []
+        for name, value in features(normalise(image)).items():
+            low, high = self.seen.get(name, (-np.inf, np.inf))
+            room = MARGIN * (high - low) if np.isfinite(low) else 0
+            if not low - room <= value <= high + room:
+                found.append(
+                    f"unlike what {self.name} was trained on: {name} is {value:.2f}, "
+                    f"there {low:.2f} to {high:.2f}"
+                )
+        return found
+
+
+def features(image: np.ndarray) -> dict[str, float]:
+    """Of a volume (D, H, W) in [0, 1]: its slices, where grey levels lie, how smooth it is.
+
+    The smoothness along an axis is the correlation of neighbouring pixels, near 0 for noise; across
+    the slices only where there are several.
+    """
+    pairs = {
+        "smoothness along x": (image[:, :, 1:], image[:, :, :-1]),
+        "smoothness along y": (image[:, 1:], image[:, :-1]),
+        "smoothness across slices": (image[1:], image[:-1]),
+    }
+    found = {
+        "number of slices": float(len(image)),
+        "mean grey level": float(image.mean()),
+        "spread of grey levels": float(image.std()),
+    }
+    return found | {
+        name: float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+        for name, (a, b) in pairs.items()
+        if a.size and a.std() and b.std()
+    }
+
+
+def seen_by(volumes: list[Volume]) -> dict[str, tuple[float, float]]:
+    """feature -> (lowest, highest) over volumes."""
+    rows = [features(volume.image) for volume in volumes]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: (
+            min(row[name] for row in rows if name in row),
+            max(row[name] for row in rows if name in row),
+        )
+        for name in names
+    }
+
+
+def of_run(profile: str, run_id: str) -> Student:
+    """The student of a finished run on this machine."""
+    folder, record = complete_run(profile, run_id)
+    classes = load_manifest(record["config"]["dataset"]).classes
+    network = student_in(folder, len(classes) + 1).to(find_device())
+    return Student(run_id, network, tuple(classes), record["config"]["train"]["image_size"], {})
+
+
+def model_names() -> list[str]:
+    """Names of the released students."""
+    return sorted(path.parent.name for path in paths.MODELS.glob(f"*/{FACTS}"))
+
+
+def facts_of(name: str) -> dict:
+    """model.json of a released student. Raises InputError for an unknown name."""
+    return json.loads(
+        (paths.MODELS / known(name, model_names(), "released model") / FACTS).read_text()
+    )
+
+
+def load(name: str) -> Student:
+    """A released student in full precision; InputError unless the weights are the recorded ones."""
+    facts, file = facts_of(name), paths.MODELS / name / WEIGHTS
+    got = repro.file_sha256(file) if file.exists() else "no file"
+    if got != facts["sha256"]:
+        raise InputError(
+            "damaged weights of a released model",
+            where=paths.shown(file),
+            expected=f"sha256 {facts['sha256'][:12]}",
+            got=got[:12],
+            do="get the file again from the repository",
+        )
+    network = UNet(len(facts["classes"]) + 1)
+    network.load_state_dict(
+        {
+            key: value.float() if value.is_floating_point() else value
+            for key, value in load_file(file).items()
+        }
+    )
+    seen = {feature: tuple(bounds) for feature, bounds in facts["seen"].items()}
+    return Student(
+        name, network.eval().to(find_device()), tuple(facts["classes"]), facts["image_size"], seen
+    )
+
+
+def best_run(profile: str, dataset: str) -> str:
+    """The default SAM-Match run with the best validation Dice among the tracked ones."""
+    runs, _ = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+    own = runs[runs.method.str.startswith(GUIDED) & (runs.variant == "")]
+    if own.empty:
+        raise InputError(
+            f"no default SAM-Match run of {dataset} on record",
+            where=f"results/{profile}/{dataset}",
+            do="train and collect one first",
+        )
+    return own.loc[own.val_dice.idxmax(), "run_id"]
+
+
+def export(profile: str, dataset: str) -> Path:
+    """Writes `models/<dataset>/` from the best run; returns the folder.
+
+    The run and the data must lie on this machine.
+    """
+    run_id, manifest = best_run(profile, dataset), load_manifest(dataset)
+    student = of_run(profile, run_id)
+    folder = paths.MODELS / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    state = student.network.state_dict()
+    save_file(
+        {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
+        folder / WEIGHTS,
+    )
+    (folder / WEIGHTS).chmod(0o644)
+    facts = facts_from(profile, run_id, manifest, student) | {
+        "sha256": repro.file_sha256(folder / WEIGHTS)
+    }
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    halved = load(dataset)
+    val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
+    facts["val_dice_half"] = mean_dice(halved, val)
+    facts["val_dice"] = mean_dice(student, val)
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    write_text(folder / CARD, card(facts, manifest))
+    return folder
+
+
+def mean_dice(student: Student, volumes: list[Volume]) -> float:
+    """Mean Dice over classes and cases in percent."""
+    by_class = dice_by_class(
+        lambda volume: segment_with_student(student.network, volume.image, student.image_size),
+        volumes,
+        student.classes,
+    )
+    return round(100 * mean_of_defined(list(by_class.values())), 2)
+
+
+def facts_from(profile: str, run_id: str, manifest: Manifest, student: Student) -> dict:
+    """What the card says, from the run's records and its training volumes."""
+    _, record = complete_run(profile, run_id)
+    _, per_case = read_results(
+        profile, manifest.name, paths.TRACKED_RESULTS / profile / manifest.name
+    )
+    of_run = per_case[(per_case.run_id == run_id) & (per_case.split == "test")]
+    by_patient = of_run.groupby(["patient_id", "class"]).dice.mean()
+    volumes = load_cases(manifest, manifest.cases_of(manifest.patients("train")))
+    config = record["config"]
+    return {
+        "name": manifest.name,
+        "run_id": run_id,
+        "profile": profile,
+        "commit": record["commit"],
+        "classes": list(student.classes),
+        "image_size": student.image_size,
+        "n_labeled": config["n_labeled"],
+        "labeled_patients": list(manifest.labeled_patients(config["n_labeled"])),
+        "test_dice": round(100 * float(by_patient.mean()), 2),
+        "test_patients": int(of_run.patient_id.nunique()),
+        "seen": {name: [round(v, 4) for v in bounds] for name, bounds in seen_by(volumes).items()},
+    }
+
+
+def card(facts: dict, manifest: Manifest) -> str:
+    """README.md of a released student."""
+    classes, size = ", ".join(facts["classes"]), facts["image_size"]
+    rows = {
+        "Data": manifest.title,
+        "Licence of the data": manifest.licence,
+        "Cite": manifest.citation,
+        "Labels used": f"{facts['n_labeled']} (first of the training split); "
+        "all other training images without labels",
+        "Run": f"`{facts['run_id']}`, profile {facts['profile']}, commit {facts['commit']}; "
+        "the best of its seeds on validation",
+        "Dice on validation": f"{facts['val_dice']:.2f} %; "
+        f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
+        "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
+        f"{facts['test_patients']} patients (or pictures without one)",
+        f"sha256 of `{WEIGHTS}`": f"`{facts['sha256']}`",
+    }
+    return "\n".join(
+        [
+            f"# {facts['name']}: a student of SAM-Match\n",
+            f"**Not for clinical use.** A 2-D U-Net (1.8 M parameters) that segments {classes} "
+            f"slice by slice at {size} x {size} pixels, without SAM.\n",
+            "| | |\n|---|---|",
+            *(f"| {name} | {text} |" for name, text in rows.items()),
+            f"\n    samatch predict --model {facts['name']} IMAGES MASKS\n",
+            LIMITS,
+        ]
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    """Command line of `samatch models`."""
+    parser = argparse.ArgumentParser(
+        prog="samatch models", description="List the released students, or export one."
+    )
+    parser.add_argument(
+        "--export", metavar="DATASET", help="write models/<DATASET> from its best run"
+    )
+    parser.add_argument("--profile", default="laptop", help="of the run that is exported")
+    args = parser.parse_args(words)
+    if args.export:
+        return print(f"written: {paths.shown(export(args.profile, args.export))}")
+    for name in model_names():
+        facts = facts_of(name)
+        print(
+            f"{name:12}{', '.join(facts['classes']):16}{facts['n_labeled']} labeled, test Dice "
+            f"{facts['test_dice']:.1f} %   samatch predict --model {name} IMAGES MASKS"
+        )
+    print("\nNot for clinical use. Each model's card: models/<name>/README.md")

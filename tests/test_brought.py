@@ -1,0 +1,133 @@
+"""Sets as people bring them: other layouts, masks in parts, folders one too high or too low."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from samatch.data.curate import curate
+from samatch.data.listing import from_folder
+from samatch.data.manifest import Case, load_manifest, manifest_folders
+from samatch.data.readers import acdc, busi, chaos, files, mrliver
+from samatch.data.volumes import Raw, array_faults, load_cases
+from samatch.system import paths
+from samatch.system.errors import InputError
+from tests.made import AFFINE, ellipse, nifti, pictures, png, stack
+
+
+def named(case_id, **files):
+    return Case(case_id, case_id, 0, 0, 0, None, "", "", **files)
+
+
+@pytest.fixture
+def folder():
+    return pictures(paths.data_dir() / "lesions", 8)
+
+
+def halves(label):
+    """A mask's left and right part, which together are it."""
+    left, right = label.copy(), label.copy()
+    left[:, 24:], right[:, :24] = 0, 0
+    return left, right
+
+
+def test_several_masks_of_an_image_are_united_and_told(folder):
+    for n in (2, 5):
+        (folder / "masks" / f"p{n}.png").unlink()
+        for ending, part in zip(("", "_1"), halves(ellipse(n)[1]), strict=True):
+            png(folder / "masks" / f"p{n}_mask{ending}.png", part * 255)
+    manifest, report = curate("lesions", None, ["lesion"], allow_empty=True)
+    assert "several masks of an image, united: in 2 cases: p2, p5" in report
+    found = {v.case.case_id: v.label[0] for v in load_cases(manifest, manifest.cases)}
+    assert all((found[f"p{n}"] == ellipse(n)[1]).all() for n in range(8))
+    shutil.rmtree(folder / "manifest")
+    with pytest.raises(InputError, match="p2: several masks in a set of several classes"):
+        curate("lesions", None, ["cyst", "tumour"])
+
+
+def test_masks_that_cannot_be_united(tmp_path):
+    one, two = (np.full((1, 4, 4), value, np.uint8) for value in (1, 2))
+    assert (files.united([one, 0 * one], "a|b") == 1).all()
+    assert (files.united([two, 0 * one], "a|b") == 2).all()
+    with pytest.raises(InputError, match=r"classes \[1, 2\]"):
+        files.united([one, two], "a|b")
+    with pytest.raises(InputError, match="cannot be united(.|\n)*where: a, b(.|\n)*shapes"):
+        files.united([one, one[:, :2]], "a|b")
+
+
+def test_h5_files_with_both_become_a_set():
+    folder = paths.data_dir() / "hearts"
+    folder.mkdir(parents=True)
+    for n in range(8):
+        image, label = stack(10 * n)
+        with h5py.File(folder / f"h{n}.h5", "w") as file:
+            file["image"], file["label"] = image, label
+    manifest, _ = curate("hearts", None, ["lv"], join_near=False)
+    assert len(manifest.cases) == 8 and not manifest.unlabeled
+    volume = load_cases(manifest, manifest.cases[:1])[0]
+    assert (volume.label == stack(10 * int(volume.case.case_id[1:]))[1]).all()
+
+
+def test_data_may_be_the_sets_own_folder(folder, monkeypatch):
+    monkeypatch.setenv("SAMATCH_DATA", str(folder))
+    with pytest.raises(InputError, match="no folder hearts(.|\n)*give NAME=lesions"):
+        curate("hearts", None, ["a"])
+    manifest, _ = curate("lesions", None, ["a"])
+    assert manifest_folders()["lesions"] == folder / "manifest"
+    loaded = load_manifest("lesions")
+    assert loaded == manifest and len(load_cases(loaded, loaded.cases)) == 8
+
+
+def test_every_reader_finds_its_files_one_folder_down(tmp_path):
+    image, label = stack(3, slices=2)
+    down = tmp_path / "as_unpacked"
+    for name, array in (
+        ("image_3", image),
+        ("label_3", label),
+        ("m", image),
+        ("m_gt", label),
+    ):
+        nifti(down / f"{name}.nii.gz", array, AFFINE)
+    with h5py.File(down / "patient001_frame01.h5", "w") as file:
+        file["image"], file["label"] = image, label
+    png(down / "benign" / "benign (1).png", image[0])
+    png(down / "benign" / "benign (1)_mask.png", label[0] * 255)
+    for reader, case in (
+        (chaos, "scan3"),
+        (mrliver, "m"),
+        (acdc, "patient001_frame01"),
+    ):
+        assert (reader.load(named(case), tmp_path).label == label).all(), reader
+    assert (busi.load(named("benign (1)"), tmp_path).label == label[:1]).all()
+    assert [entry.case_id for entry in busi.entries(tmp_path)] == ["benign (1)"]
+
+
+def test_hidden_twins_of_macos_are_no_cases(tmp_path):
+    for name in ("a.nii.gz", "a_gt.nii.gz", "._a.nii.gz", "._b.h5", "benign/._benign (1).png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [entry.case_id for entry in mrliver.entries(tmp_path)] == ["a"]
+    assert busi.entries(tmp_path) == []
+
+
+def test_a_case_of_acdc_with_another_name_is_an_error(tmp_path):
+    for name in ("patient001", "patient001_frame", "patient001_frame00", "_frame01x"):
+        with pytest.raises(InputError, match="a case of ACDC has another name"):
+            acdc.load(named(name), tmp_path)
+
+
+def test_nnunets_test_images_may_be_predicted(tmp_path):
+    """They take no part in a manifest, but their folder may be asked for."""
+    for name in ("dataset.json", "imagesTr/a_0000.png", "imagesTs/b_0000.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [entry.image for entry in from_folder(tmp_path)] == ["imagesTr/a_0000.png"]
+    assert [entry.image for entry in from_folder(tmp_path / "imagesTs")] == ["b_0000.png"]
+
+
+def test_values_too_wide_for_a_difference_and_a_negative_seed_are_faults(folder):
+    image = np.array([[[-1e308, 1e308, 0]]])
+    assert "-1e+308 to 1e+308" in array_faults(Raw(image, None, None, "a"), 2)[0]
+    with pytest.raises(InputError, match="impossible seed"):
+        curate("lesions", None, ["a"], seed=-1)

@@ -1,0 +1,234 @@
+"""Files that are no images, and damaged ones: read or refused, whatever the damage."""
+
+import gzip
+import os
+import tarfile
+import time
+import zipfile
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from samatch.data.images import read, read_label
+from samatch.data.listing import from_folder
+from samatch.system.archives import unpack
+from samatch.system.errors import InputError
+from tests.made import VOLUME, nifti, outcomes, stack, write_series
+
+
+def colours(path):
+    rgb = np.zeros((4, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), path)
+
+
+def imaginary(path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2), np.complex64), np.eye(4)), path)
+
+
+def promising(path):
+    """A header of 32000 voxels along each axis before a hundred bytes."""
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2), np.int16), np.eye(4)), path)
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[42:48] = np.array([32000] * 3, "<i2").tobytes()
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (colours, "no grey values(.|\n)*colours"),
+        (imaginary, "no grey values"),
+        (promising, "promises too much"),
+    ],
+)
+def test_nifti_that_is_no_image(tmp_path, make, message):
+    make(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.nii.gz")
+
+
+def h5_kinds(file, secret):
+    """What may stand in the place of an image."""
+    kind = np.dtype([("x", "f4")])
+    layout = h5py.VirtualLayout(VOLUME.shape, VOLUME.dtype)
+    layout[:] = h5py.VirtualSource(str(secret), "image", VOLUME.shape)
+    file.create_group("group")
+    file["scalar"] = 3.0
+    file["text"] = np.array(["a", "b"], dtype="S1")
+    file["compound"] = np.zeros((2, 3, 4), kind)
+    file["external"] = h5py.ExternalLink(str(secret), "image")
+    file["soft"] = h5py.SoftLink("/external")
+    file["dangling"] = h5py.SoftLink("/nothing")
+    file.create_virtual_dataset("virtual", layout)
+    file.create_dataset("raw", (4,), "u1", external=[(str(secret), 0, 4)])
+    file.create_dataset("bomb", (100_000,) * 3, "f4", chunks=(10, 10, 10), compression="gzip")
+    file["plain"] = VOLUME
+    file["inner"] = h5py.SoftLink("/plain")
+
+
+@pytest.mark.parametrize(
+    "key, message",
+    [
+        ("group", "a group or a single value"),
+        ("scalar", "a group or a single value"),
+        ("text", "no grey values"),
+        ("compound", "no grey values"),
+        ("external", "a link to another file"),
+        ("soft", "values that lie in another file"),
+        ("dangling", "unreadable h5"),
+        ("virtual", "values that lie in another file"),
+        ("raw", "values that lie in another file"),
+        ("bomb", "promises too much"),
+        ("missing", "unreadable h5"),
+    ],
+)
+def test_h5_that_is_no_image(tmp_path, key, message):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["image"] = VOLUME
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5_kinds(file, tmp_path / "secret.h5")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.h5", key)
+    assert (read(tmp_path / "a.h5", "inner").array == VOLUME).all()
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="no plain file"):
+        read(tmp_path / "a.png")
+
+
+def test_a_truncated_slice_is_told_whatever_its_name(tmp_path):
+    """GDCM leaves out what it cannot read; without the ending .dcm nobody noticed."""
+    write_series(tmp_path / "s")
+    files = sorted((tmp_path / "s").iterdir())
+    for file in files:
+        file.rename(file.with_suffix(""))
+    cut = files[2].with_suffix("")
+    whole_slice = cut.read_bytes()
+    cut.write_bytes(whole_slice[:-20])
+    with pytest.raises(InputError, match="cannot be read as part of the series(.|\n)*1 others: 02"):
+        read(tmp_path / "s")
+    cut.write_bytes(whole_slice)
+    (tmp_path / "s" / "._02").write_bytes(b"macOS")
+    (tmp_path / "s" / "notes.txt").write_text("none")
+    assert (read(tmp_path / "s").array == VOLUME).all()
+
+
+@pytest.mark.parametrize("spacing", [b"0\\0", b"wide\\1", b"-1\\1"])
+def test_a_dicom_spacing_that_is_none(tmp_path, spacing):
+    write_series(tmp_path / "s")
+    for file in (tmp_path / "s").iterdir():
+        assert b"1.25\\1.5" in file.read_bytes()
+        file.write_bytes(file.read_bytes().replace(b"1.25\\1.5", spacing.ljust(8)))
+    with pytest.raises(InputError, match="no pixel spacing in a DICOM series(.|\n)*got: '"):
+        read(tmp_path / "s")
+
+
+def encrypted(path):
+    """A zip whose one member says that it is encrypted."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"x" * 20)
+    raw = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.find(mark) + flags] |= 1
+    path.write_bytes(bytes(raw))
+
+
+def zip_of_a_pipe(path):
+    member = zipfile.ZipInfo("pipe")
+    member.external_attr = 0o010644 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"")
+
+
+def tar_of_a_pipe(path):
+    member = tarfile.TarInfo("pipe")
+    member.type = tarfile.FIFOTYPE
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(member)
+
+
+def zip_with_a_flipped_byte(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", bytes(range(256)) * 9)
+    raw = bytearray(path.read_bytes())
+    raw[60] ^= 255
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (encrypted, "an encrypted archive"),
+        (zip_of_a_pipe, "pipe: not a plain file"),
+        (tar_of_a_pipe, "pipe: not a plain file"),
+        (zip_with_a_flipped_byte, "unreadable archive"),
+    ],
+)
+def test_archives_that_are_refused(tmp_path, make, message):
+    make(tmp_path / "a.archive")
+    with pytest.raises(InputError, match=message):
+        unpack(tmp_path / "a.archive", tmp_path / "into")
+
+
+def test_hidden_files_are_no_cases(tmp_path):
+    for name in (
+        "x.nii.gz",
+        "x_gt.nii.gz",
+        "._x.nii.gz",
+        ".DS_Store",
+        "__MACOSX/x.nii.gz",
+        ".git/y.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [(e.image, e.label) for e in from_folder(tmp_path)] == [("x.nii.gz", "x_gt.nii.gz")]
+
+
+def make_nifti(path):
+    nifti(path, VOLUME)
+
+
+def make_h5(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=VOLUME, compression="gzip")
+        file["label"] = (VOLUME > 400).astype(np.uint8)
+
+
+def make_picture(path):
+    Image.fromarray(stack(0)[0][0]).save(path)
+
+
+FORMATS = {
+    "a.nii": make_nifti,
+    "a.nii.gz": make_nifti,
+    "a.h5": make_h5,
+    "a.png": make_picture,
+    "a.tif": make_picture,
+    "a.jpg": make_picture,
+    "a.bmp": make_picture,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_images_are_read_or_refused(tmp_path, name):
+    def look(path):
+        for picture in (read(path), read_label(path)):
+            assert picture.array.dtype.kind in "biuf" and picture.array.ndim >= 1
+
+    FORMATS[name](tmp_path / name)
+    start = time.process_time()
+    assert "refused" in outcomes(tmp_path / name, (tmp_path / name).read_bytes(), look)
+    assert time.process_time() - start < 10, "no damage may make reading slow"
+
+
+def test_damaged_dicom_slices_are_read_or_refused(tmp_path):
+    write_series(tmp_path / "s")
+    path = tmp_path / "s" / "03.dcm"
+    found = outcomes(path, path.read_bytes(), lambda path: read(path.parent))
+    assert found == {"read", "refused"}

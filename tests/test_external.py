@@ -1,0 +1,80 @@
+"""An external test: test cases alone, masks at the picture's size, students that never saw it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samatch.config.settings import make_config
+from samatch.data.curate import curate
+from samatch.data.manifest import Case, load_manifest
+from samatch.data.readers import stu_hospital
+from samatch.results.records import collect
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.training import released
+from samatch.training.external import external
+from samatch.training.train import train
+
+CASE = Case("Test_Image_7", "p", 1, 8, 8, None, "", "")
+
+
+def save(path, array):
+    Image.fromarray(array.astype(np.uint8)).save(path)
+
+
+def test_a_soft_large_mask_is_brought_to_the_pictures_size(tmp_path):
+    """Of a mask four times as large as the picture: the left half, with a grey column beside it."""
+    mask = np.zeros((32, 32))
+    mask[:, :16], mask[:, 16:20] = 255, 100
+    save(tmp_path / "mask_7.png", mask)
+    save(tmp_path / "Test_Image_7.png", np.arange(64).reshape(8, 8))
+    raw = stu_hospital.load(CASE, tmp_path)
+    assert raw.image.shape == raw.label.shape == (1, 8, 8)
+    assert raw.label[0].sum(0).tolist() == [8, 8, 8, 8, 0, 0, 0, 0]
+    (tmp_path / "mask_7.png").unlink()
+    with pytest.raises(InputError, match="no mask_7.png"):
+        stu_hospital.load(CASE, tmp_path)
+
+
+def test_the_tracked_set_is_tested_alone():
+    manifest = load_manifest("stu_hospital")
+    assert len(manifest.patients("test")) == 42 and manifest.budgets == ()
+    with pytest.raises(InputError, match="impossible label budget"):
+        manifest.labeled_patients(1)
+
+
+def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeypatch):
+    """Two sets of own pictures; the second is tested alone. Its rows are what the student says."""
+    monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
+    monkeypatch.setenv("SAMATCH_DATA", str(tmp_path / "data"))
+    rng = np.random.default_rng(0)
+    for name, count in (("here", 12), ("there", 2)):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            save(folder / f"a{number}.png", rng.integers(0, 200, (40, 40)))
+            mask = np.zeros((40, 40))
+            mask[5 + number : 20 + number, 8:25] = 255
+            save(folder / f"a{number}_mask.png", mask)
+    curate("here", None, ["lesion"])
+    into = tmp_path / "data" / "there" / "manifest"
+    into.mkdir()
+    (into / "dataset.yaml").write_text(
+        "title: there\nclasses: [lesion]\nnormalisation: x\nlicence: x\nsource: x\ncitation: x\n"
+        "known_faults: x\nreader: files\nbudgets: []\n"
+    )
+    table = tmp_path / "there.csv"
+    table.write_text(
+        "case_id,patient_id,image,label,split\n"
+        + "".join(f"a{n},a{n},a{n}.png,a{n}_mask.png,test\n" for n in range(2))
+    )
+    curate("there", table, ["lesion"])
+    record = train(make_config("demo", "here", 3, "supervised"))
+    collect("demo", "here", tmp_path / "tracked" / "demo" / "here")
+    found = external("demo", "there", "here")
+    assert found.case_id.tolist() == ["a0", "a1"] and set(found.split) == {"external"}
+    image = np.asarray(Image.open(tmp_path / "data" / "there" / "a1.png"))
+    label = released.of_run("demo", record["run_id"]).segment(image[None])
+    assert found.n_pred[1] == (label == 1).sum() and found.n_ref[1] == 15 * 17
+    with pytest.raises(InputError, match="cannot test students"):
+        external("demo", "phantom", "here")

@@ -1,0 +1,167 @@
+"""Which cases a table or a folder holds, by columns and by names."""
+
+import h5py
+import numpy as np
+import pytest
+
+from samatch.data.listing import from_csv, from_folder
+from samatch.data.volumes import Entry
+from samatch.system.errors import InputError
+from tests.made import CSV_HEAD, nifti
+
+
+@pytest.mark.parametrize(
+    "encoding, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8-sig", ","), ("utf-8", "\t")]
+)
+def test_csv_with_mark_and_semicolons(tmp_path, encoding, separator):
+    text = "\n".join([CSV_HEAD, "é1,é,images/a.png,masks/a.png", "b1,b,images/b.png,"]) + "\n"
+    (tmp_path / "c.csv").write_text(text.replace(",", separator), encoding=encoding)
+    assert from_csv(tmp_path / "c.csv") == [
+        Entry("é1", "é", "images/a.png", "masks/a.png"),
+        Entry("b1", "b", "images/b.png"),
+    ]
+
+
+def test_faults_of_a_csv(tmp_path):
+    (tmp_path / "c.csv").write_text("case_id;picture\n1;a\n")
+    with pytest.raises(
+        InputError,
+        match="column patient_id is missing; there are case_id, picture\n.*column image is missing",
+    ):
+        from_csv(tmp_path / "c.csv")
+    (tmp_path / "c.csv").write_text(f"{CSV_HEAD},split\na,p,,x,train\nb,p,i,x,dev\nc,q,i,x,\n")
+    with pytest.raises(InputError) as error:
+        from_csv(tmp_path / "c.csv")
+    assert all(
+        text in str(error.value)
+        for text in (
+            "line 2: image is empty",
+            "line 3: unknown split 'dev'",
+            "1 of 3 cases have no split",
+        )
+    )
+    with pytest.raises(InputError, match="unreadable table"):
+        from_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x_GT.NII.GZ",
+        "x_Mask.png",
+        "x_segmentation.png",
+        "x_mask_1.png",
+        "x-Seg.tif",
+        "x label2.png",
+        "x_Ground_Truth.png",
+        "Masks/x.png",
+        "labelsTr/x.nii.gz",
+        "GT/x.png",
+    ],
+)
+def test_names_of_labels(tmp_path, name):
+    for file in ("x.png", name):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", name)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.png", "masked.png", "x_1.png", "seg.png", "mask1.png", "x_unmasked.png", "maskset/x.png"],
+)
+def test_names_of_images(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    assert [(entry.image, entry.label) for entry in from_folder(tmp_path)] == [(name, "")]
+
+
+@pytest.mark.parametrize(
+    "names, label",
+    [
+        (["b (1)_mask.png", "b (1)_mask_1.png"], "b (1)_mask.png|b (1)_mask_1.png"),
+        (["m/b (1)_Mask1.png", "m/b (1)_mask2.png"], "m/b (1)_Mask1.png|m/b (1)_mask2.png"),
+    ],
+)
+def test_numbered_masks_of_an_image_are_named_together(tmp_path, names, label):
+    for name in ("b (1).png", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert from_folder(tmp_path) == [Entry("b (1)", "b (1)", "b (1).png", label)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["b_mask.png", "b_seg.png"],
+        ["b_mask.png", "other/b_mask.png"],
+        ["masks/b.png", "b_mask.png"],
+    ],
+)
+def test_two_kinds_of_labels_of_an_image_are_told(tmp_path, names):
+    for name in ("b.png", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="b: several labels: (.|\n)*unite the labels"):
+        from_folder(tmp_path)
+
+
+def test_the_layout_of_nnunet(tmp_path):
+    """The channel's number is no part of the id; nnU-Net's own test cases take no part."""
+    for name in (
+        "dataset.json",
+        "imagesTr/c_000_0000.nii.gz",
+        "imagesTr/c_001_0000.nii.gz",
+        "labelsTr/c_000.nii.gz",
+        "imagesTs/c_002_0000.nii.gz",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert from_folder(tmp_path) == [
+        Entry("c_000", "c_000", "imagesTr/c_000_0000.nii.gz", "labelsTr/c_000.nii.gz"),
+        Entry("c_001", "c_001", "imagesTr/c_001_0000.nii.gz"),
+    ]
+    (tmp_path / "imagesTr" / "c_000_0001.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="c_000: several images: .*_0000.nii.gz, .*_0001.nii.gz"):
+        from_folder(tmp_path)
+    (tmp_path / "dataset.json").unlink()  # elsewhere a number of four digits is part of the id
+    (tmp_path / "labelsTr" / "c_000.nii.gz").unlink()
+    assert [entry.case_id for entry in from_folder(tmp_path)][:2] == ["c_000_0000", "c_000_0001"]
+
+
+def test_an_h5_file_may_hold_image_and_label(tmp_path):
+    """SSL4MIS's form; without a label in it, a label beside it, and a broken one."""
+    for name, keys in (("a", ("image", "label")), ("b", ("image",)), ("b_gt", ("label",))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for key in keys:
+                file[key] = np.zeros((2, 3, 4))
+    (tmp_path / "c.h5").write_bytes(b"broken")
+    assert [(e.image, e.label) for e in from_folder(tmp_path)] == [
+        ("a.h5", "a.h5"),
+        ("b.h5", "b_gt.h5"),
+        ("c.h5", ""),
+    ]
+
+
+def test_folders_in_bids_and_beside_each_other(tmp_path):
+    for p in ("01", "02"):
+        nifti(tmp_path / f"sub-{p}" / "anat" / f"sub-{p}_T1w.nii.gz", np.zeros((2, 3, 4)))
+    nifti(
+        tmp_path / "derivatives" / "hand" / "sub-01" / "sub-01_space-T1w_dseg.nii.gz",
+        np.zeros((2, 3, 4)),
+    )
+    assert from_folder(tmp_path) == [
+        Entry(
+            "sub-01",
+            "sub-01",
+            "sub-01/anat/sub-01_T1w.nii.gz",
+            "derivatives/hand/sub-01/sub-01_space-T1w_dseg.nii.gz",
+        ),
+        Entry("sub-02", "sub-02", "sub-02/anat/sub-02_T1w.nii.gz"),
+    ]
+    nifti(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz", np.zeros((2, 3, 4)))
+    nifti(tmp_path / "lost_gt.nii.gz", np.zeros((2, 3, 4)))
+    with pytest.raises(
+        InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"
+    ):
+        from_folder(tmp_path)

@@ -1,0 +1,123 @@
+"""Released students: what is written, what is refused, what is warned of."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from samatch.__main__ import main
+from samatch.config.settings import make_config
+from samatch.data.manifest import load_manifest
+from samatch.data.volumes import load_cases
+from samatch.results.records import collect
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.training import released
+from samatch.training.train import train
+
+
+@pytest.fixture
+def exported(tiny_profile, tmp_path, monkeypatch):
+    """A short SAM-Match run of the phantoms, on record and exported."""
+    monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
+    record = train(make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny"))
+    collect("demo", "phantom", tmp_path / "tracked" / "demo" / "phantom")
+    return record, released.export("demo", "phantom")
+
+
+def phantom_volumes(split):
+    manifest = load_manifest("phantom")
+    return load_cases(manifest, manifest.cases_of(manifest.patients(split)))
+
+
+def test_what_is_exported_is_the_run_in_half_precision(exported):
+    record, folder = exported
+    kept = torch.load(
+        paths.runs_dir("demo") / record["run_id"] / "checkpoint.pt", weights_only=True
+    )["student"]
+    halved, student = load_file(folder / "student.safetensors"), released.load("phantom")
+    assert all(value.dtype != torch.float32 for value in halved.values())
+    for name, value in student.network.state_dict().items():
+        assert torch.allclose(value, kept[name], atol=1e-3, rtol=1e-3), name
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["run_id"] == record["run_id"]
+    assert facts["val_dice"] == pytest.approx(100 * record["val_dice"], abs=0.006)
+    assert "Not for clinical use" in (folder / "README.md").read_text()
+
+
+def test_one_flipped_byte_is_refused(exported):
+    file = exported[1] / "student.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged weights"):
+        released.load("phantom")
+    file.unlink()
+    with pytest.raises(InputError, match="damaged weights"):
+        released.load("phantom")
+
+
+def test_masks_sheet_and_volumes_without_a_training(exported, tmp_path, capsys):
+    """A picture has no spacing, so its class has no ml."""
+    shutil.rmtree(paths.runs_dir("demo"))
+    folder, volume = tmp_path / "new", phantom_volumes("test")[0]
+    folder.mkdir()
+    grey = (255 * volume.image[3]).round().astype(np.uint8)
+    Image.fromarray(grey).save(folder / "a.png")
+    main(["predict", "--model", "phantom", str(folder), str(tmp_path / "masks")])
+    mask = np.asarray(Image.open(tmp_path / "masks" / "a_mask.png"))
+    expected = released.load("phantom").segment(grey[None])[0]
+    assert mask.shape == grey.shape and (mask == expected).all()
+    table = pd.read_csv(tmp_path / "masks" / "volumes.csv")
+    classes = load_manifest("phantom").classes
+    assert table["class"].tolist() == list(classes) and table.volume_ml.isna().all()
+    assert table.voxels.tolist() == [(mask == n + 1).sum() for n in range(len(classes))]
+    assert (tmp_path / "masks" / "contact_sheet.png").exists()
+    assert "number of slices is 1.00" in capsys.readouterr().out
+
+
+def test_a_model_or_a_run_is_named(tmp_path):
+    for words in ([], ["--model", "a", "--run", "b"]):
+        with pytest.raises(SystemExit, match="name either a model or a run"):
+            main(["predict", *words, str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit, match="unknown released model"):
+        main(["predict", "--model", "lungs", str(tmp_path), str(tmp_path)])
+
+
+def test_an_image_of_another_kind_is_doubted():
+    image = phantom_volumes("train")[0].image
+    student = released.Student("x", None, (), 64, released.seen_by(phantom_volumes("train")))
+    noise = np.random.default_rng(0).random(image.shape)
+    assert student.doubts(5 + 900 * image) == []  # scaled grey levels are the same image
+    assert any("smoothness along x" in line for line in student.doubts(noise))
+    assert any("mean grey level" in line for line in student.doubts(image**8))
+    assert any("number of slices" in line for line in student.doubts(image[:1]))
+
+
+def test_features_by_hand():
+    """Two slices that alternate along x and are constant along y."""
+    image = np.tile(np.array([0.0, 1.0, 0.0, 1.0]), (2, 3, 1))
+    found = released.features(image)
+    assert found["number of slices"] == 2
+    assert found["mean grey level"] == 0.5 and found["spread of grey levels"] == 0.5
+    assert found["smoothness along x"] == pytest.approx(-1)
+    assert found["smoothness along y"] == pytest.approx(1)
+    assert found["smoothness across slices"] == pytest.approx(1)
+
+
+def test_volumes_are_in_ml():
+    from samatch.data.images import Picture
+    from samatch.training.predict import volumes_of
+
+    label = np.zeros((2, 4, 4), np.uint8)
+    label[:, :2] = 2
+    picture = Picture(label, (10.0, 2.0, 2.5), None, "x")
+    rows = volumes_of("x.nii", picture, label, ("a", "b"))
+    assert [row["voxels"] for row in rows] == [0, 16]
+    assert [row["volume_ml"] for row in rows] == pytest.approx([0, 16 * 50 / 1000])

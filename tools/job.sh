@@ -1,0 +1,3 @@
+#!/bin/sh
+# What sbatch runs: the words that follow it. LAUNCH="sbatch --wait --requeue tools/job.sh"
+exec "$@"

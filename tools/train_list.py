@@ -1,0 +1,274 @@
+"""Trains the runs of a list: `make runs LIST=file [LAUNCH="srun --gres=gpu:1"]`, see docs/scale.md.
+
+A line of the list holds the arguments of one `samatch train`. Each run is one job: a process here,
+or the same command behind the launcher's words. What a run starts from is trained once, as a job of
+its own, before its children. A run that is complete is left alone, so that the same command does
+what is missing.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samatch.config.settings import RunConfig, parent_configs
+from samatch.results.records import PATIENCE, Run
+from samatch.system import paths
+from samatch.system.errors import InputError
+from samatch.training.task import check_names
+from samatch.training.train import read_words
+
+TRAIN = (sys.executable, "-W", "ignore", "-m", "samatch", "train", "--wait")
+# What srun adds below a message of the training itself.
+ECHO = re.compile(r"srun: error: .*Exited with exit code")
+
+
+@dataclass
+class Job:
+    """One run of the list, or a parent of one.
+
+    `run` is None where the line names no run, and `fault` says why, or why the training failed.
+    `parents` are keys of other jobs; `note` says why a job was not started.
+    """
+
+    name: str
+    words: list[str] = field(default_factory=list)
+    run: Run | None = None
+    parents: list[str] = field(default_factory=list)
+    fault: str = ""
+    note: str = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def status(self) -> str:
+        """complete, failed or missing."""
+        if self.fault:
+            return "failed"
+        return "complete" if self.run.complete else "missing"
+
+    @property
+    def log(self) -> Path:
+        """What the job has said, in all its attempts."""
+        return paths.runs_dir("logs") / self.run.config.profile / f"{self.name}.log"
+
+
+def read_list(lines: Iterable[str], common: list[str]) -> dict[str, Job]:
+    """The jobs of a list, parents before children; `common` words stand before those of every line.
+
+    Blank lines and what follows a # are nothing. A line that names no run, or a run that an earlier
+    line names with other settings, becomes a failed job: the others can be trained. Raises
+    InputError where the list is empty.
+    """
+    jobs: dict[str, Job] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            if words := shlex.split(line, comments=True):
+                config, trial = _checked(common + words)
+                _add(jobs, config, trial, [*common, *words])
+        except (InputError, ValueError) as error:
+            brief = error.brief if isinstance(error, InputError) else str(error)
+            jobs[f"line {number}"] = Job(f"line {number}", fault=brief)
+    if not jobs:
+        raise InputError("the list holds no run", do="write one line of arguments for each run")
+    return jobs
+
+
+def _checked(words: list[str]) -> tuple[RunConfig, str]:
+    """The run that words name, and what it asks as a trial. Raises InputError where it is none."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            args = read_words(words)
+    except SystemExit:  # argparse's way to refuse
+        refusal = (said.getvalue().strip().splitlines() or ["no run"])[-1]
+        raise InputError(refusal.removeprefix("samatch train: error: ")) from None
+    check_names(args.config)
+    return args.config, args.trial
+
+
+def _add(jobs: dict[str, Job], config: RunConfig, trial: str, words: list[str]) -> Job:
+    """The job of a run; it and its missing parents join `jobs`."""
+    run = Run(config, trial)
+    name = config.run_id
+    key = f"{config.profile} {name}"
+    if key in jobs:
+        if (jobs[key].run.identity, jobs[key].run.trial) != (run.identity, trial):
+            raise InputError("two lines name one run with different settings", got=name)
+        return jobs[key]
+    parents = [] if run.complete else parent_configs(config)
+    for parent in parents:
+        _add(jobs, parent, trial, _words_of(parent, trial))
+    names = [f"{parent.profile} {parent.run_id}" for parent in parents]
+    jobs[key] = Job(name, words, run, names)
+    return jobs[key]
+
+
+def _words_of(config: RunConfig, trial: str) -> list[str]:
+    """Arguments of `samatch train` for a run without overrides, as every parent is."""
+    values = {
+        "profile": config.profile,
+        "dataset": config.dataset,
+        "n-labeled": config.n_labeled,
+        "method": config.method,
+        "sam": config.sam_name,
+        "seed": config.seed,
+        "variant": config.variant,
+        "trial": trial,
+    }
+    return [f"--{name}={value}" for name, value in values.items() if value != ""]
+
+
+async def train_all(jobs: dict[str, Job], launch: list[str], at_once: int) -> None:
+    """Trains every missing run, its parents before it, `at_once` at a time; returns at the end."""
+    slots = asyncio.Semaphore(at_once)
+    async with asyncio.TaskGroup() as group:
+        for job in jobs.values():
+            group.create_task(_follow(job, jobs, launch, slots))
+
+
+async def _follow(
+    job: Job, jobs: dict[str, Job], launch: list[str], slots: asyncio.Semaphore
+) -> None:
+    try:
+        for parent in job.parents:
+            await jobs[parent].ended.wait()
+        async with slots:
+            await _train(job, jobs, launch)
+    finally:
+        job.ended.set()
+
+
+async def _train(job: Job, jobs: dict[str, Job], launch: list[str]) -> None:
+    """Trains a run that is missing and has its parents. Interrupted, it ends the process first."""
+    if job.status != "missing":
+        return
+    if lacking := [jobs[name].name for name in job.parents if jobs[name].status != "complete"]:
+        job.note = f"not started without {lacking[0]}"
+        return
+    start = _begin_log(job)
+    with open(job.log, "ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *launch,
+            *TRAIN,
+            *job.words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=paths.ROOT,
+            env=os.environ | _sbatch_log(job.log),
+            start_new_session=True,
+        )
+    try:
+        status = await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+        raise
+    if status == 0:
+        await _until_complete(job)
+    if not job.run.complete:
+        job.fault = _last_message(job.log, start) or f"exit status {status} and nothing said"
+    print(f"{job.status:9} {job.name}", flush=True)
+
+
+def _begin_log(job: Job) -> int:
+    """Notes a new attempt at the end of the job's log and returns where in the file it begins."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "a") as log:
+        log.write(f"# {time.strftime('%Y-%m-%d %H:%M:%S')} samatch train {shlex.join(job.words)}\n")
+        return log.tell()
+
+
+def _sbatch_log(log: Path) -> dict[str, str]:
+    """Variables with which a job of sbatch writes to this log too; % begins a pattern there."""
+    return {"SBATCH_OUTPUT": str(log).replace("%", "%%"), "SBATCH_OPEN_MODE": "append"}
+
+
+async def _until_complete(job: Job) -> None:
+    until = time.monotonic() + PATIENCE
+    while not job.run.complete and time.monotonic() < until:
+        await asyncio.sleep(0.5)
+
+
+def _last_message(log: Path, start: int) -> str:
+    """The last line after `start` bytes that begins a message: further lines of it are indented."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    messages = [line for line in lines if line.strip() and not line[0].isspace()]
+    own = [line for line in messages if not ECHO.match(line)]
+    return (own or messages or [""])[-1]
+
+
+def report(jobs: dict[str, Job]) -> str:
+    """One row a run: complete, missing, failed with log and last message; then the counts."""
+    rows = []
+    for status in ("complete", "missing", "failed"):
+        for job in jobs.values():
+            if job.status == status:
+                rows.append(f"{status:9} {job.name}  {job.fault or job.note}".rstrip())
+                rows += [f"{'':9} {job.log}"] if job.fault and job.run else []
+    counts = [job.status for job in jobs.values()]
+    numbers = [f"{counts.count(status)} {status}" for status in ("complete", "failed", "missing")]
+    return "\n".join(["", *rows, ", ".join(numbers)])
+
+
+def main(words: list[str] | None = None) -> int:
+    """0 where every run is complete in the end, 1 where one is not, 130 after an interruption."""
+    words = sys.argv[1:] if words is None else words
+    end = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="After --: arguments that every line shares."
+    )
+    parser.add_argument("list", help="file with one line a run, - for standard input")
+    parser.add_argument("--launch", default=os.environ.get("LAUNCH", ""), help="default: $LAUNCH")
+    parser.add_argument("--side-by-side", type=int, default=2, help="jobs at once")
+    args = parser.parse_args(words[:end])
+    launch = shlex.split(args.launch)
+    if launch and not shutil.which(launch[0], path=os.environ.get("PATH")):
+        raise InputError("LAUNCH names no program", got=launch[0])
+    if args.side_by_side < 1:
+        raise InputError("SIDE_BY_SIDE is impossible", expected="1 or more", got=args.side_by_side)
+    jobs = read_list(_lines(args.list), words[end + 1 :])
+    return _work_off(jobs, launch, args.side_by_side)
+
+
+def _lines(name: str) -> list[str]:
+    if name == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return Path(name).read_text().splitlines()
+    except OSError as error:
+        raise InputError(
+            "cannot read the list of runs",
+            where=name or "LIST is not set",
+            got=error.strerror,
+            do="make runs LIST=file; tools/list_runs.py prints lists",
+        ) from None
+
+
+def _work_off(jobs: dict[str, Job], launch: list[str], at_once: int) -> int:
+    todo = sum(job.status == "missing" for job in jobs.values())
+    print(f"{len(jobs)} runs with their parents, {todo} to train", flush=True)
+    try:
+        asyncio.run(train_all(jobs, launch, at_once))
+    except KeyboardInterrupt:
+        print(report(jobs))
+        return 130
+    print(report(jobs))
+    return int(any(job.status != "complete" for job in jobs.values()))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
