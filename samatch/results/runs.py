@@ -94,10 +94,11 @@ class Run:
 
         The lock holds across machines where the file system passes flock on: docs/scale.md.
         """
-        self.commit = repro.commit()  # of the code that starts the run, not that stands at its end
         paths.make_folder(self.partial, "SAMATCH_RUNS")
         try:
             self._lock = open(self.partial / "lock", "w+")
+            # Of the code that starts the run, not that stands at its end.
+            self.commit = repro.commit()
             self._take_lock(wait)
             if self._lock.read() == COMPLETED:
                 self._until_complete()
