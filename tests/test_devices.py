@@ -17,7 +17,7 @@ from samatch.sam import prompts
 from samatch.sam.model import build_sam
 from samatch.system import devices
 from samatch.system.errors import InputError
-from samatch.training import predict, task
+from samatch.training import released, task
 from samatch.training.evaluate import for_sam
 
 META, CLASSES, SIZE = torch.device("meta"), 4, 64  # Swin UNETR's smallest
@@ -160,9 +160,9 @@ def test_predict_works_on_the_device_that_is_found(monkeypatch, tmp_path):
             raise InputError("far enough")
 
     record = {"config": {"dataset": "phantom", "train": {"image_size": 32}}}
-    monkeypatch.setattr(predict, "complete_run", lambda *_: (tmp_path, record))
-    monkeypatch.setattr(predict, "student_in", lambda *_: Student())
-    monkeypatch.setattr(predict, "find_device", lambda: META)
+    monkeypatch.setattr(released, "complete_run", lambda *_: (tmp_path, record))
+    monkeypatch.setattr(released, "student_in", lambda *_: Student())
+    monkeypatch.setattr(released, "find_device", lambda: META)
     with pytest.raises(InputError, match="far enough"):
-        predict.predict("demo", "a run", tmp_path, tmp_path)
+        released.of_run("demo", "a run")
     assert moved == [META]

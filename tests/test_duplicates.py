@@ -5,8 +5,8 @@ import pytest
 
 from samatch.data.curate import curate, main
 from samatch.data.duplicates import groups_of, perceptual_hash, put_together
-from samatch.data.manifest import Case
 from samatch.data.findings import left_apart
+from samatch.data.manifest import Case
 from samatch.data.volumes import Entry
 from samatch.system import paths
 from samatch.system.errors import InputError

@@ -920,6 +920,7 @@ def test_who_waits_for_a_run_says_so_now_and_then(monkeypatch, capsys):
         if now[0] == 7 * 60:
             first._lock.close()
 
+    monkeypatch.setattr(repro, "commit", lambda: "c")  # git is waited for by the same clock
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(runs.time, "sleep", sleep)
     second.open(wait=True)

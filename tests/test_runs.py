@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import train_list  # noqa: E402
 
 from samatch.config.settings import make_config  # noqa: E402
-from samatch.results import records  # noqa: E402
+from samatch.results import records, runs  # noqa: E402
 from samatch.results.runs import Run  # noqa: E402
 from samatch.sam import embeddings  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
@@ -218,7 +218,7 @@ def test_a_file_system_without_locks_is_called_that(monkeypatch):
     def unsupported(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(records.fcntl, "flock", unsupported)
+    monkeypatch.setattr(runs.fcntl, "flock", unsupported)
     with pytest.raises(InputError, match="keeps no locks"):
         Run(make_config("demo", "phantom", 3, "supervised")).open()
 

@@ -33,13 +33,11 @@ class Train:
     momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4
     poly_power: float = 0.9  # lr * (1 - t/T)^power
-    ema_decay: float = (
-        0.99  # of the student's moving average, which is validated and tested; 0: the student
-    )
+    # Of the student's moving average, which is validated and tested; 0: the student.
+    ema_decay: float = 0.99
     proposer: str = "student"  # who makes pseudo-labels on weak views: student | ema
-    val_every: int = (
-        500  # iterations between validations, which choose settings and never an iteration
-    )
+    # Iterations between validations, which choose settings and never an iteration.
+    val_every: int = 500
     log_every: int = 50  # iterations averaged into one row of train_log.csv
     checkpoint_every: int = 500  # iterations between states that a cut-off run resumes from
     bf16: bool = True  # autocast to bfloat16 where the processor has it
@@ -55,9 +53,8 @@ class Augment:
     rotation_deg: float = 20.0  # uniform in +-
     scale: float = 0.0  # uniform in 1 +- scale
     shift: float = 0.0  # uniform in +-, fraction of the image
-    elastic: float = (
-        0.0  # labeled views: standard deviation of a smooth displacement, fraction of the image
-    )
+    # Labeled views: standard deviation of a smooth displacement, fraction of the image.
+    elastic: float = 0.0
     foreground: float = 0.0  # share of labeled slices that are drawn from those with an object
     # Labeled class maps are resized and warped as probabilities, not as nearest neighbours.
     soft_labels: bool = False
@@ -65,9 +62,8 @@ class Augment:
     gamma: float = 0.0  # strong view: exponent in exp(+-gamma)
     jitter_prob: float = 0.8
     blur_prob: float = 0.0  # strong view: Gaussian blur of sigma .1-2 pixels
-    jitter_labeled: bool = (
-        False  # labeled images get the strong view's brightness, contrast and gamma as well
-    )
+    # Labeled images get the strong view's brightness, contrast and gamma as well.
+    jitter_labeled: bool = False
     cutmix_prob: float = 0.0  # strong view: box of area .02-.4 pasted from another image
 
 
@@ -81,9 +77,8 @@ class Sam:
     image_size: int = 0  # pixels; may exceed the student's. 0: what the model was trained at
     tune: str = "all"  # frozen | decoder (both: embeddings cached) | lora | all
     lora_rank: int = 4  # rank of the change to the encoder's attention weights
-    class_token: bool = (
-        True  # learned per-class vector on the prompt tokens (ours, not the paper's)
-    )
+    # Learned per-class vector on the prompt tokens (ours, not the paper's).
+    class_token: bool = True
     views: int = 0  # fixed encoder: augmented views per labeled slice whose embeddings are cached
     prompt_drop: float = 0.5  # fine-tuning: share of steps without a prompt, class tokens alone
     lr: float = 5e-5  # AdamW, after 30 rising steps falling as the student's
@@ -103,27 +98,22 @@ class Refine:
     prompt_jitter: float = 0.0  # the same for the student's boxes
     points_foreground: int = 3  # prompt "points": most confident interior pixels of the object ...
     points_background: int = 1  # ... and least confident ones around it
-    combine: str = (
-        "replace"  # student (no SAM) | replace (the paper) | consensus | agree | weighted
-    )
-    renew: float = (
-        1.0  # fixed encoder: share of SAM's answers that are asked anew; the others are remembered
-    )
+    # student (no SAM) | replace (the paper) | consensus | agree | weighted
+    combine: str = "replace"
+    # Fixed encoder: share of SAM's answers that are asked anew; the others are remembered.
+    renew: float = 1.0
     # What an object that the gate rejects teaches: student (its map) | ignore (nothing).
     rejected: str = "student"
     gate: str = "none"  # none | iou_pred | agreement | both
     gate_iou: float = 0.7  # least predicted IoU, and least IoU with the student's mask
-    gate_area_ratio: float = (
-        0.7  # "agreement": least quotient of the smaller and the larger of both areas
-    )
+    # "agreement": least quotient of the smaller and the larger of both areas.
+    gate_area_ratio: float = 0.7
     sam_weight: float = 0.5  # SAM's share in a consensus ...
-    sam_rampup: float = (
-        0.0  # ... after this fraction of the joint training, exp(-5(1-t)^2) of it before
-    )
+    # ... after this fraction of the joint training, exp(-5(1-t)^2) of it before.
+    sam_rampup: float = 0.0
     sam_conf_thresh: float = 0.95  # a pixel is kept where the refined max probability reaches it
-    published: str = (
-        "none"  # wrong arithmetic kept for comparison: none | background | filter | loss | all
-    )
+    # Wrong arithmetic kept for comparison: none | background | filter | loss | all.
+    published: str = "none"
 
 
 @dataclass(frozen=True)

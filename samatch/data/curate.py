@@ -18,10 +18,10 @@ from pathlib import Path
 from samatch.data import splits
 from samatch.data.about import about_faults, class_faults, read_about
 from samatch.data.duplicates import groups_of, put_together
+from samatch.data.findings import left_apart, report, shortened
 from samatch.data.listing import from_csv, from_folder
 from samatch.data.manifest import Manifest, load_manifest, manifest_faults, write_manifest
 from samatch.data.reading import entry_faults, read_all
-from samatch.data.findings import left_apart, report, shortened
 from samatch.data.volumes import Entry, data_folder, reader, reader_names
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all

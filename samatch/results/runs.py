@@ -24,12 +24,12 @@ from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
 FILES = ("train_log.csv", "per_case.csv", "predictions.npz", "checkpoint.pt")
-POLL_SECONDS = 1.0  # between two looks whether another process has ended
-SAY_EVERY = 180.0  # seconds between two lines about it
-# What a run leaves in its lock, and seconds in which the run then shows on every machine: NFS
-# remembers what was not there for up to a minute.
+# What a run leaves in its lock, and seconds in which the run then shows on every machine:
+# NFS remembers what was not there for up to a minute.
 COMPLETED = "complete"
 PATIENCE = 90
+POLL_SECONDS = 1.0  # between two looks whether another process has ended
+SAY_EVERY = 180.0  # seconds between two lines about it
 
 
 class Run:
@@ -92,11 +92,13 @@ class Run:
         """Makes the partial folder and locks it, so that two processes never write one run;
         `wait` until the other one has ended, which is said at once and every few minutes.
 
-        The lock holds across machines where the file system passes flock on: docs/scale.md."""
-        self.commit = repro.commit()  # of the code that starts the run, not that stands at its end
+        The lock holds across machines where the file system passes flock on: docs/scale.md.
+        """
         paths.make_folder(self.partial, "SAMATCH_RUNS")
         try:
             self._lock = open(self.partial / "lock", "w+")
+            # Of the code that starts the run, not that stands at its end.
+            self.commit = repro.commit()
             self._take_lock(wait)
             if self._lock.read() == COMPLETED:
                 self._until_complete()
@@ -127,7 +129,7 @@ class Run:
                 raise InputError(
                     "the file system of the runs keeps no locks",
                     where=paths.shown(self.partial),
-                    got=error.strerror,
+                    got=whole.reason(error),
                     do="set SAMATCH_RUNS to a folder on one that does",
                 ) from error
             waited = time.monotonic() - start

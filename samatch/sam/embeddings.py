@@ -142,6 +142,11 @@ def _content_fault(path: Path, n_slices: int, *_: int) -> str:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
+    """The first to write a file has it: one that another process has mapped is not replaced, unless
+    it is damaged."""
+    if path.exists() and not fault(path, len(array)):
+        return
+
     def write(partial: Path) -> None:
         with open(partial, "wb") as file:
             np.save(file, array)

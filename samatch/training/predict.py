@@ -2,7 +2,7 @@
 geometry.
 
     samatch predict --model acdc IMAGES MASKS                                  a released student
-    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  of a finished run
+    samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  one of a finished run
 
 NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG
 of its size (0 and 255 for one class, class numbers for more; turned as a viewer shows the picture),
@@ -11,6 +11,8 @@ with the largest object, beside all of them `contact_sheet.png` and `volumes.csv
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -48,7 +50,7 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
         [fault for path in found for fault in _faults(path)],
         "correct or remove these files; nothing was written",
     )
-    paths.make_folder(into, "MASKS")
+    paths.make_folder(into, "the second argument")
     progress, masks, rows, panels = Progress("predicting", len(found)), [], [], []
     for number, path in enumerate(found, 1):
         picture = read(path)
@@ -58,20 +60,14 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
         for doubt in doubts if label.any() else [*doubts, "no foreground was found"]:
             print(f"warning: {picture.source}: {doubt}")
         panels.append(largest_slice(stem_of(path), picture.array, label))
-        rows += volumes_of(path.name, picture, label, student.classes)
-        try:
+        with _writing(into, path):
             masks.append(write_mask(into, path, picture, label, len(student.classes)))
-            one = into / f"{stem_of(path)}_overlay.png"
-            save_panels(one, panels[-1:], student.classes, columns=1)
-        except OSError as error:
-            raise InputError(
-                "cannot write a mask or its overlay",
-                where=f"{into.name}, of {path.name}",
-                got=whole.reason(error),
-                do="free some space, or choose another folder, and run again",
-            ) from error
+            overlay = into / f"{stem_of(path)}_overlay.png"
+            save_panels(overlay, panels[-1:], student.classes, columns=1)
+        rows += volumes_of(path.name, picture, label, student.classes)
         progress(number)
-    save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
+    with _writing(into, images):
+        save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
     whole.write_text(
         into / "volumes.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
     )
@@ -88,7 +84,9 @@ def images_in(images: Path) -> list[Path]:
 def volumes_of(
     name: str, picture: Picture, label: np.ndarray, classes: tuple[str, ...]
 ) -> list[dict]:
-    """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels."""
+    """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels
+    (empty elsewhere).
+    """
     known_ml = picture.spacing is not None and len(label) > 1
     ml = float(np.prod(picture.spacing)) / 1000 if known_ml else np.nan
     counts = np.bincount(label.ravel(), minlength=len(classes) + 1)[1:]
@@ -96,6 +94,20 @@ def volumes_of(
         {"image": name, "class": of, "voxels": int(count), "volume_ml": count * ml}
         for of, count in zip(classes, counts, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _writing(into: Path, path: Path) -> Iterator[None]:
+    """Within it, a full or forbidden folder is an InputError that names the image."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            "cannot write a mask or an overlay",
+            where=f"{into.name}, of {path.name}",
+            got=whole.reason(error),
+            do="free some space, or name another folder, and run again",
+        ) from error
 
 
 def _faults(path: Path) -> list[str]:
@@ -167,7 +179,7 @@ def save_panels(
 
 
 def main(words: list[str] | None = None) -> None:
-    """`samatch predict`: writes masks and overlays, and says how many."""
+    """Command line of `samatch predict`."""
     parser = argparse.ArgumentParser(
         prog="samatch predict", description="Masks for the images of a folder."
     )

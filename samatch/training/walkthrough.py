@@ -35,7 +35,14 @@ from samatch.system.progress import Progress
 from samatch.system.whole import write_text
 from samatch.training.evaluate import student_probs
 from samatch.training.states import load_networks
-from samatch.training.task import Data, cached, fixed_encoder, load_parents, new_sam
+from samatch.training.task import (
+    Data,
+    cached,
+    fixed_encoder,
+    kept_weights_of,
+    load_parents,
+    new_sam,
+)
 
 RULE = (
     "of the unlabeled training slices whose hidden label shows every class, by the gain at the "
@@ -165,8 +172,7 @@ def refuse_unfinished(config: RunConfig) -> None:
 
 def load_end(pair: Pair) -> None:
     """Puts the weights with which the joint run ended in place of those with which it started."""
-    path = Run(pair.config).folder / "checkpoint.pt"
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = kept_weights_of(Run(pair.config).folder)
     load_networks(pair.method, weights | {"ema": weights["student"]})
 
 
