@@ -62,7 +62,7 @@ def launch(tmp_path, monkeypatch):
     for method in ("supervised", "fixmatch", "cps", "uamt"):
         for seed in (0, 1):
             config = make_config("demo", "phantom", 3, method, seed=seed)
-            record = {"status": "complete", **Run(config).identity}
+            record = {"status": "complete", "config": {}, **Run(config).identity}
             (kept / f"{method}-{seed}").write_text(json.dumps(record))
 
     def asked():
