@@ -67,7 +67,7 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     axis.set_yticks(range(len(scores)), list(scores))
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text().startswith("SAM-Match") else "normal")
-    axis.set(ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot a {unit}", title=title)
+    axis.set(ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}", title=title)
     axis.set_xlim(*around_data(np.concatenate(list(scores.values())), least=4))
     axis.grid(axis="x", alpha=0.3)
     return figure
