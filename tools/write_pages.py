@@ -216,6 +216,34 @@ def test_time(profile: str, dataset: str) -> str:
     )
 
 
+def external(profile: str, dataset: str) -> str:
+    """Dice of the set's students on pictures of another source, means over the seeds on record."""
+    folder = paths.TRACKED_RESULTS / profile / dataset
+    rows = pd.concat(read_table(path) for path in sorted(folder.glob("external_*.csv")))
+    runs, _ = records(profile, dataset)
+    names = seed_tables.names_whatever_seed(tables.in_reading_order(tables.headline(runs)))
+    rows = rows.assign(name=rows.run_id.map(names), missed=rows.status == "empty_pred")
+    of_method = rows.groupby("name")
+    shown = [name for name in dict.fromkeys(names.values()) if name in of_method.groups]
+    found = of_method.agg(
+        seeds=("seed", "nunique"),
+        cases=("case_id", "nunique"),
+        mean=("dice", "mean"),
+        median=("dice", "median"),
+        missed=("missed", "mean"),
+    ).loc[shown]
+    return markdown(
+        {
+            "method": shown,
+            "seeds": found.seeds.astype(str),
+            "pictures": found.cases.astype(str),
+            "mean Dice %": one(100 * found["mean"]),
+            "median Dice %": one(100 * found["median"]),
+            "nothing found, % of pictures": one(100 * found.missed),
+        }
+    )
+
+
 def trials(profile: str, dataset: str) -> str:
     """What short trainings asked, on validation alone."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "trials.csv")
@@ -230,6 +258,7 @@ def trials(profile: str, dataset: str) -> str:
 
 
 TABLES = {
+    "external": external,
     "answer": answer,
     "summary": summary,
     "seeds": seeds,
