@@ -18,6 +18,7 @@ from samatch.results.records import collect
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import released
+from samatch.training.predict import predict
 from samatch.training.train import train
 
 
@@ -80,6 +81,16 @@ def test_masks_sheet_and_volumes_without_a_training(exported, tmp_path, capsys):
     assert table.voxels.tolist() == [(mask == n + 1).sum() for n in range(len(classes))]
     assert (tmp_path / "masks" / "contact_sheet.png").exists()
     assert "number of slices is 1.00" in capsys.readouterr().out
+
+
+def test_masks_never_lie_among_the_images(tmp_path):
+    for name in ("a.png", "a_mask.png"):
+        Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(tmp_path / name)
+    before = (tmp_path / "a_mask.png").read_bytes()
+    for images in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(InputError, match="cannot share a folder"):
+            predict(None, images, tmp_path)
+    assert (tmp_path / "a_mask.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_model_or_a_run_is_named(tmp_path):

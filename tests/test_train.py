@@ -254,6 +254,20 @@ def test_two_processes_cannot_train_one_run(tiny_profile):
         second.open()
 
 
+def test_a_training_that_failed_can_be_tried_again_while_its_traceback_is_kept(
+    tiny_profile, monkeypatch
+):
+    def fail(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "prepare", fail)
+    kept = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt) as error:
+            train.train(config("supervised"))
+        kept.append(error)
+
+
 def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, monkeypatch):
     parent, child = Run(config("supervised")), config("fixmatch")
     parent.open()  # the other process

@@ -174,6 +174,10 @@ class Run:
         shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.close()
 
+    def release(self) -> None:
+        """Lets go of the lock, so that the run can be trained again, by this process too."""
+        self._lock.close()
+
     def finish(self, facts: dict, log: pd.DataFrame, per_case: pd.DataFrame) -> None:
         """Writes the records, with the hashes of all files, and gives the folder its name:
         from then on the run is complete."""

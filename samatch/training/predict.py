@@ -45,6 +45,7 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
     written.
     """
     found = images_in(images)
+    refuse_among_images(images, into)
     raise_all(
         f"images in {paths.shown(images)}",
         [fault for path in found for fault in _faults(path)],
@@ -79,6 +80,17 @@ def images_in(images: Path) -> list[Path]:
     if images.is_file():
         return [images]
     return [images / entry.image for entry in from_folder(images)]
+
+
+def refuse_among_images(images: Path, into: Path) -> None:
+    """Raises InputError where masks would lie in the folder of the images: `x_mask.png` may be a
+    label that is there already, and the next call would take overlays for images."""
+    if into.resolve() == (images.parent if images.is_file() else images).resolve():
+        raise InputError(
+            "masks and images cannot share a folder",
+            where=paths.shown(into),
+            do="name another folder for the masks; nothing was written",
+        )
 
 
 def volumes_of(

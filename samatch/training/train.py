@@ -45,6 +45,14 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
     if run.complete:  # by the process that was waited for
         run.close()
         return Run(config, trial).read()
+    try:
+        return train_opened(config, run, trial)
+    finally:  # a notebook keeps the traceback, and with it the run
+        run.release()
+
+
+def train_opened(config: RunConfig, run: Run, trial: str) -> dict:
+    """`train` of a run whose folder is locked and whose parents are complete."""
     with memory_checked(config.run_id, LOWER):
         task = prepare(config)
         state = TrainingState.start(task, run)
