@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.results.recomputed import read_rows
+from samatch.results.runs import write_predictions
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 
@@ -63,9 +64,7 @@ def export(profile: str, dataset: str) -> list[str]:
     for name, maps in ready.items():
         path = tracked_file(folder, name)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **{case: maps[case] for case in sorted(maps)})
-        partial.replace(path)
+        write_predictions(path, {case: maps[case] for case in sorted(maps)})
         said.append(f"{name}: {len(maps)} cases, {path.stat().st_size / 1000:.0f} kB")
     return said
 

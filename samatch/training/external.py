@@ -14,6 +14,8 @@ from samatch.config.settings import FINETUNE
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.results.records import read_results
+from samatch.results.runs import complete_run
+from samatch.results.tables import NO_SAM
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
@@ -41,10 +43,25 @@ def external(profile: str, dataset: str, of: str) -> pd.DataFrame:
             do="choose sets of the same classes",
         )
     runs, _ = read_results(profile, of, paths.results_dir(profile, of))
-    students = runs[runs.method != FINETUNE]
+    students = runs[(runs.method != FINETUNE) & runs.variant.isin(("", NO_SAM))]
+    if students.empty:
+        raise InputError(
+            f"no student of {of} on record",
+            where=f"profile {profile}",
+            do="train one and collect the tables first",
+        )
     volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
     tables, progress = [], Progress(f"students on {dataset}", len(students))
     for number, run in enumerate(students.itertuples(), 1):
+        _, record = complete_run(profile, run.run_id)
+        if record["config_sha256"] != run.config_sha256:
+            raise InputError(
+                "a run on this machine is not the one on record",
+                where=run.run_id,
+                expected=run.config_sha256[:12],
+                got=record["config_sha256"][:12],
+                do="collect the tables again, or train the run on record",
+            )
         rows = of_student(released.of_run(profile, run.run_id), volumes, manifest.distances)
         facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant}
         tables.append(rows.assign(seed=run.seed, **facts))

@@ -237,7 +237,7 @@ def card(facts: dict, manifest: Manifest) -> str:
         "Labels used": f"{facts['n_labeled']} (first of the training split); "
         "all other training images without labels",
         "Run": f"`{facts['run_id']}`, profile {facts['profile']}, commit {facts['commit']}; "
-        "the best of its seeds on validation",
+        "the best on validation of those on record",
         "Dice on validation": f"{facts['val_dice']:.2f} %; "
         f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
         "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
