@@ -15,9 +15,10 @@ html_title = "samatch"
 copyright = "the authors of samatch, Apache-2.0"
 
 # The sources are README, docs and notebooks where they lie, so that their links hold here too.
-READ = {"README.md", "docs", "notebooks", "data_manifests"}
+READ = {"CONTRIBUTING.md", "CHANGELOG.md", "README.md", "docs", "notebooks", "data_manifests"}
 root_doc = "README"
 include_patterns = ["README.md", "docs/*.md", "notebooks/[0-9]*.ipynb", "data_manifests/README.md"]
+include_patterns += ["CONTRIBUTING.md", "CHANGELOG.md"]
 exclude_patterns = sorted(path.name for path in ROOT.iterdir() if path.name not in READ)
 exclude_patterns += ["docs/index.md", "**.partial.ipynb", "**.failed.ipynb"]
 
