@@ -1,7 +1,19 @@
+import json
+
 import pytest
 
-from samatch.config.settings import PROFILES, VARIANTS, make_config, parent_configs, run_id
+from samatch.config.settings import (
+    GUIDED,
+    PROFILES,
+    VARIANTS,
+    make_config,
+    parent_configs,
+    run_id,
+)
+from samatch.methods.base import method_names
+from samatch.system import paths
 from samatch.system.errors import InputError
+from samatch.training.task import check_names
 
 
 def test_identity():
@@ -95,3 +107,24 @@ def test_bad_settings_are_one_clear_error(changes, message):
             }
             | changes
         )
+
+
+def test_tracked_runs_keep_their_identity():
+    """Today's settings of every tracked run hash to what the run was trained with."""
+    records = [json.loads(path.read_text()) for path in paths.TRACKED_RESULTS.rglob("run_json/*")]
+    assert len(records) > 40
+    for record in records:
+        was = record["config"]
+        sam = {"sam": was["sam_name"]} if was["sam_name"] else {}
+        names = (was[key] for key in ("profile", "dataset", "n_labeled", "method"))
+        today = make_config(*names, seed=was["seed"], variant=was["variant"], **sam)
+        assert today.sha256() == record["config_sha256"], record["run_id"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_match_method_has_its_guided_twin_in_every_profile(profile):
+    """The twin's settings are its method's own: a ramp-up is no matter of BCP."""
+    twins = [name for name in method_names() if name.startswith(GUIDED)]
+    assert {"samatch-fixmatch", "samatch-unimatch", "samatch-bcp"} <= set(twins)
+    for name in twins:
+        check_names(make_config(profile, "phantom", 3, name))

@@ -262,6 +262,7 @@ def make_config(
         table["all"],
         table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {},
         table[stage],
+        table.get(method, {}) if stage == "joint" else {},
         variant_settings(variant, stage),
         overrides or {},
     ]
