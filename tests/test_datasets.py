@@ -19,6 +19,17 @@ from samatch.system.errors import InputError
 
 AFFINE = np.diag([1.5, 1.4, 10.0, 1.0])
 
+ABOUT = {
+    "title": "t",
+    "classes": ["RV", "MYO", "LV"],
+    "normalisation": "n",
+    "licence": "l",
+    "source": "s",
+    "citation": "c",
+    "known_faults": "",
+    "budgets": [1],
+}
+
 
 @pytest.fixture
 def volume():
@@ -53,17 +64,7 @@ def manifest_of(tmp_path, volume, image_sha="", label_sha=""):
         )
         for p in ("patient001", "patient002", "patient003")
     ]
-    about = dict(
-        title="t",
-        classes=["RV", "MYO", "LV"],
-        normalisation="n",
-        licence="l",
-        source="s",
-        citation="c",
-        known_faults="",
-        budgets=[1],
-        reader="acdc",
-    )
+    about = ABOUT | {"reader": "acdc"}
     write_manifest(
         tmp_path / "m",
         about,
@@ -281,17 +282,7 @@ def test_chaos_keeps_the_liver_and_mrliver_reads_the_same_scan_in_its_layouts(tm
 
 def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_path, volume):
     write_nifti(tmp_path / "a.nii.gz", volume[0])
-    about = dict(
-        title="t",
-        classes=["RV", "MYO", "LV"],
-        normalisation="n",
-        licence="l",
-        source="s",
-        citation="c",
-        known_faults="",
-        budgets=[1],
-        reader="files",
-    )
+    about = ABOUT | {"reader": "files"}
     cases = [
         Case(n, n, *volume[0].shape, None, "", "", "a.nii.gz", "" if n == "u" else "a_gt.nii.gz")
         for n in "tuvw"

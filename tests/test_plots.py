@@ -84,6 +84,19 @@ def test_a_saved_figure_has_the_same_bytes_again(tmp_path):
         assert picture.size[0] == 7.5 * 150
 
 
+def test_a_figure_of_the_demo_says_so(tmp_path):
+    for folder, said in (
+        ("demo/phantom", True),
+        ("demo/phantom/figures", True),
+        ("laptop/acdc/figures", False),
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        figure = plt.figure()
+        plots.save(figure, tmp_path / folder / "x.png")
+        assert [text.get_text() for text in figure.texts] == ["demo: generated phantoms"] * said
+        plt.close(figure)
+
+
 def test_a_cell_that_was_not_run_has_a_word_and_no_point():
     grid = pd.DataFrame(
         {

@@ -340,6 +340,21 @@ def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
     )
 
 
+def test_a_control_that_is_still_its_start_is_no_member_of_a_family():
+    runs, cases = with_seeds()
+    same = cases.run_id == "acdc-n3-samatch-fixmatch-s0-no_sam"
+    cases.loc[same, "dice"] = cases[cases.run_id == "acdc-n3-fixmatch-s0"].dice.to_numpy()
+    assert tables.unchanged(runs, cases) == ["acdc-n3-samatch-fixmatch-s0-no_sam"]
+    by_seed = [
+        tables.wilcoxon_table(runs, cases, reference=f"acdc-n3-samatch-fixmatch-lite_medsam-s{n}")
+        for n in (0, 1)
+    ]
+    assert list(by_seed[0].comparison) == ["Supervised", "FixMatch"]
+    assert len(by_seed[1]) == 3
+    over_seeds = seed_tables.wilcoxon_over_seeds(runs, cases)
+    assert set(over_seeds.comparison) == {"Supervised", "FixMatch"}
+
+
 def test_only_the_papers_method_gets_the_papers_number():
     assert report.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
     for run in (

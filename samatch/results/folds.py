@@ -17,11 +17,10 @@ from samatch.config.settings import GUIDED, run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
 from samatch.results import seed_tables, tables
-from samatch.results.records import read_results
+from samatch.results.records import read_results, write_csvs
 from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
-from samatch.system.whole import write_text
 
 # What runs that differ in the variant alone share.
 SAME_TRAINING = ["method", "sam", "n_labeled", "seed"]
@@ -186,15 +185,8 @@ def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
     if chosen := references(runs):
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, chosen)
-    where_there_are = {
-        "seeds": seed_tables.seed_table(runs, per_case),
-        "wilcoxon_seeds": seed_tables.wilcoxon_over_seeds(runs, per_case),
-        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
-    }
-    found |= {name: table for name, table in where_there_are.items() if len(table)}
-    for name, table in found.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    return [folder / f"{name}.csv" for name in found], left_out
+    found |= seed_tables.where_there_are(runs, per_case)
+    return write_csvs(folder, found), left_out
 
 
 def main(words: list[str] | None = None) -> None:

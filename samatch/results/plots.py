@@ -32,7 +32,12 @@ def class_color(index: int) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG file at 150 dots per inch; no version in it, so that bytes repeat."""
+    """Writes a PNG file at 150 dots per inch; no version in it, so that bytes repeat.
+
+    A figure of the profile demo says so in its corner: .../demo/<set>/ or .../demo/<set>/figures/.
+    """
+    if "demo" in path.parts[-4:-2]:
+        figure.text(0.004, 0.004, "demo: generated phantoms", color="#777777", fontsize=7)
     figure.savefig(path, dpi=SAVED_DPI, metadata={"Software": None})
 
 

@@ -176,6 +176,14 @@ def _row(record: dict) -> dict:
     }
 
 
+def write_csvs(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    """Writes tables as `<name>.csv`, six digits; returns the files."""
+    files = [folder / f"{name}.csv" for name in tables]
+    for path, table in zip(files, tables.values(), strict=True):
+        write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    return files
+
+
 def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
     """One row per trial of a profile and set on this machine: what it asked, the
     settings in which the trials of its method differ, validation Dice (%) of what

@@ -11,7 +11,7 @@ import pandas as pd
 
 from samatch.config.settings import GUIDED
 from samatch.results import seed_tables, stats, tables
-from samatch.results.records import collect, collect_trials, read_results
+from samatch.results.records import collect, collect_trials, read_results, write_csvs
 from samatch.system import paths
 from samatch.system.whole import write_text
 
@@ -19,7 +19,8 @@ from samatch.system.whole import write_text
 def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:
     """The paper's own numbers for a set and budget; empty where it gives none."""
     table = pd.read_csv(paths.TRACKED_RESULTS / "paper.csv")
-    return table[(table.dataset == dataset) & (table.n_labeled == n_labeled)]
+    own = (table.dataset == dataset) & (table.n_labeled == n_labeled)
+    return table[own & (table.method == "samatch")]
 
 
 def paper_value(dataset: str, run_id: str) -> str:
@@ -45,6 +46,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
         ]
         for name in stats.DISTANCES
     )
+    papers = table.run_id.map(lambda run_id: paper_value(dataset, run_id))
     return pd.DataFrame(
         {
             "method": table.method.where(~table.run_id.isin(chosen), table.method + " *"),
@@ -59,7 +61,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
                 if name in table
             },
             "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
-            "paper's Dice %": [paper_value(dataset, r) for r in table.run_id],
+            "paper's Dice %": papers.where(~papers.duplicated(), ""),  # once, whatever the seeds
         }
     )
 
@@ -91,15 +93,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     if references := tables.all_chosen(runs) + with_control:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
     found |= tables.patient_tables(dataset, runs, per_case)
-    where_there_are = {
-        "seeds": seed_tables.seed_table(runs, per_case),
-        "wilcoxon_seeds": seed_tables.wilcoxon_over_seeds(runs, per_case),
-        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
-    }
-    found |= {name: table for name, table in where_there_are.items() if len(table)}
-    for name, table in found.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    return [folder / f"{name}.csv" for name in found]
+    return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))
 
 
 def main(words: list[str] | None = None) -> None:

@@ -80,8 +80,10 @@ def wilcoxon_over_seeds(
     """Each SAM-Match of several seeds against the methods of its budget with the same ones.
 
     A patient's score is the mean over the seeds. The way of combining is the one with the best mean
-    validation Dice of those with the most seeds. Without such runs the table is empty.
+    validation Dice of those with the most seeds. Without such runs the table is empty; a control
+    that is still its start is in no family, as in `tables.wilcoxon_table`.
     """
+    runs = runs[~runs.run_id.isin(tables.unchanged(runs, per_case))]
     rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
     families = []
     for (_, n_labeled), guided in rows[
@@ -116,3 +118,13 @@ def wilcoxon_over_seeds(
 
 def _words(seeds: pd.Series) -> str:
     return " ".join(map(str, sorted(seeds)))
+
+
+def where_there_are(runs: pd.DataFrame, per_case: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables by name that only some records allow: over seeds, and of SAM at test time."""
+    found = {
+        "seeds": seed_table(runs, per_case),
+        "wilcoxon_seeds": wilcoxon_over_seeds(runs, per_case),
+        "sam_at_test_time": tables.sam_at_test_time(runs, per_case),
+    }
+    return {name: table for name, table in found.items() if len(table)}

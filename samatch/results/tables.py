@@ -227,7 +227,8 @@ def wilcoxon_table(
     """One SAM-Match against every comparison method of its budget and seed; columns as
     `stats.wilcoxon_family`, with names for run_ids.
 
-    The same training without SAM is one of them; other guided runs are not in the family.
+    The same training without SAM is one of them, unless it is still its start on every case; other
+    guided runs are not in the family.
     """
     reference = reference or all_chosen(runs)[0]
     mine, names = runs.set_index("run_id").loc[reference], names_of(runs)
@@ -237,7 +238,8 @@ def wilcoxon_table(
         & (runs.seed == mine.seed)
         & runs.variant.isin((*VARIANT_ORDER, control))
     ]
-    others = list(in_reading_order(same[is_comparison(same, control)]).run_id)
+    family = same[is_comparison(same, control) & ~same.run_id.isin(unchanged(runs, per_case))]
+    others = list(in_reading_order(family).run_id)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     return table.assign(
         reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit
@@ -256,6 +258,21 @@ def wilcoxon_tables(
             for unit in stats.UNITS
         ]
     )
+
+
+def unchanged(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
+    """Controls without SAM whose further training changed no Dice of the test split.
+
+    Such a one is the network that it started from: a second copy of a row that is there already.
+    """
+    test = per_case[per_case.split == "test"].set_index(["run_id", "case_id", "class"]).dice
+    starts = runs[runs.variant == ""].set_index(["method", "n_labeled", "seed"]).run_id
+    found = []
+    for control in runs[runs.variant == NO_SAM].itertuples():
+        start = (control.method.removeprefix(GUIDED), control.n_labeled, control.seed)
+        if start in starts.index and test[control.run_id].equals(test[starts[start]]):
+            found.append(control.run_id)
+    return found
 
 
 def is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
