@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from samatch.config.settings import GUIDED
-from samatch.results import folds, seed_tables, tables
+from samatch.results import budgets, folds, seed_tables, tables
 from samatch.results.records import read_results, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
@@ -36,9 +36,15 @@ def filled(text: str) -> str:
 
 
 def records(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(runs, per_case) of a tracked set; of <set>_folds those of its folds together."""
+    """(runs, per_case) of a tracked set, of its main budget; of <set>_folds, of all folds."""
     if dataset.endswith("_folds"):
         return folds.pooled(profile, dataset.removesuffix("_folds"))[:2]
+    runs, per_case = tracked(profile, dataset)
+    return tables.main_budget(runs), per_case
+
+
+def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, per_case) of a tracked set, whatever the budget."""
     return read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
 
 
@@ -244,6 +250,19 @@ def external(profile: str, dataset: str) -> str:
     )
 
 
+def label_budgets(profile: str, dataset: str) -> str:
+    """Test Dice of each method that was trained with several numbers of labeled patients."""
+    table = budgets.by_budget(*tracked(profile, dataset))
+    table["cell"] = [
+        f"{row.dice:.1f} ({row.low:.1f} to {row.high:.1f})" for row in table.itertuples()
+    ]
+    wide = table.pivot(index="method", columns="n_labeled", values="cell").fillna("")
+    wide = wide.loc[dict.fromkeys(table.method)]
+    seeds = table.groupby("n_labeled").seeds.max()
+    titles = {n: f"{n} labeled ({seeds[n]} seed{'s' if seeds[n] > 1 else ''})" for n in wide}
+    return markdown({"method": wide.index, **{titles[n]: wide[n] for n in wide}})
+
+
 def trials(profile: str, dataset: str) -> str:
     """What short trainings asked, on validation alone."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "trials.csv")
@@ -258,6 +277,7 @@ def trials(profile: str, dataset: str) -> str:
 
 
 TABLES = {
+    "label_budgets": label_budgets,
     "external": external,
     "answer": answer,
     "summary": summary,

@@ -5,6 +5,8 @@ The patient is the unit: a patient's score is the mean over their volumes and cl
 are not independent.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -112,14 +114,18 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     }
 
 
-def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap of the median, 9999 resamples; a point where all values are equal."""
+def bootstrap_interval(
+    values: np.ndarray, seed: int, level: float = 0.95, statistic: Callable = np.median
+) -> tuple[float, float]:
+    """Percentile bootstrap of the median, or of another statistic that takes an axis; 9999
+    resamples; a point where all values are equal.
+    """
     if len(values) < 2 or np.ptp(values) == 0:
         point = float(values[0]) if len(values) else float("nan")
         return point, point
     found = stats.bootstrap(
         (values,),
-        np.median,
+        statistic,
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),

@@ -184,6 +184,11 @@ def headline(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
 
 
+def main_budget(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the number of labeled patients that most runs have; the smaller of two."""
+    return runs[runs.n_labeled == _most_common(runs.n_labeled)].reset_index(drop=True)
+
+
 def chosen_guided(
     runs: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0
 ) -> str:
