@@ -21,6 +21,8 @@ export SAMATCH_DATA := $(DATA)
 endif
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+# These read tracked records alone; 01 to 04 and 08 train or generate.
+FROM_RECORDS := $(foreach number,00 05 06 07,$(wildcard notebooks/$(number)_*.ipynb))
 LIBRARY := $(shell find samatch -name "*.py")
 OUT := executed/$(PROFILE)/$(DATASET)
 # One stamp a choice of method, SAM, seed and budget: another choice is another set of files.
@@ -37,7 +39,7 @@ SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
 TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks pages book lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks tables figures pages book lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -114,9 +116,14 @@ lint: $(READY)  ## ruff (lint and format) and the notebook linter
 nbval: $(READY)
 	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
 
-notebooks: $(READY)  ## execute the tracked notebooks in place, with their own parameters
+notebooks: $(READY)  ## execute all tracked notebooks in place, with their own parameters
 	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
 
+tables: $(READY)  ## make every tracked table anew from the tracked per-case values, and the pages that show them
+	@$(PY) -m samatch tables --tracked
+	@$(PY) tools/write_pages.py
+figures: $(READY)  ## execute in place the notebooks that draw the tracked figures from the tracked records
+	@for notebook in $(FROM_RECORDS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
 pages: $(READY)  ## fill the tables of README.md and docs from the tracked results
 	@$(PY) tools/write_pages.py
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from samatch.system.paths import ROOT  # makes relative SAMATCH_* absolute, before the cwd changes
 
@@ -112,8 +113,12 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
 
 
 def clean_metadata(path: Path) -> None:
-    """Leaves what a reader needs: outputs and counts, no times, no paths."""
+    """Leaves what a reader needs: outputs and counts, no times, no paths.
+
+    What was printed in pieces is one piece, wherever the kernel happened to cut.
+    """
     notebook = nbformat.read(path, as_version=4)
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -175,7 +175,7 @@ def audit_set(profile: str, dataset: str) -> tuple[list[Outcome], list[str]]:
         raise InputError(
             f"no tracked results of {dataset} in profile {profile}",
             where=paths.shown(folder),
-            expected=", ".join("/".join(pair) for pair in tracked_sets()),
+            expected=", ".join("/".join(pair) for pair in paths.tracked_sets()),
             do="name one of these, or collect the runs into that folder",
         )
     try:
@@ -238,12 +238,6 @@ def audit_predictions(
     return [outcome], notes
 
 
-def tracked_sets() -> list[tuple[str, str]]:
-    """(profile, set) of every folder with tracked records."""
-    found = sorted(paths.TRACKED_RESULTS.glob("*/*/per_case.csv"))
-    return [(path.parent.parent.name, path.parent.name) for path in found]
-
-
 def main(words: list[str] | None = None) -> None:
     """Command `samatch audit`: prints what was compared, raises InputError where numbers differ."""
     parser = argparse.ArgumentParser(prog="samatch audit", description=__doc__.splitlines()[0])
@@ -255,7 +249,7 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     sets = [
         pair
-        for pair in tracked_sets()
+        for pair in paths.tracked_sets()
         if args.profile in ("", pair[0]) and args.dataset in ("", pair[1])
     ]
     faults, compared = [], 0

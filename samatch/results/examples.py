@@ -46,13 +46,13 @@ def panels(
     return found
 
 
-def show_tracked(profile: str, dataset: str, name: str) -> None:
-    """Displays the tracked figure instead, or says that there is none."""
-    path = paths.TRACKED_FIGURES / profile / dataset / name
-    if path.exists():
-        display(Image(filename=str(path)))
-    else:
-        print(
-            f"no images of {dataset} and no predictions of profile {profile} on this machine, "
-            f"and no tracked {name}"
-        )
+def show(profile: str, dataset: str, name: str) -> None:
+    """Displays the picture drawn here, else the tracked one, or says that there is none."""
+    folders = (paths.figures_dir(profile, dataset), paths.TRACKED_FIGURES / profile / dataset)
+    for folder in folders:
+        if (folder / name).exists():
+            return display(Image(filename=str(folder / name)))
+    print(
+        f"no images of {dataset} and no predictions of profile {profile} on this machine, "
+        f"and no tracked {name}"
+    )

@@ -10,8 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from samatch.config.settings import GUIDED
-from samatch.results import seed_tables, stats, tables
-from samatch.results.records import collect, collect_trials, read_results, write_csvs
+from samatch.results import folds, seed_tables, stats, tables
+from samatch.results.records import (
+    collect,
+    collect_trials,
+    read_results,
+    write_csvs,
+)
 from samatch.system import paths
 from samatch.system.whole import write_text
 
@@ -96,6 +101,17 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))
 
 
+def renew_tracked() -> list[Path]:
+    """Makes every table of the tracked records anew from their per_case.csv; returns the files."""
+    files = []
+    for profile, dataset in paths.tracked_sets():
+        if dataset.endswith("_folds"):
+            files += folds.write_pooled(profile, dataset.removesuffix("_folds"))[0]
+        else:
+            files += write_tables(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
+    return files
+
+
 def main(words: list[str] | None = None) -> None:
     """Command `samatch tables`: collects this machine's runs, writes and prints their tables."""
     parser = argparse.ArgumentParser(
@@ -112,7 +128,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--trials", action="store_true", help="write trials.csv from this machine's trials instead"
     )
+    parser.add_argument(
+        "--tracked", action="store_true", help="renew the tables of all tracked records instead"
+    )
     args = parser.parse_args(words)
+    if args.tracked:
+        return print(f"{len(renew_tracked())} tables written from the tracked records")
     if args.trials:
         folder = args.into or paths.output_dir(args.profile, args.dataset) / "results"
         folder.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,12 @@ def results_dir(profile: str, dataset: str) -> Path:
     return own if os.path.exists(own / "runs.csv") else TRACKED_RESULTS / profile / dataset
 
 
+def tracked_sets() -> list[tuple[str, str]]:
+    """(profile, set) of every folder with tracked records."""
+    found = sorted(TRACKED_RESULTS.glob("*/*/per_case.csv"))
+    return [(path.parent.parent.name, path.parent.name) for path in found]
+
+
 def figures_dir(profile: str, dataset: str) -> Path:
     """Folder for new figures; SAMATCH_FIGURES=<repository>/figures renews the tracked ones."""
     moved = os.environ.get("SAMATCH_FIGURES")
