@@ -1,0 +1,77 @@
+"""The same runs, trained twice: how far apart they are.
+
+    python tools/compare_runs.py RESULTS_A RESULTS_B --changed "another machine" --into FILE.csv
+
+RESULTS_A and RESULTS_B are folders with runs.csv and per_case.csv, as `samatch tables --into`
+writes them. A run is the same where its id and its settings' hash are. FILE.csv keeps the rows of
+other changes that it holds.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from samatch.results import stats
+from samatch.results.records import read_table
+from samatch.system.errors import InputError
+from samatch.system.whole import write_text
+
+SAME = ["run_id", "config_sha256"]
+
+
+def compared(first: Path, second: Path, changed: str) -> pd.DataFrame:
+    """One row per run that both folders hold: validation and test Dice (%) of both, the mean and
+    the largest absolute difference of a test unit in points. Raises InputError without any.
+    """
+    a, b = (read_table(folder / "runs.csv") for folder in (first, second))
+    same = a.merge(b, on=SAME, suffixes=("_a", "_b"))
+    if same.empty:
+        raise InputError(
+            "no run is in both folders",
+            where=f"{first}, {second}",
+            expected="runs of one id and one hash of settings",
+            got=f"{len(a)} and {len(b)} runs that differ",
+            do="train the same runs, then write their tables with `samatch tables --into`",
+        )
+    of_a, of_b = (
+        100 * stats.unit_scores(read_table(folder / "per_case.csv")) for folder in (first, second)
+    )
+    apart = {
+        run: (of_a[run] - of_b[run]).abs() for run in same.run_id if run in of_a and run in of_b
+    }
+    return pd.DataFrame(
+        {
+            "changed": changed,
+            "run_id": same.run_id,
+            "val_dice_a": 100 * same.val_dice_a,
+            "val_dice_b": 100 * same.val_dice_b,
+            "dice_a": same.run_id.map(of_a.mean()),
+            "dice_b": same.run_id.map(of_b.mean()),
+            "mean_apart": same.run_id.map({run: of.mean() for run, of in apart.items()}),
+            "largest_apart": same.run_id.map({run: of.max() for run, of in apart.items()}),
+        }
+    )
+
+
+def main() -> None:
+    """Reads the command line; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs=2, type=Path)
+    parser.add_argument("--changed", required=True, help="what differs, in a few words")
+    parser.add_argument("--into", required=True, type=Path, help="CSV file of all comparisons")
+    args = parser.parse_args()
+    try:
+        table = compared(*args.folders, args.changed)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    if args.into.exists():
+        others = read_table(args.into)
+        table = pd.concat([others[others.changed != args.changed], table])
+    args.into.parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.into, table.to_csv(index=False, float_format="%.6g"))
+    print(table.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
