@@ -362,10 +362,14 @@ def test_pictures_get_pictures_and_broken_ones_stop_everything(tiny_profile, fol
     curate("lesions", None, ["lesion"])
     record = train(make_config("demo", "lesions", 3, "supervised"))
     png(tmp_path / "new" / "a.png", ellipse(50, size=40)[0])
-    predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
-    assert read_label(tmp_path / "masks" / "a_mask.png").array.shape == (1, 40, 40)
+    student = of_run("demo", record["run_id"])
+    for masks in ("masks", "masks", "second"):
+        (written,) = predict(student, tmp_path / "new", tmp_path / "new" / masks)
+        assert read_label(written).array.shape == (1, 40, 40)
+    with pytest.raises(InputError, match="second: 2 faults(.|\n)*wrote; where they are labels"):
+        predict(student, tmp_path / "new" / "second", tmp_path / "other")
     (tmp_path / "new" / "b.png").write_bytes(b"no")
     png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(InputError, match="2 faults"):
-        predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "other")
+        predict(student, tmp_path / "new", tmp_path / "other")
     assert not (tmp_path / "other").exists()

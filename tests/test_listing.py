@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from samatch.data.listing import from_csv, from_folder
+from samatch.data.listing import from_csv, from_folder, predicted_in
 from samatch.data.volumes import Entry
 from samatch.system.errors import InputError
 from tests.made import CSV_HEAD, nifti
@@ -165,3 +165,19 @@ def test_folders_in_bids_and_beside_each_other(tmp_path):
         InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"
     ):
         from_folder(tmp_path)
+
+
+def test_what_predict_wrote_into_a_set_is_told(tmp_path):
+    """Taken for labels, a student's own masks would be the truth that it is tested against."""
+    names = ("x.png", "masks/x_mask.png", "masks/x_overlay.png", "masks/contact_sheet.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "masks" / "volumes.csv").write_text("image,class,voxels,volume_ml\n")
+    with pytest.raises(InputError, match="1 fault\n.*masks/: masks and overlays that"):
+        from_folder(tmp_path)
+    found = from_folder(tmp_path, aside=predicted_in(tmp_path))
+    assert [(entry.image, entry.label) for entry in found] == [("x.png", "")]
+    for name in ("x_overlay.png", "contact_sheet.png", "volumes.csv"):
+        (tmp_path / "masks" / name).unlink()
+    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", "masks/x_mask.png")]

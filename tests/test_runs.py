@@ -138,6 +138,36 @@ def test_a_child_whose_parent_has_failed_is_missing_and_says_so(tmp_path, capsys
     assert said[-1] == "0 complete, 1 failed, 1 missing"
 
 
+@pytest.mark.parametrize("place", ["logs", "launcher"])
+def test_an_error_of_the_system_fails_one_job_and_the_others_go_on(
+    place, tmp_path, capsys, launch, monkeypatch
+):
+    """A log that cannot be opened, a launcher that cannot be started for one line."""
+    launcher, asked = launch
+    if place == "logs":
+        log = tmp_path / "runs" / "logs" / "demo" / "phantom-n3-supervised-s1.log"
+        log.mkdir(parents=True)
+        reason = "Is a directory"
+    else:
+        real, reason = asyncio.create_subprocess_exec, "Argument list too long"
+
+        async def start(*words, **how):
+            if "1" in words:
+                raise OSError(7, reason)
+            return await real(*words, **how)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    lines = ["--method fixmatch --seed 1", "--method supervised --seed 1", "--method uamt"]
+    status, said = call(tmp_path, capsys, launcher, *lines)
+    if place == "logs":
+        assert f"failed    phantom-n3-supervised-s1  {reason}" in said
+        assert said[-1] == "2 complete, 1 failed, 1 missing"
+    else:
+        assert f"failed    phantom-n3-fixmatch-s1  {reason}" in said
+        assert said[-1] == "3 complete, 1 failed, 0 missing"
+    assert status == 1 and "complete  phantom-n3-uamt-s0" in said
+
+
 def test_words_of_a_line_reach_the_training_and_no_shell(tmp_path, capsys, launch):
     launcher, asked = launch
     question = f"does `touch {tmp_path}/a`; $(touch {tmp_path}/b) > {tmp_path}/c & 'it' help | * ?"
