@@ -123,7 +123,7 @@ def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entr
 
 
 def predicted_in(folder: Path) -> frozenset[Path]:
-    """The folders that `samatch predict` wrote, `folder` itself among them, also unfinished ones."""
+    """The folders that `samatch predict` wrote, or began to; `folder` may be one itself."""
     head = ",".join(VOLUME_COLUMNS).encode()
     found = [path for path in folder.rglob(VOLUMES) if path.is_file()]
     return frozenset(path.parent for path in found if path.read_bytes().startswith(head))

@@ -36,9 +36,7 @@ def main(one: Path, other: Path) -> None:
     differing = [name for name in names[0] if not equal(one / name, other / name)]
     if differing:
         raise SystemExit(f"error: not equal: {', '.join(differing)}")
-    print(
-        f"{len(names[0])} runs: tables and weights equal those of the serial run bit by bit"
-    )
+    print(f"{len(names[0])} runs: tables and weights equal those of the serial run bit by bit")
 
 
 if __name__ == "__main__":
