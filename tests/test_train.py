@@ -325,6 +325,9 @@ def test_missing_data_ends_with_a_message_and_no_run(capsys):
         (["--profile", "gpu"], "unknown profile"),
         (["--sam", "sam9"], "unknown SAM"),
         (["--n-labeled", "99"], "impossible label budget"),
+        (["--seed", "-1"], "impossible seed"),
+        (["--variant", "x", "--set", "train.lr={a"], "train.lr has no value"),
+        (["--variant", "x", "--set", "train.lr=!!python/name:os.system"], "has no value"),
     ],
 )
 def test_unknown_names_end_with_a_message(tiny_profile, words, message):
