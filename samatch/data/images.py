@@ -163,7 +163,7 @@ def _h5(path: Path, key: str) -> Picture:
     with h5py.File(path) as file:
         if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
             raise _no_array(path, key, "a link to another file")
-        if key not in file:
+        if file.get(key) is None:
             names = ", ".join(file)[:100] or "nothing"
             raise _no_array(path, key, f"a link to nothing, or no such name; there are: {names}")
         found = file[key]
