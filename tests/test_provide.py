@@ -213,10 +213,10 @@ def test_unsafe_archives_are_refused_whole(tmp_path, told):
         link = zipfile.ZipInfo("link")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    with told("a zip with ..\\ and a link", match="2 faults"):
+    with told("a zip with a Windows path and a link", match="2 faults"):
         unpack(tmp_path / "b.zip", tmp_path / "into")
     big = tar_of(tmp_path / "c.tgz", ("a", tarfile.REGTYPE, 3000))
-    with told("an archive that unpacks to more than allowed", match="are allowed"):
+    with pytest.raises(InputError, match="are allowed"):
         unpack(big, tmp_path / "into", most_bytes=1000)
     assert unpack(big, tmp_path / "into") == 1
     (tmp_path / "d.zip").write_bytes(b"no archive")

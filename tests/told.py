@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from samatch.system import paths
+from samatch.system import paths, whole
 from samatch.system.errors import InputError
 
 PAGE = paths.ROOT / "docs" / "faults.md"
@@ -43,7 +43,7 @@ class Told:
         rows, cell = rows_of(self.page.read_text()), cell_of(message, self.folder)
         if self.writes:
             rows[room] = rows[room] | {what: cell}
-            self.page.write_text(filled(self.page.read_text(), rows))
+            whole.write_text(self.page, filled(self.page.read_text(), rows))
         else:
             assert rows[room].get(what) == cell, f"{self.page.name} is stale: run `make faults`"
 
