@@ -39,7 +39,7 @@ SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
 TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks tables figures pages book lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks tables figures pages faults book lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -126,6 +126,9 @@ figures: $(READY)  ## execute in place the notebooks that draw the tracked figur
 	@for notebook in $(FROM_RECORDS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
 pages: $(READY)  ## fill the tables of README.md and docs from the tracked results
 	@$(PY) tools/write_pages.py
+
+faults: $(READY)  ## write docs/faults.md anew: the messages that the tests of faults are told
+	@$(PY) -m pytest -q --write-faults $$(grep -lw told tests/test_*.py)
 
 # The pages' tools, one small environment: Sphinx (why: docs/conf.py), no torch. A page fetches nothing from elsewhere, or the build fails.
 BOOK := executed/book

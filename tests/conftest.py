@@ -7,6 +7,7 @@ import torch
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.readers import phantom
+from tests.told import BROUGHT, Told
 
 _GENERATED = functools.cache(
     phantom.generate
@@ -27,6 +28,22 @@ def own_folders(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SAMATCH_{name}", str(tmp_path / name.lower()))
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-faults", action="store_true", help="write docs/faults.md")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--write-faults"):
+        items[:] = [item for item in items if "told" in item.fixturenames]
+
+
+@pytest.fixture
+def told(request, tmp_path):
+    """See tests/told.py. A module names the room of its faults: ROOM."""
+    room = getattr(request.module, "ROOM", BROUGHT)
+    return Told(tmp_path, room, request.config.getoption("--write-faults"))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def halves(label):
     return left, right
 
 
-def test_several_masks_of_an_image_are_united_and_told(folder):
+def test_several_masks_of_an_image_are_united_and_told(folder, told):
     for n in (2, 5):
         (folder / "masks" / f"p{n}.png").unlink()
         for ending, part in zip(("", "_1"), halves(ellipse(n)[1]), strict=True):
@@ -42,17 +42,25 @@ def test_several_masks_of_an_image_are_united_and_told(folder):
     found = {v.case.case_id: v.label[0] for v in load_cases(manifest, manifest.cases)}
     assert all((found[f"p{n}"] == ellipse(n)[1]).all() for n in range(8))
     shutil.rmtree(folder / "manifest")
-    with pytest.raises(InputError, match="p2: several masks in a set of several classes"):
+    with told(
+        "several masks of an image in a set of several classes",
+        match="p2: several masks in a set of several classes",
+    ):
         curate("lesions", None, ["cyst", "tumour"])
 
 
-def test_masks_that_cannot_be_united(tmp_path):
+def test_masks_that_cannot_be_united(tmp_path, told):
     one, two = (np.full((1, 4, 4), value, np.uint8) for value in (1, 2))
     assert (files.united([one, 0 * one], "a|b") == 1).all()
     assert (files.united([two, 0 * one], "a|b") == 2).all()
-    with pytest.raises(InputError, match=r"classes \[1, 2\]"):
+    with told(
+        "masks of an image that hold other values than 0 and one class", match=r"classes \[1, 2\]"
+    ):
         files.united([one, two], "a|b")
-    with pytest.raises(InputError, match="cannot be united(.|\n)*where: a, b(.|\n)*shapes"):
+    with told(
+        "masks of an image that differ in shape",
+        match="cannot be united(.|\n)*where: a, b(.|\n)*shapes",
+    ):
         files.united([one, one[:, :2]], "a|b")
 
 
@@ -69,9 +77,11 @@ def test_h5_files_with_both_become_a_set():
     assert (volume.label == stack(10 * int(volume.case.case_id[1:]))[1]).all()
 
 
-def test_data_may_be_the_sets_own_folder(folder, monkeypatch):
+def test_data_may_be_the_sets_own_folder(folder, monkeypatch, told):
     monkeypatch.setenv("SAMATCH_DATA", str(folder))
-    with pytest.raises(InputError, match="no folder hearts(.|\n)*give NAME=lesions"):
+    with told(
+        "DATA that is another set's own folder", match="no folder hearts(.|\n)*give NAME=lesions"
+    ):
         curate("hearts", None, ["a"])
     manifest, _ = curate("lesions", None, ["a"])
     assert manifest_folders()["lesions"] == folder / "manifest"
@@ -126,8 +136,8 @@ def test_nnunets_test_images_may_be_predicted(tmp_path):
     assert [entry.image for entry in from_folder(tmp_path / "imagesTs")] == ["b_0000.png"]
 
 
-def test_values_too_wide_for_a_difference_and_a_negative_seed_are_faults(folder):
+def test_values_too_wide_for_a_difference_and_a_negative_seed_are_faults(folder, told):
     image = np.array([[[-1e308, 1e308, 0]]])
     assert "-1e+308 to 1e+308" in array_faults(Raw(image, None, None, "a"), 2)[0]
-    with pytest.raises(InputError, match="impossible seed"):
+    with told("a negative seed", match="impossible seed"):
         curate("lesions", None, ["a"], seed=-1)

@@ -12,8 +12,10 @@ from samatch.config.settings import (
 )
 from samatch.methods.base import method_names
 from samatch.system import paths
-from samatch.system.errors import InputError
 from samatch.training.task import check_names
+from tests.told import SETTINGS
+
+ROOM = SETTINGS
 
 
 def test_identity():
@@ -78,26 +80,62 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    "changes, message, what",
     [
-        ({"profile": "laptp"}, "unknown profile.*\n.*demo, laptop, paper"),
-        ({"variant": "agreee"}, "unknown variant"),
-        ({"overrides": {"train.iterations": 5}}, "overrides without a variant"),
-        ({"variant": "x", "overrides": {"train.iterationz": 5}}, "unknown setting"),
-        ({"variant": "x", "overrides": {"train.iterations": "many"}}, "wrong type"),
-        ({"variant": "x", "overrides": {"train.iterations": True}}, "wrong type"),
-        ({"variant": "x", "overrides": {"train.iterations": -1}}, "impossible"),
-        ({"variant": "x", "overrides": {"match.conf_thresh": 0.5}}, "unknown setting"),
-        ({"variant": "x", "overrides": {"train.lr": -0.1}}, "impossible"),
-        ({"variant": "x", "overrides": {"train.lr": "fast"}}, "wrong type"),
-        ({"variant": "x", "overrides": {"train.lr": "nan"}}, "impossible"),
-        ({"variant": "x", "overrides": {"train.lr": float("inf")}}, "impossible"),
-        ({"variant": "x", "overrides": {"train.image_size": 100}}, "multiple of 32"),
-        ({"variant": "x", "overrides": {"refine.combine": "vote"}}, "unknown refine.combine"),
+        ({"profile": "laptp"}, "unknown profile.*\n.*demo, laptop, paper", "an unknown profile"),
+        ({"variant": "agreee"}, "unknown variant", "an unknown variant"),
+        (
+            {"overrides": {"train.iterations": 5}},
+            "overrides without a variant",
+            "--set without a variant",
+        ),
+        (
+            {"variant": "x", "overrides": {"train.iterationz": 5}},
+            "unknown setting",
+            "--set train.iterationz=5",
+        ),
+        (
+            {"variant": "x", "overrides": {"train.iterations": "many"}},
+            "wrong type",
+            "--set train.iterations=many",
+        ),
+        (
+            {"variant": "x", "overrides": {"train.iterations": True}},
+            "wrong type",
+            "--set train.iterations=true",
+        ),
+        (
+            {"variant": "x", "overrides": {"train.iterations": -1}},
+            "impossible",
+            "--set train.iterations=-1",
+        ),
+        (
+            {"variant": "x", "overrides": {"match.conf_thresh": 0.5}},
+            "unknown setting",
+            "--set match.conf_thresh=0.5",
+        ),
+        ({"variant": "x", "overrides": {"train.lr": -0.1}}, "impossible", "--set train.lr=-0.1"),
+        ({"variant": "x", "overrides": {"train.lr": "fast"}}, "wrong type", "--set train.lr=fast"),
+        ({"variant": "x", "overrides": {"train.lr": "nan"}}, "impossible", "--set train.lr=nan"),
+        (
+            {"variant": "x", "overrides": {"train.lr": float("inf")}},
+            "impossible",
+            "--set train.lr=.inf",
+        ),
+        (
+            {"variant": "x", "overrides": {"train.image_size": 100}},
+            "multiple of 32",
+            "--set train.image_size=100",
+        ),
+        (
+            {"variant": "x", "overrides": {"refine.combine": "vote"}},
+            "unknown refine.combine",
+            "--set refine.combine=vote",
+        ),
     ],
 )
-def test_bad_settings_are_one_clear_error(changes, message):
-    with pytest.raises(InputError, match=message):
+def test_bad_settings_are_one_clear_error(changes, message, what, told):
+    with told(what, match=message):
         make_config(
             **{
                 "profile": "demo",

@@ -11,7 +11,6 @@ from samatch.data.images import read_label
 from samatch.data.readers import phantom
 from samatch.data.volumes import load_cases
 from samatch.system import paths
-from samatch.system.errors import InputError
 from samatch.training.predict import predict
 from samatch.training.released import of_run
 from samatch.training.train import train
@@ -28,6 +27,7 @@ from tests.made import (
     turned,
     write_series,
 )
+from tests.told import SETTINGS
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_folder_of_pictures_becomes_a_manifest(folder):
     assert curate("lesions", None, ["lesion"])[0].splits_sha256 == manifest.splits_sha256
 
 
-def test_every_fault_of_a_set_in_one_message(folder):
+def test_every_fault_of_a_set_in_one_message(folder, told):
     """Real broken files, one a fault."""
     image, label = ellipse(1)
     png(folder / "masks" / "p0.png", label[:, :40] * 255)  # smaller than its image
@@ -59,7 +59,7 @@ def test_every_fault_of_a_set_in_one_message(folder):
     png(folder / "masks" / "p3.png", label * 0)  # empty
     (folder / "images" / "p4.png").write_bytes(b"\x89PNG no")  # unreadable
     png(folder / "images" / "p5.png", image * 0 + 9)  # constant
-    with pytest.raises(InputError) as error:
+    with told("a set of pictures with six broken files") as error:
         curate("lesions", None, ["lesion"])
     text = str(error.value)
     for expected in (
@@ -76,7 +76,7 @@ def test_every_fault_of_a_set_in_one_message(folder):
     assert not (folder / "manifest").exists()
 
 
-def test_faults_of_volumes(tmp_path):
+def test_faults_of_volumes(tmp_path, told):
     folder = paths.data_dir() / "v"
     image, label = phantom.volume("phantom001_frame01")
     turned = AFFINE.copy()
@@ -91,7 +91,7 @@ def test_faults_of_volumes(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3, 2)), AFFINE), folder / "four.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 0)), AFFINE), folder / "none.nii.gz")
     write_series(folder / "gap", positions=[0, 4, 8, 16, 20])
-    with pytest.raises(InputError) as error:
+    with told("a set of volumes with five broken ones") as error:
         curate("v", None, ["a", "b", "c"])
     text = str(error.value)
     for expected in (
@@ -106,7 +106,7 @@ def test_faults_of_volumes(tmp_path):
         assert expected in text
 
 
-def test_doubles_leaks_and_paths_outside(folder):
+def test_doubles_leaks_and_paths_outside(folder, told):
     rows = [
         "a,p,images/p0.png,masks/p0.png,train",
         "a,q,images/p1.png,masks/p1.png,val",
@@ -116,7 +116,7 @@ def test_doubles_leaks_and_paths_outside(folder):
         "f,t,images/p0.png,masks/p0.png,train",
     ]
     (folder / "c.csv").write_text("\n".join([f"{CSV_HEAD},split", *rows]) + "\n")
-    with pytest.raises(InputError) as error:
+    with told("a table with doubles, leaks and paths out of the folder") as error:
         curate("lesions", folder / "c.csv", ["lesion"])
     text = str(error.value)
     for expected in (
@@ -131,7 +131,7 @@ def test_doubles_leaks_and_paths_outside(folder):
         assert expected in text
 
 
-def test_no_empty_split_passes(folder):
+def test_no_empty_split_passes(folder, told):
     def rows(bare=(), **split):
         return [
             ",".join([f"p{n},p{n},images/p{n}.png", "" if n in bare else f"masks/p{n}.png", s])
@@ -139,19 +139,28 @@ def test_no_empty_split_passes(folder):
             for n in split.get(s, ())
         ]
 
-    for split, message in (
-        ({"train": range(8), "test": [8, 9]}, "val is empty: no patient is in it"),
-        ({"val": range(8), "test": [8, 9]}, "train is empty: no labeled patient is in it"),
+    for split, message, what in (
+        (
+            {"train": range(8), "test": [8, 9]},
+            "val is empty: no patient is in it",
+            "a split column without validation",
+        ),
+        (
+            {"val": range(8), "test": [8, 9]},
+            "train is empty: no labeled patient is in it",
+            "a split column without training",
+        ),
         (
             {"train": [0, 1], "bare": [0, 1], "val": [2], "test": [3]},
             "train is empty: no labeled patient",
+            "a split column without a labeled training patient",
         ),
     ):
-        with pytest.raises(InputError, match=message):
+        with told(what, match=message):
             curate("lesions", table(folder, rows(**split)), ["lesion"])
 
 
-def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(folder):
+def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(folder, told):
     first, _ = curate("lesions", None, ["lesion"])
     home = folder / "manifest" / "dataset.yaml"
     home.write_text(home.read_text().replace("licence: not stated", "licence: ours"))
@@ -164,8 +173,8 @@ def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(fol
         and len(second.cases) == 6
         and second.licence == "ours"
     )
-    with pytest.raises(
-        InputError,
+    with told(
+        "a second manifest of a set with other classes",
         match="manifest with other classes\n.*\n  expected: lesion\n  got: cyst,lesion\n.*give "
         "CLASSES=lesion, or delete",
     ):
@@ -175,19 +184,23 @@ def test_a_second_manifest_has_todays_files_and_never_silently_other_classes(fol
     )  # none asked for: those that are there
 
 
-def test_a_name_of_the_projects_own_sets_is_refused():
+def test_a_name_of_the_projects_own_sets_is_refused(told):
     (paths.data_dir() / "acdc").mkdir(parents=True)
-    with pytest.raises(InputError, match="the name acdc is taken"):
+    with told(
+        "a set of your own called as one of the project",
+        room=SETTINGS,
+        match="the name acdc is taken",
+    ):
         curate("acdc", None, ["a"])
 
 
-def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
+def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder, told):
     """A mask that no name gives away, binary or of classes, and a real unlabeled image beside it;
     and image and label swapped in a table."""
     png(folder / "images" / "outline.png", ellipse(20)[1] * 255)
     png(folder / "images" / "classes.png", ellipse(21, 4)[1])
     png(folder / "images" / "unlabeled.png", ellipse(22)[0])
-    with pytest.raises(InputError) as error:
+    with told("masks that no name gives away among the images") as error:
         curate("lesions", None, ["lesion"])
     assert "2 faults" in str(error.value) and all(
         f"{name}: images/{name}.png: an unlabeled image of" in str(error.value)
@@ -206,13 +219,13 @@ def test_a_label_under_a_name_of_its_own_is_no_unlabeled_image(folder):
     rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(9)] + [
         "s,s,masks/p9.png,images/p8.png"
     ]
-    with pytest.raises(InputError, match="images/p8.png is an image and a label"):
+    with told("image and label swapped in a table", match="images/p8.png is an image and a label"):
         curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
 
 
-def test_black_and_white_labels_have_one_class(folder):
-    with pytest.raises(
-        InputError,
+def test_black_and_white_labels_have_one_class(folder, told):
+    with told(
+        "masks of 0 and 255 in a set of two classes",
         match="10 faults(.|\n)*p0.png: its label is a picture of 0 and 255; which of the 2 "
         "classes is 255",
     ):
@@ -256,7 +269,7 @@ def test_doubts_name_their_cases(folder):
     )
 
 
-def test_doubtful_geometry_stands_in_the_manifests_report():
+def test_doubtful_geometry_stands_in_the_manifests_report(told):
     """Faults and warnings of headers, one volume each; the slices of h5 volumes have no spacing,
     but a shape."""
     folder = paths.data_dir() / "v"
@@ -271,8 +284,8 @@ def test_doubtful_geometry_stands_in_the_manifests_report():
                 volume.set_sform(np.diag([3, 3, 16, 1]))
             folder.mkdir(parents=True, exist_ok=True)
             nibabel.save(volume, folder / f"{name}.nii.gz")
-    with pytest.raises(
-        InputError,
+    with told(
+        "two voxel spacings in a header",
         match="2 faults\n  1. v5: the header gives two voxel spacings.*\n  2. v6: the header "
         "gives two",
     ):
@@ -309,7 +322,9 @@ def test_a_class_that_a_split_lacks_is_a_warning(folder):
     ]
 
 
-def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tmp_path, capsys):
+def test_six_classes_train_and_predict_with_the_images_geometry(
+    tiny_profile, tmp_path, capsys, told
+):
     """A CSV with unlabeled cases, five foreground classes, NIfTI with an oblique affine: manifest,
     training, masks, overlays."""
     folder, rows = paths.data_dir() / "six", [CSV_HEAD]
@@ -354,18 +369,27 @@ def test_six_classes_train_and_predict_with_the_images_geometry(tiny_profile, tm
         and np.allclose(mask.header.get_zooms(), source.header.get_zooms())
     )
     assert set(np.unique(mask.dataobj)) <= set(range(6)) and len(masks) == 2
-    with pytest.raises(InputError, match="unknown complete run"):
+    with told("a run that is not there", room=SETTINGS, match="unknown complete run"):
         predict(of_run("demo", "nothing"), tmp_path / "new", tmp_path / "masks")
 
 
-def test_pictures_get_pictures_and_broken_ones_stop_everything(tiny_profile, folder, tmp_path):
+def test_pictures_get_pictures_and_broken_ones_stop_everything(
+    tiny_profile, folder, tmp_path, told
+):
     curate("lesions", None, ["lesion"])
     record = train(make_config("demo", "lesions", 3, "supervised"))
     png(tmp_path / "new" / "a.png", ellipse(50, size=40)[0])
-    predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "masks")
-    assert read_label(tmp_path / "masks" / "a_mask.png").array.shape == (1, 40, 40)
+    student = of_run("demo", record["run_id"])
+    for masks in ("masks", "masks", "second"):
+        (written,) = predict(student, tmp_path / "new", tmp_path / "new" / masks)
+        assert read_label(written).array.shape == (1, 40, 40)
+    with told(
+        "masks that samatch predict wrote, given to it as images",
+        match="second: 2 faults(.|\n)*wrote; where they are labels",
+    ):
+        predict(student, tmp_path / "new" / "second", tmp_path / "other")
     (tmp_path / "new" / "b.png").write_bytes(b"no")
     png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
-    with pytest.raises(InputError, match="2 faults"):
-        predict(of_run("demo", record["run_id"]), tmp_path / "new", tmp_path / "other")
+    with told("new images of which two are broken", match="2 faults"):
+        predict(student, tmp_path / "new", tmp_path / "other")
     assert not (tmp_path / "other").exists()

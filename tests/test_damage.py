@@ -26,6 +26,7 @@ from samatch.system.errors import InputError
 from samatch.training import metrics, states, train
 from samatch.training.task import prepare, student_in
 from tests.conftest import shrink_demo
+from tests.told import READ_BACK
 
 
 class Killed(Exception):
@@ -136,7 +137,7 @@ def folder():
 
 
 # file: (where it lies, how it is read back)
-READ_BACK = {
+READERS = {
     "state.pt": (lambda: Run(config()).partial, lambda: resume(Run(config()))),
     "state_older.pt": (lambda: Run(config()).partial, lambda: resume(Run(config()))),
     "run.json": (folder, lambda: Run(config()).complete and Run(config()).read()),
@@ -191,20 +192,40 @@ def student_weights(made):
     return hashes(torch.load(path, weights_only=True)["student"])
 
 
+TOLD = {
+    ("run.json", "a byte"): "a run.json with one flipped byte",
+    ("run.json", "empty"): "an empty run.json",
+    ("run.json", "forbidden"): "a run.json of another user",
+    ("run.json", "folder"): "a folder called run.json",
+    ("train_log.csv", "a byte"): "a train_log.csv with one flipped byte",
+    ("per_case.csv", "a byte"): "a per_case.csv with one flipped byte",
+    ("per_case.csv", "deleted"): "a run without its per_case.csv",
+    ("predictions.npz", "a byte"): "a predictions.npz with one flipped byte",
+    ("predictions.npz", "cut"): "a predictions.npz that is cut",
+    ("checkpoint.pt", "a byte"): "a checkpoint.pt with one flipped byte",
+    ("checkpoint.pt", "cut"): "a checkpoint.pt that is cut",
+    ("checkpoint.pt", "empty"): "an empty checkpoint.pt",
+    ("checkpoint.pt", "deleted"): "a run without its checkpoint.pt",
+    ("*.safetensors", "a byte"): "a prepared file with one flipped byte",
+    ("*.safetensors", "cut"): "a prepared file that is cut",
+    ("state.pt", "folder"): "a folder called state.pt",
+}
 RECOVERS = ("state.pt", "state_older.pt", "*.npy")  # trained on, or made again
 # Without its prepared file a set is read from its source.
-CASES = [(n, d) for n in READ_BACK for d in DAMAGES if (n, d) != ("*.safetensors", "deleted")]
+CASES = [(n, d) for n in READERS for d in DAMAGES if (n, d) != ("*.safetensors", "deleted")]
 
 
 @pytest.mark.parametrize("name, damage", CASES)
-def test_damage_is_one_error_or_changes_nothing(name, damage, made, tiny_profile, monkeypatch):
+def test_damage_is_one_error_or_changes_nothing(
+    name, damage, made, tiny_profile, monkeypatch, told
+):
     if name.startswith("state"):
         shutil.copytree(made / "interrupted", Run(config()).partial)
     else:
         shutil.copytree(made / "runs", paths.runs_dir("demo").parent)
     if name == "*.safetensors":
         shutil.copytree(made / "prepared", paths.prepared_dir())
-    where, read = READ_BACK[name]
+    where, read = READERS[name]
     (path,) = where().glob(name)
     expected = student_weights(made) if name.startswith("state") else read()
     DAMAGES[damage](path)
@@ -218,6 +239,8 @@ def test_damage_is_one_error_or_changes_nothing(name, damage, made, tiny_profile
         with pytest.raises(InputError) as error:
             read()
         assert len(str(error.value).splitlines()) <= 5
+        if what := TOLD.get((name, damage)):
+            told.row(what, str(error.value), READ_BACK)
 
 
 def test_a_damaged_state_is_said_in_one_line_and_the_older_one_goes_on(interrupted, capsys):
@@ -283,7 +306,7 @@ def test_a_run_recorded_before_the_hashes_is_accepted(made, tiny_profile):
     record = json.loads(path.read_text())
     assert set(record.pop("files_sha256")) == set(runs.FILES) and record.pop("sha256")
     path.write_text(json.dumps(record))
-    for name, (where, read) in READ_BACK.items():
+    for name, (where, read) in READERS.items():
         if where is folder:
             assert read(), name
     flipped(folder() / "checkpoint.pt", 0.5)  # its own checksums tell

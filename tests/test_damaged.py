@@ -19,8 +19,8 @@ from samatch.data.dicom import _is_cut
 from samatch.data.images import read, read_label
 from samatch.data.listing import from_folder
 from samatch.system.archives import unpack
-from samatch.system.errors import InputError
 from tests.made import VOLUME, nifti, outcomes, stack, write_series
+from tests.told import FETCHED
 
 
 def colours(path):
@@ -41,16 +41,20 @@ def promising(path):
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    "make, message, what",
     [
-        (colours, "no grey values(.|\n)*colours"),
-        (imaginary, "no grey values"),
-        (promising, "promises too much"),
+        (colours, "no grey values(.|\n)*colours", "a NIfTI of colours"),
+        (imaginary, "no grey values", "a NIfTI of complex numbers"),
+        (
+            promising,
+            "promises too much",
+            "a NIfTI header that promises 32000 voxels along each axis",
+        ),
     ],
 )
-def test_nifti_that_is_no_image(tmp_path, make, message):
+def test_nifti_that_is_no_image(tmp_path, make, message, what, told):
     make(tmp_path / "a.nii.gz")
-    with pytest.raises(InputError, match=message):
+    with told(what, match=message):
         read(tmp_path / "a.nii.gz")
 
 
@@ -74,38 +78,42 @@ def h5_kinds(file, secret):
 
 
 @pytest.mark.parametrize(
-    "key, message",
+    "key, message, what",
     [
-        ("group", "a group or a single value"),
-        ("scalar", "a group or a single value"),
-        ("text", "no grey values"),
-        ("compound", "no grey values"),
-        ("external", "a link to another file"),
-        ("soft", "values that lie in another file"),
-        ("dangling", "unreadable h5"),
-        ("virtual", "values that lie in another file"),
-        ("raw", "values that lie in another file"),
-        ("bomb", "promises too much"),
-        ("missing", "unreadable h5"),
+        ("group", "a group or a single value", "an h5 group in the place of the image"),
+        ("scalar", "a group or a single value", "an h5 image of a single value"),
+        ("text", "no grey values", "an h5 image of texts"),
+        ("compound", "no grey values", "an h5 image of records"),
+        ("external", "a link to another file", "an h5 image that is a link to another file"),
+        ("soft", "values that lie in another file", "an h5 image that is a link to such a link"),
+        ("dangling", "a link to nothing", "an h5 image that is a link to nothing"),
+        (
+            "virtual",
+            "values that lie in another file",
+            "an h5 image that is a view of another file",
+        ),
+        ("raw", "values that lie in another file", "an h5 image whose values another file holds"),
+        ("bomb", "promises too much", "an h5 image that would take petabytes"),
+        ("missing", "no such name", "an h5 file without the image that is asked for"),
     ],
 )
-def test_h5_that_is_no_image(tmp_path, key, message):
+def test_h5_that_is_no_image(tmp_path, key, message, what, told):
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["image"] = VOLUME
     with h5py.File(tmp_path / "a.h5", "w") as file:
         h5_kinds(file, tmp_path / "secret.h5")
-    with pytest.raises(InputError, match=message):
+    with told(what, match=message):
         read(tmp_path / "a.h5", key)
     assert (read(tmp_path / "a.h5", "inner").array == VOLUME).all()
 
 
-def test_a_pipe_is_no_image(tmp_path):
+def test_a_pipe_is_no_image(tmp_path, told):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no plain file"):
+    with told("a named pipe called a.png", match="no plain file"):
         read(tmp_path / "a.png")
 
 
-def test_a_truncated_slice_is_told_whatever_its_name(tmp_path):
+def test_a_truncated_slice_is_told_whatever_its_name(tmp_path, told):
     """GDCM leaves out what it cannot read; without the ending .dcm nobody noticed."""
     write_series(tmp_path / "s")
     files = sorted((tmp_path / "s").iterdir())
@@ -114,7 +122,10 @@ def test_a_truncated_slice_is_told_whatever_its_name(tmp_path):
     cut = files[2].with_suffix("")
     whole_slice = cut.read_bytes()
     cut.write_bytes(whole_slice[:-20])
-    with pytest.raises(InputError, match="cut off or damaged(.|\n)*1 that are not: 02"):
+    with told(
+        "a DICOM slice that is cut off, without the ending .dcm",
+        match="cut off or damaged(.|\n)*1 that are not: 02",
+    ):
         read(tmp_path / "s")
     cut.write_bytes(whole_slice)
     (tmp_path / "s" / "._02").write_bytes(b"macOS")
@@ -175,13 +186,20 @@ def test_lengths_of_dicom_elements_by_hand(tmp_path):
         assert _is_cut(dicom(tmp_path / "a.dcm", syntax, *parts)), what
 
 
-@pytest.mark.parametrize("spacing", [b"0\\0", b"wide\\1", b"-1\\1"])
-def test_a_dicom_spacing_that_is_none(tmp_path, spacing):
+@pytest.mark.parametrize(
+    "spacing, what",
+    [
+        (b"0\\0", "a DICOM spacing of 0"),
+        (b"wide\\1", "a DICOM spacing that is no number"),
+        (b"-1\\1", "a negative DICOM spacing"),
+    ],
+)
+def test_a_dicom_spacing_that_is_none(tmp_path, spacing, what, told):
     write_series(tmp_path / "s")
     for file in (tmp_path / "s").iterdir():
         assert b"1.25\\1.5" in file.read_bytes()
         file.write_bytes(file.read_bytes().replace(b"1.25\\1.5", spacing.ljust(8)))
-    with pytest.raises(InputError, match="no pixel spacing in a DICOM series(.|\n)*got: '"):
+    with told(what, match="no pixel spacing in a DICOM series(.|\n)*got: '"):
         read(tmp_path / "s")
 
 
@@ -218,17 +236,17 @@ def zip_with_a_flipped_byte(path):
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    "make, message, what",
     [
-        (encrypted, "an encrypted archive"),
-        (zip_of_a_pipe, "pipe: not a plain file"),
-        (tar_of_a_pipe, "pipe: not a plain file"),
-        (zip_with_a_flipped_byte, "unreadable archive"),
+        (encrypted, "an encrypted archive", "an encrypted zip"),
+        (zip_of_a_pipe, "pipe: not a plain file", "a zip with a named pipe"),
+        (tar_of_a_pipe, "pipe: not a plain file", "a tar with a named pipe"),
+        (zip_with_a_flipped_byte, "unreadable archive", "a zip with a flipped byte"),
     ],
 )
-def test_archives_that_are_refused(tmp_path, make, message):
+def test_archives_that_are_refused(tmp_path, make, message, what, told):
     make(tmp_path / "a.archive")
-    with pytest.raises(InputError, match=message):
+    with told(what, match=message, room=FETCHED):
         unpack(tmp_path / "a.archive", tmp_path / "into")
 
 

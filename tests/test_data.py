@@ -57,6 +57,13 @@ def pool_of(config, soft):
     return SlicePool.from_volumes(volumes, 32, soft=soft)
 
 
+def test_class_maps_lie_as_bytes_and_are_whole_numbers_in_a_batch(config):
+    pool = pool_of(config, soft=False)
+    batch = draw_batch(pool, 4, config, torch.Generator().manual_seed(3), 0, unlabeled=True)
+    assert pool.label.dtype == torch.uint8 and pool.label_of(torch.tensor([0])).any()
+    assert batch.label_l.dtype == batch.hidden_label_u.dtype == torch.long
+
+
 def test_soft_labels_move_as_hard_ones_do(config):
     """The same draws with class maps and with probabilities: one place, one object."""
     config = dataclasses.replace(config, augment=Augment(scale=0.2, shift=0.05, elastic=0.02))

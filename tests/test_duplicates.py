@@ -9,7 +9,6 @@ from samatch.data.findings import left_apart
 from samatch.data.manifest import Case
 from samatch.data.volumes import Entry
 from samatch.system import paths
-from samatch.system.errors import InputError
 from tests.made import ellipse, nifti, pictures, png, stack, table
 
 
@@ -84,11 +83,11 @@ def test_given_splits_are_never_changed(capsys):
     assert [case.patient_id for case in manifest.cases] == [f"p{case}" for case in given]
 
 
-def test_too_few_patients_after_joining_names_the_joined_cases():
+def test_too_few_patients_after_joining_names_the_joined_cases(told):
     folder = paths.data_dir() / "near"
     lookalikes(folder, 5)
-    with pytest.raises(
-        InputError,
+    with told(
+        "too few patients after near-duplicates were joined",
         match="too few patients(.|\n)*taken as one patient: n0, n1, n2, n3, "
         "n4(.|\n)*--keep-near-duplicates",
     ):
@@ -100,7 +99,7 @@ def test_too_few_patients_after_joining_names_the_joined_cases():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
+def test_one_volume_twice_is_one_patient_whatever_the_seed(seed, told):
     """Equal images in 3-D, one of them on another scale and with another label: two readers of one
     scan."""
     folder = paths.data_dir() / "v"
@@ -116,8 +115,8 @@ def test_one_volume_twice_is_one_patient_whatever_the_seed(seed):
         f"v{n},v{n},v{n}.nii.gz,v{n}_gt.nii.gz,{('train', 'test', 'train', 'val')[n % 4]}"
         for n in range(8)
     ]
-    with pytest.raises(
-        InputError,
+    with told(
+        "one volume in two splits",
         match=r"same image in two splits: v0 \(train\), v1 \(test\)(.|\n)*correct the column split",
     ):
         curate("v", table(folder, rows), ["a"])

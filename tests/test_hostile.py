@@ -18,6 +18,7 @@ from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.names import file_of, found_in, inside, name_fault
 from tests.made import CSV_HEAD, VOLUME, outcomes, pictures, png, stack, table, write_series
+from tests.told import SETTINGS
 
 ABOUT = {
     "title": "t",
@@ -59,10 +60,14 @@ def test_names_that_are_refused(name):
     assert name_fault(name)
 
 
-def test_names_of_sets_and_variants_are_words():
+def test_names_of_sets_and_variants_are_words(told):
     assert name_fault("chaos_fold2", word=True) == "" and name_fault("my set", word=True)
-    for words in (("../x", "q"), ("phantom", "../../x"), ("phantom", "a b")):
-        with pytest.raises(InputError, match="impossible name of a (data set|variant)"):
+    for words, what in (
+        (("../x", "q"), "a set called ../x"),
+        (("phantom", "../../x"), "a variant called ../../x"),
+        (("phantom", "a b"), "a variant with a blank"),
+    ):
+        with told(what, match="impossible name of a (data set|variant)", room=SETTINGS):
             make_config(
                 "demo", words[0], 3, "fixmatch", variant=words[1], overrides={"train.lr": 1.0}
             )
@@ -77,12 +82,12 @@ def test_the_ids_of_tracked_manifests_are_names():
         assert not [fault for fault in map(name_fault, ids) if fault] and ids
 
 
-def test_names_of_files_that_are_none_come_in_one_list():
+def test_names_of_files_that_are_none_come_in_one_list(told):
     folder = pictures(paths.data_dir() / "lesions", 8)
     for old, new in (("p0", "p..0"), ("p1", "p:1"), ("p2", "p*2")):
         for kind in ("images", "masks"):
             (folder / kind / f"{old}.png").rename(folder / kind / f"{new}.png")
-    with pytest.raises(InputError) as error:
+    with told("files whose names are no ids") as error:
         curate("lesions", None, ["a"])
     assert "3 faults" in str(error.value) and "rename" in str(error.value)
     assert all(
@@ -92,7 +97,10 @@ def test_names_of_files_that_are_none_come_in_one_list():
         "p/0,q|0,images/p..0.png,masks/p..0.png",
         *(f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(3, 8)),
     ]
-    with pytest.raises(InputError, match="2 faults(.|\n)*case 'p/0' holds '/'(.|\n)*patient 'q|0'"):
+    with told(
+        "ids with a slash or a bar in a table",
+        match="2 faults(.|\n)*case 'p/0' holds '/'(.|\n)*patient 'q|0'",
+    ):
         curate("lesions", table(folder, rows, CSV_HEAD), ["a"])
 
 
@@ -130,26 +138,31 @@ def test_a_data_folder_may_itself_be_a_link(tmp_path):
     assert inside(paths.data_dir() / "set", "a.png").exists()
 
 
-def test_a_link_to_elsewhere_is_no_image(tmp_path):
+def test_a_link_to_elsewhere_is_no_image(tmp_path, told):
     folder = pictures(paths.data_dir() / "lesions", 8)
     (tmp_path / "private.png").write_bytes((folder / "images" / "p3.png").read_bytes())
     (folder / "images" / "p3.png").unlink()
     (folder / "images" / "p3.png").symlink_to(tmp_path / "private.png")
-    with pytest.raises(InputError, match="1 fault\n.*p3: a link leads out of the data folder"):
+    with told(
+        "an image that is a link to a file outside the data folder",
+        match="1 fault\n.*p3: a link leads out of the data folder",
+    ):
         curate("lesions", None, ["a"])
 
 
-def test_no_slice_of_a_series_is_a_link_to_elsewhere(tmp_path):
+def test_no_slice_of_a_series_is_a_link_to_elsewhere(tmp_path, told):
     folder, case = paths.data_dir() / "set", Case("s", "s", 0, 0, 0, None, "", "", "s")
     write_series(folder / "s")
     assert files.load(case, folder).image.shape == VOLUME.shape
     (folder / "s" / "02.dcm").rename(tmp_path / "02.dcm")
     (folder / "s" / "02.dcm").symlink_to(tmp_path / "02.dcm")
-    with pytest.raises(InputError, match="a link leads out(.|\n)*02.dcm"):
+    with told(
+        "a DICOM slice that is a link to a file elsewhere", match="a link leads out(.|\n)*02.dcm"
+    ):
         files.load(case, folder)
 
 
-def test_one_folder_down_is_found_and_two_are_told(tmp_path):
+def test_one_folder_down_is_found_and_two_are_told(tmp_path, told):
     (tmp_path / "Dataset").mkdir()
     (tmp_path / ".hidden").mkdir()
     for below in ("Dataset", ".hidden"):
@@ -157,39 +170,41 @@ def test_one_folder_down_is_found_and_two_are_told(tmp_path):
     assert found_in(tmp_path, "image_1.nii.gz") == tmp_path / "Dataset" / "image_1.nii.gz"
     assert found_in(tmp_path, "image_2.nii.gz") == tmp_path / "image_2.nii.gz"
     shutil.copytree(tmp_path / "Dataset", tmp_path / "Copy")
-    with pytest.raises(InputError, match="several folders(.|\n)*Copy, Dataset"):
+    with told(
+        "a set unpacked twice, into two folders", match="several folders(.|\n)*Copy, Dataset"
+    ):
         found_in(tmp_path, "image_1.nii.gz")
     with pytest.raises(InputError, match="several folders"):
         chaos.load(Case("scan1", "scan1", 0, 0, 0, None, "", ""), tmp_path)
 
 
 YAMLS = {
-    "tag": "title: !!python/object/apply:os.system ['touch owned']\n",
-    "colon": "title: Hearts: first series\n",
-    "empty": "",
-    "comment": "# nothing\n",
-    "list": "- a\n- b\n",
-    "text": "hello\n",
-    "nested": "a: " + "[" * 5000,
-    "laughs": "a0: &a0 [x]\n"
+    "a dataset.yaml with a Python tag": "title: !!python/object/apply:os.system ['touch owned']\n",
+    "a dataset.yaml with a second colon in a line": "title: Hearts: first series\n",
+    "a dataset.yaml with nothing": "",
+    "a dataset.yaml with remarks alone": "# nothing\n",
+    "a dataset.yaml with a list": "- a\n- b\n",
+    "a dataset.yaml with one text": "hello\n",
+    "a dataset.yaml with 5000 open brackets": "a: " + "[" * 5000,
+    "a dataset.yaml with references that grow to a billion": "a0: &a0 [x]\n"
     + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)),
-    "cut": "classes: [a, b\n",
-    "control": "title: a\x01b\n",
-    "date": "title: 2024-99-99\n",
+    "a dataset.yaml with a list that does not end": "classes: [a, b\n",
+    "a dataset.yaml with a control character": "title: a\x01b\n",
+    "a dataset.yaml with an impossible date": "title: 2024-99-99\n",
 }
 
 
 @pytest.mark.parametrize("kind", YAMLS)
-def test_yaml_that_is_no_manifest(home, kind):
+def test_yaml_that_is_no_manifest(home, kind, told):
     (home / "dataset.yaml").write_text(YAMLS[kind])
-    with pytest.raises(InputError, match="dataset.yaml"):
+    with told(kind, match="dataset.yaml"):
         load_manifest("mine", home)
     assert not os.path.exists("owned")
 
 
-def test_bytes_that_are_no_text(home):
+def test_bytes_that_are_no_text(home, told):
     (home / "dataset.yaml").write_bytes(b"title: \xff\xfe\xe9\n")
-    with pytest.raises(InputError, match="unreadable dataset.yaml"):
+    with told("a dataset.yaml of bytes that are no text", match="unreadable dataset.yaml"):
         read_about(home / "dataset.yaml")
 
 
@@ -226,13 +241,13 @@ def test_yaml_of_another_shape(home, change, message):
         load_manifest("mine", home)
 
 
-def test_all_faults_of_a_manifest_come_together(home):
+def test_all_faults_of_a_manifest_come_together(home, told):
     (home / "dataset.yaml").write_text(yaml.safe_dump(ABOUT | {"budgets": 3, "source": None}))
     text = (home / "cases.csv").read_text()
     (home / "cases.csv").write_text(text.replace("a,a,1,", "a/b,a,many,").replace("1 0.5", "0 0.5"))
     splits = (home / "splits.csv").read_text()
     (home / "splits.csv").write_text(splits.replace("train,2", "train,two"))
-    with pytest.raises(InputError) as error:
+    with told("a manifest with faults in its three files") as error:
         load_manifest("mine", home)
     for expected in (
         "budgets must be",
@@ -282,21 +297,41 @@ def test_whole_numbers():
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    "content, message, what",
     [
-        (b"case_id,patient_id,image\na,b,\0\n", "NUL bytes"),
-        ("case_id,patient_id,image\né,b,c\n".encode("utf-16"), "unreadable table"),
-        (b"case_id,patient_id,image\n\xe9,b,c\n", "unreadable table"),
-        (b'case_id,patient_id,image\n"a,b,c\n', "unreadable table"),
-        (b"case_id,patient_id,image\na,b,c,d\n", "line 2: more cells than columns"),
-        (b"case_id,patient_id,image,image\na,b,c,d\n", "column image is there twice"),
-        (b"", "column case_id is missing"),
-        (b"a" * 200_000, "unreadable table"),
+        (b"case_id,patient_id,image\na,b,\0\n", "NUL bytes", "a table with NUL bytes"),
+        (
+            "case_id,patient_id,image\né,b,c\n".encode("utf-16"),
+            "unreadable table",
+            "a table saved as UTF-16",
+        ),
+        (
+            b"case_id,patient_id,image\n\xe9,b,c\n",
+            "unreadable table",
+            "a table of an older Windows",
+        ),
+        (
+            b'case_id,patient_id,image\n"a,b,c\n',
+            "unreadable table",
+            "a table with a quote that does not end",
+        ),
+        (
+            b"case_id,patient_id,image\na,b,c,d\n",
+            "line 2: more cells than columns",
+            "a table row with more cells than columns",
+        ),
+        (
+            b"case_id,patient_id,image,image\na,b,c,d\n",
+            "column image is there twice",
+            "a table with a column twice",
+        ),
+        (b"", "column case_id is missing", "an empty table"),
+        (b"a" * 200_000, "unreadable table", "a table of one endless line"),
     ],
 )
-def test_tables_that_are_none(tmp_path, content, message):
+def test_tables_that_are_none(tmp_path, content, message, what, told):
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with told(what, match=message):
         from_csv(tmp_path / "t.csv")
 
 

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from samatch.data.listing import from_csv, from_folder
+from samatch.data.listing import from_csv, from_folder, predicted_in
 from samatch.data.volumes import Entry
 from samatch.system.errors import InputError
 from tests.made import CSV_HEAD, nifti
@@ -22,15 +22,15 @@ def test_csv_with_mark_and_semicolons(tmp_path, encoding, separator):
     ]
 
 
-def test_faults_of_a_csv(tmp_path):
+def test_faults_of_a_csv(tmp_path, told):
     (tmp_path / "c.csv").write_text("case_id;picture\n1;a\n")
-    with pytest.raises(
-        InputError,
+    with told(
+        "a table without the columns it needs",
         match="column patient_id is missing; there are case_id, picture\n.*column image is missing",
     ):
         from_csv(tmp_path / "c.csv")
     (tmp_path / "c.csv").write_text(f"{CSV_HEAD},split\na,p,,x,train\nb,p,i,x,dev\nc,q,i,x,\n")
-    with pytest.raises(InputError) as error:
+    with told("a table with an empty cell, an unknown split and a case without one") as error:
         from_csv(tmp_path / "c.csv")
     assert all(
         text in str(error.value)
@@ -40,7 +40,7 @@ def test_faults_of_a_csv(tmp_path):
             "1 of 3 cases have no split",
         )
     )
-    with pytest.raises(InputError, match="unreadable table"):
+    with told("a table that is not there", match="unreadable table"):
         from_csv(tmp_path / "none.csv")
 
 
@@ -165,3 +165,22 @@ def test_folders_in_bids_and_beside_each_other(tmp_path):
         InputError, match="sub-01: several images(.|\n)*lost_gt.nii.gz: a label without an image"
     ):
         from_folder(tmp_path)
+
+
+def test_what_predict_wrote_into_a_set_is_told(tmp_path, told):
+    """Taken for labels, a student's own masks would be the truth that it is tested against."""
+    names = ("x.png", "masks/x_mask.png", "masks/x_overlay.png", "masks/contact_sheet.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "masks" / "volumes.csv").write_text("image,class,voxels,volume_ml\n")
+    with told(
+        "masks that samatch predict wrote in a set of your own",
+        match="1 fault\n.*masks/: masks and overlays that",
+    ):
+        from_folder(tmp_path)
+    found = from_folder(tmp_path, aside=predicted_in(tmp_path))
+    assert [(entry.image, entry.label) for entry in found] == [("x.png", "")]
+    for name in ("x_overlay.png", "contact_sheet.png", "volumes.csv"):
+        (tmp_path / "masks" / name).unlink()
+    assert from_folder(tmp_path) == [Entry("x", "x", "x.png", "masks/x_mask.png")]

@@ -25,6 +25,9 @@ from samatch.system.archives import unpack
 from samatch.system.errors import InputError
 from samatch.system.repro import file_sha256
 from tests.made import ellipse, png
+from tests.told import FETCHED, READ_BACK
+
+ROOM = FETCHED
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -128,12 +131,12 @@ def test_a_repacked_picture_still_verifies(lesions):
     assert not faults and "1 files have other bytes than the public copy: images/p 2.png" in notes
 
 
-def test_without_network_one_message_with_urls_sizes_and_places(lesions):
+def test_without_network_one_message_with_urls_sizes_and_places(lesions, told):
     home = paths.MANIFESTS / "lesions" / "dataset.yaml"
     about = yaml.safe_load(home.read_text())
     about["public_copy"]["url"] = "http://127.0.0.1:9/"
     home.write_text(yaml.safe_dump(about))
-    with pytest.raises(InputError) as error:
+    with told("no network") as error:
         provide.data("lesions")
     text = str(error.value)
     assert (
@@ -149,9 +152,9 @@ def test_without_network_one_message_with_urls_sizes_and_places(lesions):
     )
 
 
-def test_a_wrong_download_is_refused_and_a_fault_keeps_the_prepared_file_away(lesions):
+def test_a_wrong_download_is_refused_and_a_fault_keeps_the_prepared_file_away(lesions, told):
     (lesions / "images" / "p 1.png").write_bytes(b"something else")
-    with pytest.raises(InputError, match="p 1.png: wrong content"):
+    with told("a download with another content", match="p 1.png: wrong content"):
         provide.data("lesions")
     assert not (paths.data_dir() / "lesions" / "images" / "p 1.png").exists()
     (paths.data_dir() / "lesions" / "images" / "p 1.png").write_bytes(b"broken")
@@ -160,13 +163,13 @@ def test_a_wrong_download_is_refused_and_a_fault_keeps_the_prepared_file_away(le
     assert not list(paths.prepared_dir().glob("*"))
 
 
-def test_a_prepared_file_of_another_manifest_is_not_used(lesions):
+def test_a_prepared_file_of_another_manifest_is_not_used(lesions, told):
     provide.data("lesions")
     cases = paths.MANIFESTS / "lesions" / "cases.csv"
     cases.write_text(cases.read_text() + "\n")
     assert prepared.Prepared.find(load_manifest("lesions")) is None
     prepared.prepared_file(load_manifest("lesions")).write_bytes(b"\x00" * 40)
-    with pytest.raises(InputError, match="unreadable prepared file"):
+    with told("a prepared file that is none", room=READ_BACK, match="unreadable prepared file"):
         prepared.Prepared.find(load_manifest("lesions"))
 
 
@@ -187,7 +190,7 @@ def tar_of(path, *members):
     return path
 
 
-def test_unsafe_archives_are_refused_whole(tmp_path):
+def test_unsafe_archives_are_refused_whole(tmp_path, told):
     bad = tar_of(
         tmp_path / "a.tgz",
         ("../out.txt", tarfile.REGTYPE, 3),
@@ -196,7 +199,7 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
         ("hard", tarfile.LNKTYPE, 0),
         ("good.txt", tarfile.REGTYPE, 3),
     )
-    with pytest.raises(InputError) as error:
+    with told("a tar with ../, an absolute path and links") as error:
         unpack(bad, tmp_path / "into")
     text = str(error.value)
     assert (
@@ -210,14 +213,14 @@ def test_unsafe_archives_are_refused_whole(tmp_path):
         link = zipfile.ZipInfo("link")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(InputError, match="2 faults"):
+    with told("a zip with a Windows path and a link", match="2 faults"):
         unpack(tmp_path / "b.zip", tmp_path / "into")
     big = tar_of(tmp_path / "c.tgz", ("a", tarfile.REGTYPE, 3000))
     with pytest.raises(InputError, match="are allowed"):
         unpack(big, tmp_path / "into", most_bytes=1000)
     assert unpack(big, tmp_path / "into") == 1
     (tmp_path / "d.zip").write_bytes(b"no archive")
-    with pytest.raises(InputError, match="unreadable archive"):
+    with told("an archive that is none", match="unreadable archive"):
         unpack(tmp_path / "d.zip", tmp_path / "into")
 
 
@@ -261,34 +264,52 @@ def test_a_list_of_files_never_leads_out_of_the_sets_folder(lesions, path):
     assert not list(paths.data_dir().rglob("*.png"))
 
 
-@pytest.mark.parametrize("url", ["file:///etc/", "ftp://example.org/", "", "/etc/", "javascript:x"])
-def test_only_http_is_fetched(lesions, url):
+@pytest.mark.parametrize(
+    "url, what",
+    [
+        ("file:///etc/", "an address file:///"),
+        ("ftp://example.org/", "an address ftp://"),
+        ("", "an empty address"),
+        ("/etc/", "a folder as an address"),
+        ("javascript:x", "a script as an address"),
+    ],
+)
+def test_only_http_is_fetched(lesions, url, what, told):
     declare(lesions, public_copy={"url": url, "page": ""})
-    with pytest.raises(InputError, match="cannot be fetched(.|\n)*at http:// or https://"):
+    with told(what, match="cannot be fetched(.|\n)*at http:// or https://"):
         provide.data("lesions")
 
 
-def test_a_link_in_the_data_folder_is_not_written_through(lesions, tmp_path):
+def test_a_link_in_the_data_folder_is_not_written_through(lesions, tmp_path, told):
     """A folder of the set that leads elsewhere: nothing is written there."""
     (tmp_path / "elsewhere").mkdir()
     (paths.data_dir() / "lesions").mkdir(parents=True)
     (paths.data_dir() / "lesions" / "images").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="a link leads out of the data folder"):
+    with told(
+        "a folder of the set that is a link to elsewhere",
+        match="a link leads out of the data folder",
+    ):
         provide.data("lesions")
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_what_was_brought_is_meant_and_nothing_is_fetched(lesions, tmp_path):
+def test_what_was_brought_is_meant_and_nothing_is_fetched(lesions, tmp_path, told):
     """An archive or folder without the set is told; an empty folder is one to fetch into."""
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "not the set")
-    with pytest.raises(InputError, match="other.zip does not hold lesions(.|\n)*got: readme.txt"):
+    with told(
+        "an archive of something else",
+        match="other.zip does not hold lesions(.|\n)*got: readme.txt",
+    ):
         provide.data("lesions", tmp_path / "other.zip")
-    with pytest.raises(InputError, match="does not hold lesions(.|\n)*got: readme.txt"):
+    with told("a folder of something else", match="does not hold lesions(.|\n)*got: readme.txt"):
         provide.data("lesions")
     (paths.data_dir() / "lesions" / "readme.txt").rename(paths.data_dir() / "mine.png")
     (paths.data_dir() / "lesions").rmdir()
-    with pytest.raises(InputError, match="got: mine.png(.|\n)*make an empty folder lesions in it"):
+    with told(
+        "DATA that holds other files",
+        match="got: mine.png(.|\n)*make an empty folder lesions in it",
+    ):
         provide.data("lesions")
     assert not list(paths.data_dir().rglob("p ?.png"))
     (paths.data_dir() / "lesions").mkdir()

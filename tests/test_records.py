@@ -25,6 +25,9 @@ from samatch.system import paths, repro
 from samatch.system.errors import InputError
 from samatch.system.whole import write_text
 from tests.made import ellipse, png
+from tests.told import MACHINE, READ_BACK, SETTINGS
+
+ROOM = READ_BACK
 
 SPECS = [
     ("supervised", "", ""),
@@ -569,8 +572,14 @@ def finished(run):
     run.finish({"val_dice": 0.5}, pd.DataFrame({"iteration": [0]}), pd.DataFrame({"class": ["a"]}))
 
 
+WHAT = {
+    "splits": "a run trained before on other splits",
+    "manifest": "a run trained before on other images",
+}
+
+
 @pytest.mark.parametrize("file, word", [("splits.csv", "splits"), ("cases.csv", "manifest")])
-def test_a_complete_run_of_other_data_is_refused(file, word):
+def test_a_complete_run_of_other_data_is_refused(file, word, told):
     """Two patients change places in the labeled order; or an image is another one."""
     path, config = own_set() / file, make_config("demo", "nums", 1, "supervised")
     finished(Run(config))
@@ -585,7 +594,7 @@ def test_a_complete_run_of_other_data_is_refused(file, word):
     else:
         table.loc[0, "image_sha256"] = "0" * 64
     table.to_csv(path, index=False)
-    with pytest.raises(InputError, match="exists with other data") as error:
+    with told(WHAT[word], room=SETTINGS, match="exists with other data") as error:
         Run(config)
     assert f"got: {word} " in str(error.value) and "config" not in str(error.value)
     finished(Run(make_config("demo", "nums", 1, "fixmatch")))  # another run is none of its business
@@ -758,8 +767,8 @@ def test_a_surrounding_repository_gives_no_commit(tmp_path, monkeypatch):
     assert repro.commit() == f"{own}+"
 
 
-def test_collect_without_runs_says_what_to_do():
-    with pytest.raises(InputError, match="make reproduce"):
+def test_collect_without_runs_says_what_to_do(told):
+    with told("tables without a run", room=SETTINGS, match="make reproduce"):
         collect("demo", "phantom")
 
 
@@ -858,9 +867,11 @@ def test_millimetres_stand_beside_voxels_where_they_are_known():
     assert "hd95_mm" not in tables.summary(runs, cases.assign(distance_unit="mm"))
 
 
-def test_a_trial_is_no_run_to_predict_with():
+def test_a_trial_is_no_run_to_predict_with(told):
     trained("acdc-n3-a-s0", status="trial")
-    with pytest.raises(InputError, match="acdc-n3-a-s0 is no result(.|\n)*got: trial"):
+    with told(
+        "predicting with a trial", room=SETTINGS, match="acdc-n3-a-s0 is no result(.|\n)*got: trial"
+    ):
         complete_run("laptop", "acdc-n3-a-s0")
     trained("acdc-n3-b-s0")
     assert complete_run("laptop", "acdc-n3-b-s0")[1]["status"] == "complete"
@@ -879,29 +890,35 @@ def test_predictions_of_cases_with_any_name():
     assert (read_predictions(folder)["p_1"] == maps["a"]).all()
 
 
-def test_damaged_runs_are_listed_all_at_once(tmp_path):
+def test_damaged_runs_are_listed_all_at_once(tmp_path, told):
     trained("acdc-n3-a-s0")
     (trained("acdc-n3-b-s0") / "run.json").write_text("{")
     (trained("acdc-n3-c-s0") / "per_case.csv").write_bytes(b"\xff\xfe\x00")
     (trained("acdc-n3-d-s0") / "train_log.csv").unlink()
-    with pytest.raises(InputError, match="3 faults") as error:
+    with told("tables of runs of which three are damaged", match="3 faults") as error:
         collect("laptop", "acdc", tmp_path / "out")
     for word in ("acdc-n3-b-s0/run.json", "cannot be read", "missing"):
         assert word in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_record_is_refused():
+def test_a_changed_record_is_refused(told):
     config = make_config("demo", "phantom", 3, "supervised")
     finished(Run(config))
     path = Run(config).folder / "run.json"
     path.write_text(path.read_text().replace('"val_dice": 0.5', '"val_dice": 0.9'))
-    with pytest.raises(InputError, match="its sha256 is another"):
+    with told("a run.json that was changed", match="its sha256 is another"):
         Run(config)
 
 
-@pytest.mark.parametrize("kind", ["a file", "no right"])
-def test_folders_that_cannot_be_written_to_are_one_error(kind, tmp_path, monkeypatch):
+FORBIDDEN = {
+    "a file": "a file where the folder of runs belongs",
+    "no right": "no right to write to the folder of runs",
+}
+
+
+@pytest.mark.parametrize("kind", FORBIDDEN)
+def test_folders_that_cannot_be_written_to_are_one_error(kind, tmp_path, monkeypatch, told):
     trained("acdc-n3-a-s0")
     place = tmp_path / "place"
     if kind == "a file":
@@ -919,7 +936,7 @@ def test_folders_that_cannot_be_written_to_are_one_error(kind, tmp_path, monkeyp
             use()
         assert variable in str(error.value) and str(place) in str(error.value)
     monkeypatch.setenv("SAMATCH_RUNS", str(place))
-    with pytest.raises(InputError, match="cannot write to a folder(.|\n)*SAMATCH_RUNS"):
+    with told(FORBIDDEN[kind], room=MACHINE, match="cannot write to a folder(.|\n)*SAMATCH_RUNS"):
         Run(make_config("demo", "phantom", 3, "supervised")).open()
 
 
@@ -954,7 +971,7 @@ def test_what_an_earlier_try_wrote_at_its_end_is_removed():
     assert {path.name for path in run.partial.iterdir()} == {"lock", "state.pt"}
 
 
-def test_what_lies_where_a_runs_folder_belongs(capsys):
+def test_what_lies_where_a_runs_folder_belongs(capsys, told):
     """A folder without its record is said to be trained anew and replaced; a file is refused."""
     run = Run(make_config("demo", "phantom", 3, "supervised"))
     run.folder.mkdir(parents=True)
@@ -962,5 +979,9 @@ def test_what_lies_where_a_runs_folder_belongs(capsys):
     assert "has no run.json: it is trained anew" in capsys.readouterr().out and run.complete
     shutil.rmtree(run.folder)
     run.folder.write_text("")
-    with pytest.raises(InputError, match="a file lies where a run's folder belongs"):
+    with told(
+        "a file where a run's folder belongs",
+        room=MACHINE,
+        match="a file lies where a run's folder belongs",
+    ):
         Run(run.config).open()

@@ -22,7 +22,9 @@ from samatch.config.settings import make_config  # noqa: E402
 from samatch.results import records, runs  # noqa: E402
 from samatch.results.runs import Run  # noqa: E402
 from samatch.sam import embeddings  # noqa: E402
-from samatch.system.errors import InputError  # noqa: E402
+from tests.told import MACHINE, SETTINGS  # noqa: E402
+
+ROOM = SETTINGS
 
 COMMON = ["--profile", "demo", "--dataset", "phantom"]
 # Stands for Slurm and the training behind it: notes its words in one line, fails for method ict and
@@ -138,6 +140,36 @@ def test_a_child_whose_parent_has_failed_is_missing_and_says_so(tmp_path, capsys
     assert said[-1] == "0 complete, 1 failed, 1 missing"
 
 
+@pytest.mark.parametrize("place", ["logs", "launcher"])
+def test_an_error_of_the_system_fails_one_job_and_the_others_go_on(
+    place, tmp_path, capsys, launch, monkeypatch
+):
+    """A log that cannot be opened, a launcher that cannot be started for one line."""
+    launcher, asked = launch
+    if place == "logs":
+        log = tmp_path / "runs" / "logs" / "demo" / "phantom-n3-supervised-s1.log"
+        log.mkdir(parents=True)
+        reason = "Is a directory"
+    else:
+        real, reason = asyncio.create_subprocess_exec, "Argument list too long"
+
+        async def start(*words, **how):
+            if "1" in words:
+                raise OSError(7, reason)
+            return await real(*words, **how)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    lines = ["--method fixmatch --seed 1", "--method supervised --seed 1", "--method uamt"]
+    status, said = call(tmp_path, capsys, launcher, *lines)
+    if place == "logs":
+        assert f"failed    phantom-n3-supervised-s1  {reason}" in said
+        assert said[-1] == "2 complete, 1 failed, 1 missing"
+    else:
+        assert f"failed    phantom-n3-fixmatch-s1  {reason}" in said
+        assert said[-1] == "3 complete, 1 failed, 0 missing"
+    assert status == 1 and "complete  phantom-n3-uamt-s0" in said
+
+
 def test_words_of_a_line_reach_the_training_and_no_shell(tmp_path, capsys, launch):
     launcher, asked = launch
     question = f"does `touch {tmp_path}/a`; $(touch {tmp_path}/b) > {tmp_path}/c & 'it' help | * ?"
@@ -156,16 +188,20 @@ def test_one_run_under_two_settings_is_refused_before_it_is_trained(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "words, message, what",
     [
-        (["nowhere"], "cannot read the list"),
-        (["/dev/null"], "holds no run"),
-        (["/dev/null", "--side-by-side", "0"], "SIDE_BY_SIDE"),
-        (["/dev/null", "--launch", "no_such_program x"], "no program"),
+        (["nowhere"], "cannot read the list", "a list of runs that is not there"),
+        (["/dev/null"], "holds no run", "a list without a run"),
+        (["/dev/null", "--side-by-side", "0"], "SIDE_BY_SIDE", "SIDE_BY_SIDE=0"),
+        (
+            ["/dev/null", "--launch", "no_such_program x"],
+            "no program",
+            "LAUNCH that names no program",
+        ),
     ],
 )
-def test_a_call_that_cannot_work_ends_with_one_message(words, message):
-    with pytest.raises(InputError, match=message):
+def test_a_call_that_cannot_work_ends_with_one_message(words, message, what, told):
+    with told(what, match=message):
         train_list.main(words)
 
 
@@ -214,12 +250,12 @@ def test_one_who_waited_looks_until_the_other_machines_run_shows(monkeypatch):
     assert not waiting.is_alive() and second.complete
 
 
-def test_a_file_system_without_locks_is_called_that(monkeypatch):
+def test_a_file_system_without_locks_is_called_that(monkeypatch, told):
     def unsupported(*_):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(runs.fcntl, "flock", unsupported)
-    with pytest.raises(InputError, match="keeps no locks"):
+    with told("a file system of runs without locks", room=MACHINE, match="keeps no locks"):
         Run(make_config("demo", "phantom", 3, "supervised")).open()
 
 

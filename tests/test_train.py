@@ -26,6 +26,9 @@ from samatch.training import evaluate, metrics, states, train
 from samatch.training.optimizers import learning_rate
 from samatch.training.task import load_student, prepare
 from tests.conftest import shrink_demo
+from tests.told import MACHINE, SETTINGS
+
+ROOM = MACHINE
 
 
 def config(method="samatch-fixmatch", **changes):
@@ -241,16 +244,20 @@ def test_a_second_call_trains_nothing(tiny_profile, monkeypatch):
     assert train.train(config("supervised"))["status"] == "complete"
 
 
-def test_same_name_other_settings_is_refused(tiny_profile):
+def test_same_name_other_settings_is_refused(tiny_profile, told):
     train.train(config("supervised", variant="x", overrides={"train.lr": 0.02}))
-    with pytest.raises(InputError, match="exists with other settings"):
+    with told(
+        "a run trained before with other settings",
+        room=SETTINGS,
+        match="exists with other settings",
+    ):
         train.train(config("supervised", variant="x", overrides={"train.lr": 0.03}))
 
 
-def test_two_processes_cannot_train_one_run(tiny_profile):
+def test_two_processes_cannot_train_one_run(tiny_profile, told):
     first, second = Run(config("supervised")), Run(config("supervised"))
     first.open()
-    with pytest.raises(InputError, match="another process"):
+    with told("two processes on one run", match="another process"):
         second.open()
 
 
@@ -288,7 +295,7 @@ def test_a_child_waits_for_the_parent_that_another_process_trains(tiny_profile, 
     )
 
 
-def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):
+def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path, told):
     """The limit on a file's size stands for a full disk:
     writing fails in the middle of the file."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -297,7 +304,7 @@ def test_a_full_disk_during_a_checkpoint_leaves_nothing_half_written(tmp_path):
     before = path.read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
-        with pytest.raises(InputError, match="cannot write a checkpoint"):
+        with told("a full disk while a state is saved", match="cannot write a checkpoint"):
             states.save_whole({"x": torch.zeros(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -318,6 +325,9 @@ def test_missing_data_ends_with_a_message_and_no_run(capsys):
         (["--profile", "gpu"], "unknown profile"),
         (["--sam", "sam9"], "unknown SAM"),
         (["--n-labeled", "99"], "impossible label budget"),
+        (["--seed", "-1"], "impossible seed"),
+        (["--variant", "x", "--set", "train.lr={a"], "train.lr has no value"),
+        (["--variant", "x", "--set", "train.lr=!!python/name:os.system"], "has no value"),
     ],
 )
 def test_unknown_names_end_with_a_message(tiny_profile, words, message):
@@ -325,8 +335,8 @@ def test_unknown_names_end_with_a_message(tiny_profile, words, message):
         main(["train", *words])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile):
-    with pytest.raises(InputError, match="not finite") as error:
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_profile, told):
+    with told("a loss that is not finite", match="not finite") as error:
         train.train(config("supervised", variant="hot", overrides={"train.lr": 1e30}))
     manifest = load_manifest("phantom")
     labeled = [case.case_id for case in manifest.cases_of(manifest.labeled_patients(3))]
@@ -379,11 +389,11 @@ def test_broken_weights_are_never_saved_nor_complete(
         )
 
 
-def test_a_broken_moving_average_is_refused_too(tiny_profile):
+def test_a_broken_moving_average_is_refused_too(tiny_profile, told):
     task, state, run = started(config("supervised"))
     state.save(run)
     next(task.method.ema.parameters()).data.fill_(float("inf"))
-    with pytest.raises(InputError, match="first ema.encoder.0.0.weight"):
+    with told("weights that are not finite", match="first ema.encoder.0.0.weight"):
         state.save(run)
 
 
@@ -477,7 +487,7 @@ def test_a_validation_set_without_a_class_leaves_a_checkpoint(
     ]
 
 
-def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeypatch):
+def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeypatch, told):
     run_config = config("fixmatch", variant="asked", overrides={"train.iterations": 2})
     asked, real = [], train.load_cases
     monkeypatch.setattr(train, "load_cases", lambda *words: asked.append(words) or real(*words))
@@ -490,7 +500,7 @@ def test_a_trial_and_its_parents_never_read_the_test_split(tiny_profile, monkeyp
             and not (folder / "predictions.npz").exists()
         )
         assert json.loads((folder / "run.json").read_text())["status"] == "trial"
-    with pytest.raises(InputError, match="trials and results do not share a folder"):
+    with told("a trial and a result under one name", match="do not share a folder", room=SETTINGS):
         train.train(run_config)
 
 

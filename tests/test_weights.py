@@ -10,7 +10,9 @@ import pytest
 from samatch.sam import weights
 from samatch.system import paths
 from samatch.system.download import download
-from samatch.system.errors import InputError
+from tests.told import FETCHED
+
+ROOM = FETCHED
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -50,9 +52,9 @@ def url():
     server.shutdown()
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(url, tmp_path):
+def test_an_interrupted_download_goes_on_where_it_stopped(url, tmp_path, told):
     Server.cut = 500_000
-    with pytest.raises(InputError, match="cannot download the file") as error:
+    with told("a download that is cut off", match="cannot download the file") as error:
         download(url, tmp_path / "file.pth", "the file")
     assert (
         url in str(error.value)
@@ -74,16 +76,20 @@ def test_a_part_that_the_server_has_no_more_of(url, tmp_path, more, asked):
 
 
 @pytest.mark.parametrize(
-    "length, got",
+    "length, got, what",
     [
-        ("many", "no size: 'many'"),
-        ("-5", "no size: '-5'"),
-        (str(len(CONTENT) + 9), f"ended after {len(CONTENT)} of {len(CONTENT) + 9} bytes"),
+        ("many", "no size: 'many'", "a Content-Length that is no number"),
+        ("-5", "no size: '-5'", "a negative Content-Length"),
+        (
+            str(len(CONTENT) + 9),
+            f"ended after {len(CONTENT)} of {len(CONTENT) + 9} bytes",
+            "a Content-Length above what comes",
+        ),
     ],
 )
-def test_a_wrong_size_ends_with_a_message(url, tmp_path, length, got):
+def test_a_wrong_size_ends_with_a_message(url, tmp_path, length, got, what, told):
     Server.length = length
-    with pytest.raises(InputError, match=got):
+    with told(what, match=got):
         download(url, tmp_path / "file.pth", "the file")
     assert not (tmp_path / "file.pth").exists()
 
@@ -104,9 +110,9 @@ def test_two_processes_get_one_file_once(url, tmp_path, finishes, asked, capsys)
     assert "waiting for another process that gets the file" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_error(url, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_one_error(url, tmp_path, told):
     (tmp_path / "weights").write_text("a file")
-    with pytest.raises(InputError, match="cannot download the file"):
+    with told("a file where the folder of weights belongs", match="cannot download the file"):
         download(url, tmp_path / "weights" / "file.pth", "the file")
 
 
@@ -131,8 +137,15 @@ def test_where_no_sha256_is_known_that_is_said_and_the_files_own_named(
         assert said in shown and (found in shown) is bool(said) and shown.count("\n") == bool(said)
 
 
-@pytest.mark.parametrize("content", [b"", CONTENT[:-1], b"<html>"])
-def test_a_wrong_weights_file_is_named_and_stays(content, monkeypatch):
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"", "an empty file of weights"),
+        (CONTENT[:-1], "a cut file of weights"),
+        (b"<html>", "a web page as a file of weights"),
+    ],
+)
+def test_a_wrong_weights_file_is_named_and_stays(content, what, monkeypatch, told):
     row = {
         "file": "some.pth",
         "hash": f"sha256:{hashlib.sha256(CONTENT).hexdigest()}",
@@ -142,12 +155,12 @@ def test_a_wrong_weights_file_is_named_and_stays(content, monkeypatch):
     path = paths.weights_dir() / "some.pth"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(InputError, match="the weights of some(.|\n)*some.pth(.|\n)*move the file"):
+    with told(what, match="the weights of some(.|\n)*some.pth(.|\n)*move the file"):
         weights.weights_file("some")
     assert path.read_bytes() == content
 
 
-def test_weights_are_downloaded_once_and_checked(url, tmp_path, monkeypatch):
+def test_weights_are_downloaded_once_and_checked(url, tmp_path, monkeypatch, told):
     md5 = hashlib.md5(CONTENT).hexdigest()
     row = {
         "sam": "vit_b",
@@ -163,15 +176,15 @@ def test_weights_are_downloaded_once_and_checked(url, tmp_path, monkeypatch):
     weights.weights_file("vit_b")
     assert Server.asked == [0]
     row["hash"] = "md5:000000"
-    with pytest.raises(InputError, match="wrong hash"):
+    with told("weights with another hash", match="wrong hash"):
         weights.weights_file("vit_b")
 
 
-def test_without_network_the_error_names_file_and_place(monkeypatch):
+def test_without_network_the_error_names_file_and_place(monkeypatch, told):
     row = weights.sam_weights()["vit_h"] | {"url": "http://127.0.0.1:9/sam_vit_h_4b8939.pth"}
     monkeypatch.setattr(weights, "sam_weights", lambda: {"vit_h": row})
-    with pytest.raises(
-        InputError,
+    with told(
+        "weights without network",
         match=r"2560 MB(.|\n)*127\.0\.0\.1:9/sam_vit_h_4b8939\.pth(.|\n)*put the file to",
     ) as error:
         weights.weights_file("vit_h")

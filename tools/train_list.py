@@ -22,7 +22,7 @@ from pathlib import Path
 
 from samatch.config.settings import RunConfig, parent_configs
 from samatch.results.runs import PATIENCE, Run
-from samatch.system import paths
+from samatch.system import paths, whole
 from samatch.system.errors import InputError
 from samatch.training.task import check_names
 from samatch.training.train import read_words
@@ -143,6 +143,9 @@ async def _follow(
             await jobs[parent].ended.wait()
         async with slots:
             await _train(job, jobs, launch)
+    except (OSError, InputError) as error:  # of this job alone: the others go on
+        job.fault = error.brief if isinstance(error, InputError) else whole.reason(error)
+        print(f"{job.status:9} {job.name}", flush=True)
     finally:
         job.ended.set()
 

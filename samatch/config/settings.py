@@ -387,7 +387,7 @@ def checked(key: str, old: typing.Any, value: typing.Any) -> typing.Any:
         )
     elif isinstance(value, float) and not 0 <= value < float("inf"):
         raise InputError(
-            f"{key} is impossible", expected="a number not below 0", got=value, do="correct it"
+            f"{key} is impossible", expected="a finite number >= 0", got=value, do="correct it"
         )
     if name == "image_size" and value % 32:
         raise InputError(

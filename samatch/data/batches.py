@@ -37,9 +37,9 @@ def soft_label(volume: Volume, size: int, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SlicePool:
-    """Every slice of some volumes on one device: image (N, 1, S, S) float32, label (N, S, S) int64,
-    and for the first n slices, the labeled ones, where soft labels are asked for, soft (n, C, S, S)
-    float32."""
+    """Every slice of some volumes on one device: image (N, 1, S, S) float32, label (N, S, S) uint8
+    (a batch's are int64), and for the first n slices, the labeled ones, where soft labels are asked
+    for, soft (n, C, S, S) float32."""
 
     image: Tensor
     label: Tensor
@@ -57,7 +57,7 @@ class SlicePool:
         images, labels = zip(*(resized(volume, size) for volume in volumes), strict=True)
         return cls(
             torch.cat(images).to(device),
-            torch.cat(labels).to(device).long(),
+            torch.cat(labels).to(device),
             None if soft is None else soft.to(device),
         )
 
@@ -65,6 +65,10 @@ class SlicePool:
         """Numbers of the labeled slices that hold an object; of all of them where none does."""
         found = self.label[:n_labeled].flatten(1).any(1).nonzero()[:, 0].cpu()
         return found if len(found) else torch.arange(n_labeled)
+
+    def label_of(self, index: Tensor) -> Tensor:
+        """Class maps (B, S, S) int64 of the slices with these numbers (B,)."""
+        return self.label[index].long()
 
     def __len__(self) -> int:
         return len(self.image)
@@ -136,7 +140,7 @@ def draw_batch(
     )
     image_l = augment.warp(pool.image[index_l], theta_l, size, displacement=moved)
     label_l = (
-        augment.warp_label(pool.label[index_l], theta_l, size, moved)
+        augment.warp_label(pool.label_of(index_l), theta_l, size, moved)
         if pool.soft is None
         else augment.warp_probs(pool.soft[index_l], theta_l, size, moved)
     )
@@ -150,7 +154,7 @@ def draw_batch(
     )
     theta_u = send(augment.random_affine(count, settings, generator), device)
     image_w = augment.warp(pool.image[index_u], theta_u, size)
-    hidden_label_u = augment.warp_label(pool.label[index_u], theta_u, size)
+    hidden_label_u = augment.warp_label(pool.label_of(index_u), theta_u, size)
     views = {}
     for number in range(1, strong_views + 1):
         box = send(augment.cutmix_boxes(count, size, settings.cutmix_prob, generator), device)

@@ -38,7 +38,9 @@ def read_series(folder: Path) -> Picture:
                 where=folder.name,
                 expected="a folder with one series that can be read",
                 got=f"{len(found)} series",
-                do="give each series a folder",
+                do="give each series a folder of its own"
+                if found
+                else "name the folder of its slices",
             )
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
         if others := sorted(slices - {Path(file).name for file in files}):

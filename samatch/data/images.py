@@ -150,7 +150,7 @@ def _nifti(path: Path) -> Picture:
             where=path.name,
             expected="three axes",
             got=str(array.shape),
-            do="give one file a frame",
+            do="save each frame as a file of its own",
         )
     spacing, affine, doubts = nifti_place(volume, path.name)
     return Picture(
@@ -163,6 +163,9 @@ def _h5(path: Path, key: str) -> Picture:
     with h5py.File(path) as file:
         if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
             raise _no_array(path, key, "a link to another file")
+        if file.get(key) is None:
+            names = ", ".join(file)[:100] or "nothing"
+            raise _no_array(path, key, f"a link to nothing, or no such name; there are: {names}")
         found = file[key]
         if not isinstance(found, h5py.Dataset) or not found.shape:
             raise _no_array(path, key, "a group or a single value")

@@ -36,6 +36,8 @@ LABEL_FOLDERS = {
     "derivatives",
 }
 NNUNET_TEST = ("imagesTs", "labelsTs")  # beside imagesTr and labelsTr
+VOLUMES = "volumes.csv"  # of masks that `samatch predict` wrote; with these columns
+VOLUME_COLUMNS = ("image", "class", "voxels", "volume_ml")
 BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
@@ -63,19 +65,21 @@ def from_csv(path: Path) -> list[Entry]:
     return [Entry(**{name: row.get(name, "") for name in columns}) for _, row in rows]
 
 
-def from_folder(folder: Path) -> list[Entry]:
+def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entry]:
     """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of
     LABEL_STEM), `images/` beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS
     with labels beside the image or in derivatives/, nnU-Net's imagesTr/ and labelsTr/, h5 files
     that hold both. A folder of DICOM files is one series.
 
     In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Numbered
-    masks of an image (`<id>_mask`, `<id>_mask_1`) are named together, to be united. Raises
-    InputError where an image has labels of several kinds, an id several images, or a name is none
-    of system/names.py.
+    masks of an image (`<id>_mask`, `<id>_mask_1`) are named together, to be united. Folders
+    `aside` are left out. Raises InputError where an image has labels of several kinds, an id
+    several images, a name is none of system/names.py, or `samatch predict` wrote a folder: its
+    overlays are no images, and its masks no labels unless someone says so.
     """
     images, labels = {}, {}
-    for path in sorted(_candidates(folder)):
+    predicted = predicted_in(folder)
+    for path in sorted(_candidates(folder, predicted | aside)):
         parts = {part.lower() for part in path.relative_to(folder).parts[:-1]}
         is_label = bool(LABEL_STEM.search(stem_of(path)) or parts & LABEL_FOLDERS)
         (labels if is_label else images).setdefault(_case_of(path), []).append(
@@ -97,6 +101,11 @@ def from_folder(folder: Path) -> list[Entry]:
         if case not in images
     ]
     faults += [f"{images[case][0]}: {fault}" for case in images if (fault := name_fault(case))]
+    faults += [
+        f"{path.relative_to(folder)}/: masks and overlays that `samatch predict` wrote; where they "
+        f"are labels now, delete the overlays, contact_sheet.png and {VOLUMES}"
+        for path in sorted(predicted - aside)
+    ]
     if not images:
         faults.append("no image was found")
     raise_all(
@@ -113,6 +122,13 @@ def from_folder(folder: Path) -> list[Entry]:
     ]
 
 
+def predicted_in(folder: Path) -> frozenset[Path]:
+    """The folders that `samatch predict` wrote, or began to; `folder` may be one itself."""
+    head = ",".join(VOLUME_COLUMNS).encode()
+    found = [path for path in folder.rglob(VOLUMES) if path.is_file()]
+    return frozenset(path.parent for path in found if path.read_bytes().startswith(head))
+
+
 def _alike(labels: list[str]) -> bool:
     """Whether labels of an image are one, or differ by nothing but a number after one word."""
     found = [(LABEL_STEM.search(stem_of(Path(name))), Path(name)) for name in labels]
@@ -120,14 +136,15 @@ def _alike(labels: list[str]) -> bool:
     return len(labels) == 1 or (len(kinds) == 1 and all(word for word, _ in found))
 
 
-def _candidates(folder: Path) -> list[Path]:
+def _candidates(folder: Path, aside: frozenset[Path]) -> list[Path]:
     """Files of known kinds, and folders that hold DICOM files.
 
-    Left out are the set's own manifest, hidden files (macOS's ._x.nii.gz among them) and what
-    nnU-Net keeps for its own test.
+    Left out are folders `aside`, the set's own manifest, hidden files (macOS's ._x.nii.gz among
+    them) and what nnU-Net keeps for its own test.
     """
     files = [p for p in folder.rglob("*") if p.is_file() and not _aside(p.relative_to(folder))]
     files = [p for p in files if p.parent == folder or not _of_nnunets_test(p)]
+    files = [p for p in files if p.parent not in aside]
     series = {p.parent for p in files if p.suffix.lower() == ".dcm"}
     return [p for p in files if suffix_of(p)] + [p for p in series if p != folder]
 

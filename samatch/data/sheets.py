@@ -8,6 +8,7 @@ from pathlib import Path
 
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
+from samatch.system.whole import reason as file_reason
 
 SEPARATORS = ",;\t"
 
@@ -35,14 +36,14 @@ def read_rows(path: Path, required: tuple[str, ...], what: str = "table") -> lis
             f"unreadable {what}",
             where=paths.shown(path),
             expected="a CSV file in UTF-8",
-            got=str(error)[:160],
+            got=file_reason(error),
             do="correct it, or save it again as CSV UTF-8",
         ) from error
     names = lines[0][1] if lines else []
     while names and not names[-1]:
         names.pop()
     faults = [
-        f"column {name} is missing; there are {', '.join(names)}"
+        f"column {name} is missing; there are {', '.join(names) or 'none'}"
         for name in required
         if name not in names
     ]

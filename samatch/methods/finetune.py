@@ -38,7 +38,8 @@ class FineTune(Method):
     def step(self, batch: Batch) -> StepOutput:
         """One of SAM's two losses, on the labeled images."""
         if self.embeddings is not None:
-            embeddings, label = self.embeddings[batch.index_l], self.labels[batch.index_l]
+            embeddings = self.embeddings[batch.index_l]
+            label = self.labels[batch.index_l].long()
         else:
             embeddings, label = self.sam.encode(batch.image_l), batch.label_l
         if self.answers_alone and torch.rand(()) < self.config.sam.prompt_drop:

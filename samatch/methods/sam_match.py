@@ -247,7 +247,7 @@ class SamMatch(Method):
         view = torch.randint(0, views, (len(batch.index_l),)).to(batch.index_l.device)
         number = view * self.n_labeled + batch.index_l
         shifted = torch.where(view > 0, number - self.n_labeled + self.n_slices, batch.index_l)
-        return self.embeddings[shifted], self.sam_labels[number]
+        return self.embeddings[shifted], self.sam_labels[number].long()
 
     def _sam_losses(
         self, refinement: Refinement, embeddings_l: Tensor, label_l: Tensor

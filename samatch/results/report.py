@@ -136,7 +136,7 @@ def main(words: list[str] | None = None) -> None:
         return print(f"{len(renew_tracked())} tables written from the tracked records")
     if args.trials:
         folder = args.into or paths.output_dir(args.profile, args.dataset) / "results"
-        folder.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(folder, "--into")
         return write_text(
             folder / "trials.csv",
             collect_trials(args.profile, args.dataset).to_csv(index=False, float_format="%.4g"),

@@ -1,5 +1,6 @@
 """The one kind of error that bad input raises."""
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,13 +43,14 @@ def raise_all(what: str, faults: Iterable[str], do: str) -> None:
 
 
 def known(name: str, names: Iterable[str], kind: str) -> str:
-    """`name` if it is one of `names`, else an InputError that lists them."""
+    """`name` if it is one of `names`, else an InputError that lists them and names the nearest."""
     names = sorted(names)
     if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
         raise InputError(
             f"unknown {kind}: {name!r}",
-            expected="one of " + ", ".join(names),
+            expected="one of " + ", ".join(filter(None, names)) if any(names) else "there is none",
             got=repr(name),
-            do=f"choose one of these, or add a file for the new {kind}",
+            do="choose one of these" + (f"; is {near[0]} meant?" if near else ""),
         )
     return name

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from samatch.data.images import HDF5, PICTURES, Picture, read, stem_of, suffix_of
-from samatch.data.listing import from_folder
+from samatch.data.listing import VOLUME_COLUMNS, VOLUMES, from_folder, predicted_in
 from samatch.data.volumes import Raw, array_faults
 from samatch.results import plots
 from samatch.system import paths, whole
@@ -52,6 +52,7 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
         "correct or remove these files; nothing was written",
     )
     paths.make_folder(into, "the second argument")
+    write_volumes(into, [])  # by which a later call knows this folder, finished or not
     progress, masks, rows, panels = Progress("predicting", len(found)), [], [], []
     for number, path in enumerate(found, 1):
         picture = read(path)
@@ -69,17 +70,23 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
         progress(number)
     with _writing(into, images):
         save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
-    whole.write_text(
-        into / "volumes.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
-    )
+    write_volumes(into, rows)
     return masks
 
 
+def write_volumes(into: Path, rows: list[dict]) -> None:
+    """The table of volumes, a row per image and class."""
+    table = pd.DataFrame(rows, columns=VOLUME_COLUMNS)
+    whole.write_text(into / VOLUMES, table.to_csv(index=False, float_format="%.6g"))
+
+
 def images_in(images: Path) -> list[Path]:
-    """The image files of a folder, labels left out; or the one file that is named."""
+    """The image files of a folder, labels and what earlier calls wrote below it left out; or the
+    one file that is named."""
     if images.is_file():
         return [images]
-    return [images / entry.image for entry in from_folder(images)]
+    earlier = predicted_in(images) - {images}
+    return [images / entry.image for entry in from_folder(images, earlier)]
 
 
 def refuse_among_images(images: Path, into: Path) -> None:

@@ -32,6 +32,8 @@ def check_names(config: RunConfig) -> None:
     manifest = load_manifest(config.dataset)
     manifest.labeled_patients(config.n_labeled)
     known(config.method, method_names(), "method")
+    if not 0 <= config.seed < 2**32:  # numpy's
+        raise InputError("impossible seed", expected="0 to 4294967295", got=config.seed)
     method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
     if wants_unlabeled(config) and config.n_labeled == len(manifest.patients("train")):
         raise InputError(

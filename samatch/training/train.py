@@ -21,6 +21,7 @@ from samatch.methods.base import StepOutput
 from samatch.results.runs import Run, write_predictions
 from samatch.sam.weights import weights_sha256
 from samatch.system.devices import device_name, memory_checked
+from samatch.system.errors import InputError
 from samatch.system.stopping import TERMINATED, Stop
 from samatch.training import evaluate
 from samatch.training.optimizers import descend, learning_rate, trainable
@@ -246,9 +247,7 @@ def read_words(words: list[str] | None = None) -> argparse.Namespace:
         "--wait", action="store_true", help="for another process that trains this run"
     )
     args = parser.parse_args(words)
-    overrides = {
-        key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)
-    }
+    overrides = dict(map(_override, args.set))
     args.config = make_config(
         args.profile,
         args.dataset,
@@ -260,6 +259,20 @@ def read_words(words: list[str] | None = None) -> argparse.Namespace:
         overrides,
     )
     return args
+
+
+def _override(pair: str) -> tuple[str, object]:
+    """Key and value of KEY=VALUE. Raises InputError where the value is no YAML."""
+    key, _, value = pair.partition("=")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(
+            f"{key} has no value that can be read",
+            expected="KEY=VALUE with a number, a word, true or false",
+            got=pair,
+            do=f"for example --set {key}=1",
+        ) from None
 
 
 def main(words: list[str] | None = None) -> None:

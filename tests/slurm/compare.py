@@ -1,9 +1,11 @@
-"""Compares per_case.csv and weights of two folders of runs bit by bit: compare.py ONE OTHER"""
+"""Compares the tables and weights of two folders of runs bit by bit: compare.py ONE OTHER"""
 
 import sys
 from pathlib import Path
 
 import torch
+
+TABLES = ("per_case.csv", "train_log.csv")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -20,7 +22,7 @@ def equal(one: Path, other: Path) -> bool:
     """Whether two runs have the same rows and the same bits."""
     ours, theirs = weights(one), weights(other)
     return (
-        (one / "per_case.csv").read_bytes() == (other / "per_case.csv").read_bytes()
+        all((one / name).read_bytes() == (other / name).read_bytes() for name in TABLES)
         and ours.keys() == theirs.keys()
         and all(torch.equal(ours[name], theirs[name]) for name in ours)
     )
@@ -34,9 +36,7 @@ def main(one: Path, other: Path) -> None:
     differing = [name for name in names[0] if not equal(one / name, other / name)]
     if differing:
         raise SystemExit(f"error: not equal: {', '.join(differing)}")
-    print(
-        f"{len(names[0])} runs: per_case.csv and weights equal those of the serial run bit by bit"
-    )
+    print(f"{len(names[0])} runs: tables and weights equal those of the serial run bit by bit")
 
 
 if __name__ == "__main__":

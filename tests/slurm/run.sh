@@ -51,6 +51,8 @@ kill_pid_file() { [ ! -s "$1" ] || kill "${2:--TERM}" "$(cat "$1")" 2>/dev/null 
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
+    # The launching program first, so that it starts nothing anew.
+    [ -z "${MAKE_PID:-}" ] || { pkill -P "$MAKE_PID"; kill "$MAKE_PID"; } 2>/dev/null || true
     timeout 10 scancel --full --user=root 2>/dev/null || true
     sleep 1
     for node in n1 n2; do
@@ -59,7 +61,6 @@ clean_up() {
     done
     for name in slurmctld munged; do kill_pid_file "$DIR/$name.pid"; done
     [ -z "${SERIAL_PID:-}" ] || kill "$SERIAL_PID" 2>/dev/null || true
-    [ -z "${MAKE_PID:-}" ] || kill "$MAKE_PID" 2>/dev/null || true
     sleep 1
     if [ -n "${KEEP:-}" ]; then echo "kept: $DIR"; else rm -rf "$DIR"; fi
     exit $status
@@ -130,7 +131,7 @@ make_list() {
 }
 runs() {
     # -o: the interpreter is the one that PY names, nothing is installed
-    make --no-print-directory -o .venv/.installed PY="$PY" runs LIST="$DIR/list" LAUNCH="$1"
+    exec make --no-print-directory -o .venv/.installed PY="$PY" runs LIST="$DIR/list" LAUNCH="$1"
 }
 shown() { sed -e "s#$DIR/##g" -e "s#$(hostname -s)#HOST#g"; }
 
