@@ -34,7 +34,7 @@ class Told:
     @contextlib.contextmanager
     def __call__(self, what: str, match: str = "", room: str = "") -> Iterator:
         """Within it, `what` must raise an InputError; its message is the row of a room's table."""
-        with pytest.raises(InputError, match=match) as error:
+        with pytest.raises(InputError, match=match or None) as error:
             yield error
         self.row(what, str(error.value), room or self.room)
 
