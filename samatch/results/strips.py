@@ -235,7 +235,7 @@ def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, classes: tuple[
     for number, name in enumerate(COLUMNS):
         place = (_column(number), top - PANEL, PANEL, PANEL)
         axis = sheet.axes(*place, name=f"{time} {one.role} {name}")
-        _panel(axis, name, said, shown)
+        panel(axis, name, said, shown)
         sheet.text(
             _column(number) + PANEL / 2,
             top - PANEL - 0.04,
@@ -258,7 +258,8 @@ def _words_under(said: Opinions, classes: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _panel(axis: Axes, name: str, said: Opinions, shown: tuple[slice, slice]) -> None:
+def panel(axis: Axes, name: str, said: Opinions, shown: tuple[slice, slice]) -> None:
+    """One of COLUMNS on the slice, cut to the rows and columns `shown`."""
     axis.imshow(said.image, cmap="gray", interpolation="nearest")
     num_foreground = len(said.iou)
     if name in ("student", "sam", "both", "hidden"):
