@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from samatch.config.settings import GUIDED, RunConfig, make_config
 from samatch.data.manifest import Manifest, load_manifest
@@ -148,6 +147,7 @@ def spread(iterations: list[int], count: int = AT_MOST) -> list[int]:
 
 # The figures. Lengths are inches.
 LEFT, HEAD, UNDER, LEGEND, NAMES = 0.08, 0.5, 0.36, 0.42, 1.1
+FRAME_DPI = 100  # a page holds twenty of them
 
 
 def draw(film: Film, classes: tuple[str, ...], threshold: float, below: list[str]) -> Figure:
@@ -158,7 +158,7 @@ def draw(film: Film, classes: tuple[str, ...], threshold: float, below: list[str
     """
     at = spread(list(film.frames))
     width = LEFT + NAMES + (len(at) + 1) * (PANEL + GAP) + 0.35
-    lines = [line for text in below for line in textwrap.wrap(text, int(width * 17.5))]
+    lines = [line for text in below for line in textwrap.wrap(text, int(width * 16.5))]
     foot = LEGEND + 0.16 * len(lines) + 0.12
     height = HEAD + len(MAPS) * (PANEL + UNDER) + foot
     sheet = Sheet(plt.figure(figsize=(width, height), dpi=strips.DPI), width, height)
@@ -185,8 +185,9 @@ def draw(film: Film, classes: tuple[str, ...], threshold: float, below: list[str
         for name, top in rows.items():
             axis = sheet.axes(x, top - PANEL, PANEL, PANEL, f"{iteration} {name}")
             strips.panel(axis, name, said, shown)
+            _outline(axis, said.hidden)
             _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
-    _legend(sheet, classes, threshold, foot)
+    _legend(sheet, classes, threshold, foot, outline=True)
     sheet.text(LEFT, 0.08, "\n".join(lines), fontsize=8, color=INK, va="bottom", linespacing=1.3)
     return sheet.figure
 
@@ -197,7 +198,7 @@ def draw_frame(film: Film, iteration: int, classes: tuple[str, ...], threshold: 
     names = {"slice": "unlabeled slice", "student": "student's map", "confidence": "its confidence"}
     names |= {"sam": "SAM's map", "both": "combined map", "hidden": "hidden label"}
     width, height = 2 * LEFT + len(names) * (PANEL + GAP), 0.7 + PANEL + UNDER + LEGEND
-    sheet = Sheet(plt.figure(figsize=(width, height), dpi=strips.DPI), width, height)
+    sheet = Sheet(plt.figure(figsize=(width, height), dpi=FRAME_DPI), width, height)
     title = f"iteration {iteration} of {max(film.frames)}"
     sheet.text(LEFT, height - 0.3, title, fontsize=11, weight="bold")
     for number, (name, words) in enumerate(names.items()):
@@ -207,7 +208,7 @@ def draw_frame(film: Film, iteration: int, classes: tuple[str, ...], threshold: 
         _centred(sheet, x, top + 0.22, words, fontsize=10)
         if name in MAPS:
             _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
-    _legend(sheet, classes, threshold, LEGEND, doubt=True)
+    _legend(sheet, classes, threshold, LEGEND)
     return sheet.figure
 
 
@@ -235,12 +236,24 @@ def _curves(sheet: Sheet, film: Film, top: float) -> None:
     axis.set_xlabel("iteration", fontsize=8, labelpad=-6)
 
 
-def _legend(sheet: Sheet, classes: tuple[str, ...], threshold: float, foot: float, doubt=False):
+def _outline(axis: Axes, hidden: np.ndarray) -> None:
+    """The hidden label's classes as thin white lines."""
+    for value in np.unique(hidden[hidden > 0]):
+        axis.contour(hidden == value, levels=[0.5], colors="white", linewidths=0.7)
+
+
+def _legend(
+    sheet: Sheet, classes: tuple[str, ...], threshold: float, foot: float, outline: bool = False
+) -> None:
+    """Of the classes, of what is not taught, and of an outlined hidden label or the doubt."""
     handles = []
     for index, cls in enumerate(classes):
         color = class_color(index)
         handles.append(Patch(facecolor=color, alpha=0.6, edgecolor=color, label=cls))
-    if doubt:
+    if outline:
+        line = Patch(facecolor="#888888", edgecolor="white", label="white line: hidden label")
+        handles.append(line)
+    else:
         handles.append(Patch(facecolor=strips.DOUBT, label="student not sure"))
     words = f"below {threshold:g}: not taught"
     handles.append(Patch(facecolor=NOT_KEPT, edgecolor="white", hatch="//////", label=words))
@@ -280,22 +293,11 @@ def save_film(config: RunConfig, film: Film, into: Path | None = None) -> list[P
         figure = draw_frame(film, iteration, manifest.classes, threshold)
         strips.save(figure, frames / f"{iteration:05}.png", manifest.licence)
         plt.close(figure)
-        _shrink(frames / f"{iteration:05}.png", manifest.licence)
     folder = into or paths.output_dir(config.profile, config.dataset) / "results"
     folder.mkdir(parents=True, exist_ok=True)
     table = record(film, manifest.classes)
     whole.write_text(folder / "film.csv", table.to_csv(index=False, float_format="%.2f"))
     return [pictures / "film.png", *sorted(frames.glob("*.png")), folder / "film.csv"]
-
-
-def _shrink(path: Path, licence: str) -> None:
-    """A picture in 128 colours: a third of its size, the same to the eye."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    about = PngInfo()
-    about.add_text("Software", "samatch")
-    about.add_text("Copyright", licence)
-    small.save(path, optimize=True, pnginfo=about)
 
 
 def main(words: list[str] | None = None) -> None:
