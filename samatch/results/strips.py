@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from samatch.results.curves import SOURCE_STYLES
-from samatch.results.plots import DOUBT, around, class_color
+from samatch.results.plots import DOUBT, around, class_color, stamp
 
 DPI = 150
 ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}
@@ -212,6 +212,7 @@ def save(figure: Figure, path: Path, licence: str) -> None:
     """A PNG, whole or not at all, with the same metadata at every drawing: the images' licence."""
     partial = path.with_name(f".{path.name}.partial{os.getpid()}")
     metadata = {"Software": "samatch", "Copyright": licence}
+    stamp(figure, path)
     try:
         figure.savefig(partial, format="png", metadata=metadata)
         partial.replace(path)

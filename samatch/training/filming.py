@@ -29,16 +29,13 @@ FRAMES = 20  # from the start of a training to its end; the start is one more
 class Camera:
     """A `watch` of `samatch.training.train.train` that keeps a film in a run's folder.
 
-    Of a run that began without it the film starts where the run goes on. Raises InputError where
-    the run has no SAM beside a student, or is complete without a film.
+    Of a run that began without it the film starts where the run goes on, of a complete run it sees
+    nothing. Raises InputError where the run has no SAM beside a student.
     """
 
     def __init__(self, config: RunConfig, trial: str = ""):
         refuse_unfilmable(config)
-        run = Run(config, trial)
-        if run.complete:
-            films.film_of_run(run.folder)
-        self.path = run.partial / FILM
+        self.path = Run(config, trial).partial / FILM
         self.every = max(1, config.train.iterations // FRAMES)
         self.film: Film | None = None
 

@@ -19,6 +19,7 @@ from samatch.config.settings import FINETUNE, PROFILES, RunConfig, make_config, 
 from samatch.data.batches import draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
+from samatch.results.films import film_of_run
 from samatch.results.runs import Run, write_predictions
 from samatch.sam.weights import weights_sha256
 from samatch.system.devices import device_name, memory_checked
@@ -286,6 +287,8 @@ def main(words: list[str] | None = None) -> None:
     """`samatch train`: trains one run, and says how it ended."""
     args = read_words(words)
     watch = Camera(args.config, args.trial) if args.film else None
+    if watch and Run(args.config, args.trial).complete:
+        film_of_run(Run(args.config, args.trial).folder)  # says so where there is none
     record = train(args.config, wait=args.wait, trial=args.trial, watch=watch)
     print(
         "trainable parameters:",
