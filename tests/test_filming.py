@@ -1,7 +1,6 @@
 """The film of a joint training: it changes nothing, survives a cut, and draws what it holds."""
 
 import json
-import shutil
 
 import matplotlib
 
@@ -13,59 +12,35 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from samatch.config.settings import make_config
 from samatch.results import films, strips
 from samatch.results.runs import FILM, Run
-from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import filming, metrics, train
 from samatch.training.filming import Camera
 from samatch.training.task import prepare
 from tests.conftest import shrink_demo
+from tests.hand_made import bring_parents, differing_pixels, tiny
 
 CLASSES = ("RV", "MYO", "LV")
 
 
-def tiny(method="samatch-fixmatch", **changes):
-    return make_config("demo", "phantom", 3, method, "tiny", **changes)
-
-
-def no_distances(pred, ref, spacing):
-    return float((pred ^ ref).sum()), float(pred.sum())
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Runs folder of a joint training that nobody films, and its parents."""
-    home = tmp_path_factory.mktemp("unfilmed")
-    with pytest.MonkeyPatch.context() as patch:
-        shrink_demo(patch)
-        patch.setenv("SAMATCH_RUNS", str(home))
-        patch.setattr(metrics, "surface_distances", no_distances)
-        torch.set_num_threads(1)
-        train.train(tiny())
-    return home / "demo"
-
-
 @pytest.fixture
-def parents(home, tiny_profile, monkeypatch):
+def parents(complete, tiny_profile, monkeypatch):
     """This test's own runs folder, with the parents alone."""
-    monkeypatch.setattr(metrics, "surface_distances", no_distances)
-    for parent in tiny().parents:
-        shutil.copytree(home / parent, paths.runs_dir("demo") / parent)
+    monkeypatch.setattr(metrics, "surface_distances", differing_pixels)
+    bring_parents(complete, tiny())
 
 
 @pytest.fixture(scope="module")
-def filmed(home, tmp_path_factory):
+def filmed(complete, tmp_path_factory):
     """Folder of the same training, filmed."""
     runs = tmp_path_factory.mktemp("filmed")
     with pytest.MonkeyPatch.context() as patch:
         shrink_demo(patch)
         patch.setenv("SAMATCH_RUNS", str(runs))
-        patch.setattr(metrics, "surface_distances", no_distances)
+        patch.setattr(metrics, "surface_distances", differing_pixels)
         torch.set_num_threads(1)
-        for parent in tiny().parents:
-            shutil.copytree(home / parent, runs / "demo" / parent)
+        bring_parents(complete, tiny())
         train.train(tiny(), watch=Camera(tiny()))
     return runs / "demo" / tiny().run_id
 
@@ -76,8 +51,8 @@ def closed():
     plt.close("all")
 
 
-def test_a_filmed_training_ends_with_the_same_weights_bit_for_bit(home, filmed):
-    plain = home / filmed.name
+def test_a_filmed_training_ends_with_the_same_weights_bit_for_bit(complete, filmed):
+    plain = complete / filmed.name
     expected, found = (
         torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (plain, filmed)
     )
@@ -147,11 +122,11 @@ def test_a_training_that_was_cut_off_goes_on_with_its_film(parents, filmed, monk
         assert all((found.dice(name) == expected.dice(name)).all() for name in strips.MAPS)
 
 
-def test_what_cannot_be_filmed_is_refused(tiny_profile, home, monkeypatch):
+def test_what_cannot_be_filmed_is_refused(tiny_profile, complete, monkeypatch):
     for config in (tiny("fixmatch"), tiny("finetune"), tiny(variant="no_sam")):
         with pytest.raises(InputError, match="a student and a SAM that train together"):
             Camera(config)
-    monkeypatch.setenv("SAMATCH_RUNS", str(home.parent))
+    monkeypatch.setenv("SAMATCH_RUNS", str(complete.parent))
     with pytest.raises(InputError, match="no film of this run"):
         train.main(["--sam", "tiny", "--film"])
 
