@@ -149,7 +149,7 @@ def test_iterations_are_spread_from_the_first_to_the_last():
 def test_pictures_and_table_say_what_the_film_holds(filmed, tmp_path, tiny_profile):
     film = films.film_of_run(filmed)
     table = films.record(film, CLASSES)
-    assert len(table) == 7 * 3 and set(table.map) == {"student", "SAM", "combined"}
+    assert len(table) == 7 * 3 and set(table["map"]) == {"student", "SAM", "combined"}
     figure = films.draw(film, CLASSES, 0.75, ["Images: made by hand."])
     words = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
     for iteration in films.spread(list(film.frames)):
