@@ -39,7 +39,7 @@ SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
 TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
 VARIANTS := no_sam box
 
-.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip audit benchmark test unit lint nbval notebooks tables figures pages faults book lock clean
+.PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip film audit benchmark test unit lint nbval notebooks tables figures pages faults book lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
@@ -99,6 +99,8 @@ predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DI
 	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$(IMAGES)" "$(MASKS)"
 strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
 	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
+film: $(READY)  ## one unlabeled slice over a joint training that was run with --film: PROFILE=laptop DATASET=acdc
+	@$(PY) -W ignore -m samatch film $(RUN_ARGS) --method $(METHOD)
 
 audit: $(READY)  ## recompute every tracked number by other code: PROFILE=laptop DATASET=acdc, or all sets without
 	@$(PY) -m samatch audit $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATASET),--dataset $(DATASET))

@@ -22,7 +22,7 @@ include_patterns += ["CONTRIBUTING.md", "CHANGELOG.md"]
 exclude_patterns = sorted(path.name for path in ROOT.iterdir() if path.name not in READ)
 exclude_patterns += ["docs/index.md", "**.partial.ipynb", "**.failed.ipynb"]
 
-extensions = ["myst_nb", "ext.mathml", "ext.offline"]
+extensions = ["myst_nb", "ext.mathml", "ext.film", "ext.offline"]
 nb_execution_mode = "off"  # pages show what the tracked notebooks hold
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
@@ -32,6 +32,7 @@ html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = [("film.js", {"defer": "defer"})]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "redirect.html"}  # book/index.html leads to the first page
 html_copy_source = False

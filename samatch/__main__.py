@@ -54,6 +54,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "draw the method on unlabeled slices, by a finished joint run",
         "--profile laptop --dataset acdc",
     ),
+    "film": (
+        "results.films",
+        [],
+        "draw one slice over a joint training that was run with --film",
+        "--profile laptop --dataset acdc",
+    ),
     "tables": (
         "results.report",
         [],

@@ -7,6 +7,9 @@ import torch
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.data.readers import phantom
+from samatch.training import metrics
+from samatch.training.train import train
+from tests.hand_made import differing_pixels, tiny
 from tests.told import BROUGHT, Told
 
 _GENERATED = functools.cache(
@@ -71,6 +74,21 @@ def shrink_demo(monkeypatch):
     }
     demo["all"] = demo["all"] | small
     monkeypatch.setitem(PROFILES, "demo", demo)
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory):
+    """Folder of the runs of a complete SAM-Match and its parents: trained once, for the tests that
+    only read them."""
+    home = tmp_path_factory.mktemp("complete")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_demo(patch)
+        for name in ("RUNS", "OUT", "PREPARED"):
+            patch.setenv(f"SAMATCH_{name}", str(home))
+        patch.setattr(metrics, "surface_distances", differing_pixels)
+        torch.set_num_threads(1)
+        train(tiny())
+    return home / "demo"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""A hand-made batch, a small network of every method, and losses in plain numpy."""
+"""A hand-made batch, a small network of every method, tiny trainings, losses in plain numpy."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import torch
@@ -9,6 +10,10 @@ from samatch.config.settings import FINETUNE, GUIDED, make_config
 from samatch.data.batches import Batch
 from samatch.methods.base import method_class, method_names
 from samatch.networks.unet import UNet
+from samatch.results.runs import Run
+from samatch.system import paths
+from samatch.training.states import TrainingState
+from samatch.training.task import prepare
 
 B, C, S = 2, 3, 32
 PLAIN = [name for name in method_names() if not name.startswith(GUIDED) and name != FINETUNE]
@@ -29,6 +34,31 @@ def build(name, **changes):
         else UNet(C),
         config,
     )
+
+
+def tiny(method="samatch-fixmatch", **changes):
+    """A training on phantoms with the tiny SAM; short with the fixture tiny_profile."""
+    return make_config("demo", "phantom", 3, method, "tiny", **changes)
+
+
+def started(run_config, trial=""):
+    """A run's task and its first state."""
+    run = Run(run_config, trial)
+    run.open()
+    task = prepare(run_config)
+    return task, TrainingState.start(task, run), run
+
+
+def bring_parents(complete, run_config):
+    """Copies a run's parents, so that they need not be trained again."""
+    for parent in run_config.parents:
+        shutil.copytree(complete / parent, paths.runs_dir("demo") / parent)
+
+
+def differing_pixels(pred, ref, spacing):
+    """In the place of surface distances, which take most of
+    the time of a short training: changes with every pixel."""
+    return float((pred ^ ref).sum()), float(pred.sum())
 
 
 def hand_made_batch():

@@ -1,13 +1,18 @@
-"""Real files made for tests: NIfTI, PNG, DICOM series."""
+"""Real files made for tests: NIfTI, PNG, DICOM series; and records of runs that nobody trained."""
 
+import json
 import random
 
 import nibabel
 import numpy as np
+import pandas as pd
 import SimpleITK as sitk
 from PIL import Image
 
+from samatch.config.settings import run_id
 from samatch.data.dicom import kept_locale
+from samatch.results.records import RUN_COLUMNS
+from samatch.system import paths
 from samatch.system.errors import InputError
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
@@ -124,3 +129,82 @@ def outcomes(path, whole, look) -> set[str]:
         except InputError:
             found.add("refused")
     return found
+
+
+SPECS = [
+    ("supervised", "", ""),
+    ("fixmatch", "", ""),
+    ("samatch-fixmatch", "lite_medsam", ""),
+    ("samatch-fixmatch", "lite_medsam", "box"),
+    ("samatch-fixmatch", "", "no_sam"),
+    ("finetune", "lite_medsam", ""),
+]
+VAL = [0.5, 0.7, 0.72, 0.74, 0.71, 0.9]
+
+
+def records(dataset="acdc"):
+    """Runs and per-case tables of SPECS on six patients of two frames."""
+    rng = np.random.default_rng(0)
+    runs, cases = [], []
+    for (method, sam, variant), val in zip(SPECS, VAL, strict=True):
+        name = run_id(dataset, 3, method, sam, 0, variant)
+        runs.append(
+            {
+                **dict.fromkeys(RUN_COLUMNS, ""),
+                "run_id": name,
+                "method": method,
+                "sam": sam,
+                "variant": variant,
+                "n_labeled": 3,
+                "seed": 0,
+                "val_dice": val,
+                "selected_iteration": 100,
+                "manifest_sha256": "m",
+                "splits_sha256": "s",
+            }
+        )
+        for patient in (f"p{i}" for i in range(6)):
+            cases += [
+                {
+                    "run_id": name,
+                    "split": "val" if method == "finetune" else "test",
+                    "patient_id": patient,
+                    "case_id": f"{patient}_{f}",
+                    "class": c,
+                    "dice": val + rng.normal(0, 0.02),
+                    "hd95": rng.uniform(1, 9),
+                    "asd": 1.0,
+                    "distance_unit": "voxel",
+                    "status": "ok",
+                }
+                for f in (1, 2)
+                for c in ("RV", "LV")
+            ]
+    return pd.DataFrame(runs), pd.DataFrame(cases)
+
+
+def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c", status="complete"):
+    """A complete run's folder, or a trial's, written as by hand."""
+    folder = paths.runs_dir("laptop") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "dataset": dataset,
+        "method": "fixmatch",
+        "variant": "",
+        "n_labeled": 3,
+        "seed": 0,
+        "sam_name": "",
+        "train": {"iterations": 5},
+        "parents": [],
+    }
+    (folder / "run.json").write_text(
+        json.dumps(
+            {"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}
+        )
+    )
+    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice}" for case in cases]
+    (folder / "per_case.csv").write_text(
+        "\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n"
+    )
+    (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
+    return folder

@@ -3,7 +3,9 @@
 The builds need the tools of `make book` (.venv-book, or Sphinx beside pytest) and are skipped else.
 """
 
+import base64
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,26 @@ def test_a_picture_from_elsewhere_and_an_unknown_formula_fail_the_build(tmp_path
     assert done.returncode != 0
     assert "notebooks/00_tiny.html: <img> https://example.org/far.png" in done.stderr
     assert "latex2mathml does not know \\nosuch" in done.stderr
+
+
+@needs_tools
+def test_a_film_has_a_slider_over_its_frames_and_no_film_leaves_no_trace(tmp_path):
+    frames = tmp_path / "figures" / "demo" / "phantom" / "film"
+    frames.mkdir(parents=True)
+    for name in ("00050.png", "00000.png"):
+        (frames / name).write_bytes(base64.b64decode(PIXEL))
+    marks = [f'<div class="film" data-of="{of}"></div>' for of in ("demo/phantom", "laptop/none")]
+    done, path = build(tmp_path, *marks)
+    assert done.returncode == 0, done.stderr
+    page = path.read_text()
+    assert page.count('class="film"') == 1 and "laptop/none" not in page
+    assert '<input type="range" min="0" max="1" value="0">' in page and "film.js" in page
+    pictures = re.findall(r'<img src="(\S+)" alt="(iteration \d+)"( hidden)?>', page)
+    assert [picture[1:] for picture in pictures] == [
+        ("iteration 0", ""),
+        ("iteration 50", " hidden"),
+    ]
+    assert all((path.parent / picture[0]).exists() for picture in pictures)
 
 
 @pytest.mark.parametrize(

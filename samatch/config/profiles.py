@@ -6,6 +6,7 @@ Tables are keyed by stage: warm_up (supervised), match, finetune, joint.
 """
 
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 Settings = dict[str, typing.Any]
@@ -139,11 +140,15 @@ def _joint(**changes) -> dict[str, Settings]:
 def _boxed(prompt: str = "box", **changes) -> dict[str, Settings | str]:
     """The paper's way: SAM fine-tuned with prompts, asked
     about the student's map, its answer in that map's place."""
+    return {"finetune": "box", "joint": _asked(prompt, **changes)}
+
+
+def _asked(prompt: str = "box", **changes) -> Settings:
     settings = {"prompt": prompt, "combine": "replace", "sam_conf_thresh": 0.95, **changes}
-    return {"finetune": "box"} | _joint(**settings)
+    return _joint(**settings)["joint"]
 
 
-VARIANTS: dict[str, dict[str, Settings | str]] = {
+VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
     # One box per class asks the decoder once per class: half as many steps.
@@ -163,7 +168,7 @@ VARIANTS: dict[str, dict[str, Settings | str]] = {
     "sam_frozen": {"joint": {"sam.tune": "frozen"}},  # the fine-tuned SAM, fixed from then on
     "sam_untuned": {
         "finetune": {"train.iterations": 0, "sam.prompt_drop": 0.0},
-        "joint": _boxed()["joint"] | {"sam.tune": "frozen"},
+        "joint": _asked() | {"sam.tune": "frozen"},
     },
     "sam_lora": _sam(tune="lora"),
     "sam_all": _sam(tune="all"),

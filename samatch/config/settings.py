@@ -320,9 +320,10 @@ def variant_of(variant: str, stage: str) -> str:
 
 def variant_settings(variant: str, stage: str) -> dict[str, typing.Any]:
     """What a variant of VARIANTS changes at a stage; {} for one of the user's own."""
-    return (
-        VARIANTS.get(variant_of(variant, stage), {}).get(stage, {}) if variant in VARIANTS else {}
-    )
+    if variant not in VARIANTS:
+        return {}
+    found = VARIANTS.get(variant_of(variant, stage), {}).get(stage, {})
+    return {} if isinstance(found, str) else found
 
 
 def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:

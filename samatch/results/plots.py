@@ -36,9 +36,14 @@ def save(figure: Figure, path: Path) -> None:
 
     A figure of the profile demo says so in its corner: .../demo/<set>/ or .../demo/<set>/figures/.
     """
+    stamp(figure, path)
+    figure.savefig(path, dpi=SAVED_DPI, metadata={"Software": None})
+
+
+def stamp(figure: Figure, path: Path) -> None:
+    """Says in the corner of a figure of the profile demo that it is one."""
     if "demo" in path.parts[-4:-2]:
         figure.text(0.004, 0.004, "demo: generated phantoms", color="#777777", fontsize=7)
-    figure.savefig(path, dpi=SAVED_DPI, metadata={"Software": None})
 
 
 def slices_with_contours(

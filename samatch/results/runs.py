@@ -1,9 +1,9 @@
 """Runs on disk: a folder with one identity, complete or not there.
 
 runs/<profile>/<run_id>/ holds run.json, train_log.csv, per_case.csv, predictions.npz (class maps of
-the test volumes) and checkpoint.pt. run.json lists the hashes of the others and carries one of
-itself; records made before that list none, and are taken as they are. While a run is going its
-folder is called .<run_id>.partial. This module does not import torch.
+the test volumes), checkpoint.pt and, where one was asked for, film.npz. run.json lists the hashes
+of the others and carries one of itself; records made before that list none, and are taken as they
+are. While a run is going its folder is called .<run_id>.partial. This module does not import torch.
 """
 
 import fcntl
@@ -24,6 +24,7 @@ from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
 FILES = ("train_log.csv", "per_case.csv", "predictions.npz", "checkpoint.pt")
+FILM = "film.npz"  # grows while the run is going, and survives where it is cut off
 # What a run leaves in its lock, and seconds in which the run then shows on every machine:
 # NFS remembers what was not there for up to a minute.
 COMPLETED = "complete"
@@ -185,7 +186,8 @@ class Run:
         for name, table in (("train_log", log), ("per_case", per_case)):
             text = table.to_csv(index=False, float_format="%.6g")
             whole.write_text(self.partial / f"{name}.csv", text)
-        written = [self.partial / name for name in FILES if (self.partial / name).exists()]
+        written = [self.partial / name for name in (*FILES, FILM)]
+        written = [path for path in written if path.exists()]
         record = {
             "run_id": self.config.run_id,
             "status": self.status,

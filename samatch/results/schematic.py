@@ -9,8 +9,8 @@ from samatch.results.plots import DPI
 
 def method_figure() -> Figure:
     """predict -> propose -> refine -> loss, and SAM beside the student, as boxes and arrows."""
-    figure, axis = plt.subplots(figsize=(10, 5), dpi=DPI, layout="constrained")
-    axis.set(xlim=(0, 10), ylim=(0, 5))
+    figure, axis = plt.subplots(figsize=(10, 7), dpi=DPI, layout="constrained")
+    axis.set(xlim=(0, 10), ylim=(-1.5, 6.4))
     axis.axis("off")
     boxes = {
         "weak": (0.1, 2.2, "unlabeled\nweak view $w$"),
@@ -21,7 +21,10 @@ def method_figure() -> Figure:
         "refine": (6.4, 2.2, "refine\nmean of both maps,\nsure pixels kept"),
         "student": (2.2, 0.4, "predict\nstudent $f(S(w))$"),
         "loss": (8.4, 0.4, "loss\nCE + Dice on\nkept pixels"),
-        "samloss": (8.4, 3.9, "SAM's own loss:\nlabeled slices,\nstudent's map"),
+        "samloss": (8.4, 3.9, "SAM's own loss:\nlabels, and the\nstudent's map"),
+        "labeled": (0.1, -1.3, "labeled slice\nand its label"),
+        "supervised": (2.2, -1.3, "predict\nstudent $f(x)$"),
+        "labeled_sam": (4.3, 5.4, "labeled slice\nand its label"),
     }
     for name, (x, y, text) in boxes.items():
         color = {
@@ -29,6 +32,8 @@ def method_figure() -> Figure:
             "samloss": "#f6d5b8",
             "refine": "#eee3c4",
             "loss": "#d5e5d0",
+            "labeled": "#e6e6e6",
+            "labeled_sam": "#e6e6e6",
         }.get(name, "#dce6f2")
         axis.add_patch(
             FancyBboxPatch(
@@ -47,6 +52,11 @@ def method_figure() -> Figure:
         ((5.5, 3.1), (8.3, 4.1), 0.12),
         ((8.0, 2.6), (9.15, 1.3), -0.35),
         ((3.8, 0.8), (8.3, 0.8), 0),
+        ((0.85, 2.1), (0.85, 1.3), 0),  # the strong view is made of the weak one
+        ((1.7, -0.9), (2.1, -0.9), 0),
+        ((3.8, -0.9), (9.15, 0.3), 0.25),
+        ((5.05, 5.3), (5.05, 4.8), 0),
+        ((5.9, 5.8), (9.15, 4.8), -0.25),
     ]
     for start, end, bend in arrows:
         axis.add_patch(
@@ -59,14 +69,12 @@ def method_figure() -> Figure:
                 connectionstyle=f"arc3,rad={bend}",
             )
         )
-    axis.text(9.3, 2.1, "refined\npseudo-label", fontsize=8, ha="center")
-    axis.text(
-        4.9,
-        1.5,
-        "no gradient passes through propose and refine;\n"
-        "labeled images train the student as usual (not drawn)",
-        fontsize=8,
-        ha="center",
-        color="#555555",
-    )
+    notes = {
+        (9.3, 2.1): "refined\npseudo-label",
+        (7.7, -1.05): "with its label",
+        (8.7, 5.75): "with its label",
+        (5.6, 1.6): "no gradient passes through propose and refine",
+    }
+    for (x, y), words in notes.items():
+        axis.text(x, y, words, fontsize=8, ha="center", color="#444444")
     return figure

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from samatch.results.curves import SOURCE_STYLES
-from samatch.results.plots import DOUBT, around, class_color
+from samatch.results.plots import DOUBT, around, class_color, stamp
 
 DPI = 150
 ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}
@@ -212,6 +212,7 @@ def save(figure: Figure, path: Path, licence: str) -> None:
     """A PNG, whole or not at all, with the same metadata at every drawing: the images' licence."""
     partial = path.with_name(f".{path.name}.partial{os.getpid()}")
     metadata = {"Software": "samatch", "Copyright": licence}
+    stamp(figure, path)
     try:
         figure.savefig(partial, format="png", metadata=metadata)
         partial.replace(path)
@@ -235,7 +236,7 @@ def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, classes: tuple[
     for number, name in enumerate(COLUMNS):
         place = (_column(number), top - PANEL, PANEL, PANEL)
         axis = sheet.axes(*place, name=f"{time} {one.role} {name}")
-        _panel(axis, name, said, shown)
+        panel(axis, name, said, shown)
         sheet.text(
             _column(number) + PANEL / 2,
             top - PANEL - 0.04,
@@ -258,7 +259,8 @@ def _words_under(said: Opinions, classes: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _panel(axis: Axes, name: str, said: Opinions, shown: tuple[slice, slice]) -> None:
+def panel(axis: Axes, name: str, said: Opinions, shown: tuple[slice, slice]) -> None:
+    """One of COLUMNS on the slice, cut to the rows and columns `shown`."""
     axis.imshow(said.image, cmap="gray", interpolation="nearest")
     num_foreground = len(said.iou)
     if name in ("student", "sam", "both", "hidden"):

@@ -52,7 +52,7 @@ def _members(opened) -> list[tuple[str, int, bool]]:
         if any(member.flag_bits & 1 for member in opened.infolist()):
             raise InputError(
                 "an encrypted archive",
-                where=Path(opened.filename).name,
+                where=Path(opened.filename or "").name,
                 expected="files that can be read without a password",
                 do="unpack it yourself, and name the folder with DATA=DIR",
             )

@@ -81,7 +81,7 @@ def make_folder(folder: Path, moved_by: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         got = "" if os.access(folder, os.W_OK | os.X_OK) else "no right to write there"
     except OSError as error:
-        got = error.strerror
+        got = error.strerror or str(error)
     if got:
         raise InputError(
             "cannot write to a folder",

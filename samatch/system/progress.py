@@ -14,7 +14,8 @@ class Progress:
 
     def __init__(self, task: str, total: int):
         self.task, self.total = task, total
-        self.start, self.first = time.monotonic(), None
+        self.start = time.monotonic()
+        self.first: int | None = None
         self.shown = 0.0
 
     def __call__(self, done: int, note: str = "") -> None:

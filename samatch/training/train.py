@@ -9,6 +9,7 @@ with the same weights as an uninterrupted one.
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable
 
 import pandas as pd
 import torch
@@ -18,23 +19,32 @@ from samatch.config.settings import FINETUNE, PROFILES, RunConfig, make_config, 
 from samatch.data.batches import draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
+from samatch.results.films import film_of_run
 from samatch.results.runs import Run, write_predictions
 from samatch.sam.weights import weights_sha256
 from samatch.system.devices import device_name, memory_checked
 from samatch.system.errors import InputError
 from samatch.system.stopping import TERMINATED, Stop
 from samatch.training import evaluate
+from samatch.training.filming import Camera
 from samatch.training.optimizers import descend, learning_rate, trainable
 from samatch.training.states import TrainingState, kept_weights, save_whole
 from samatch.training.task import Task, check_names, prepare, validate
 
+# Looks at a task after so many iterations: at the start of a training and after each one.
+Watch = Callable[[Task, int], None]
 
-def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
+
+def train(
+    config: RunConfig, wait: bool = False, trial: str = "", watch: Watch | None = None
+) -> dict:
     """Trains one run, its missing parents first, and returns its record (run.json).
 
     A run that another process trains is refused, or waited for: parents
     are, so that their children can start side by side. A trial, of which
     `trial` says what it asks, and its parents never read the test split.
+    `watch` sees the run at work, not its parents; it changes nothing, and
+    is no part of the run's identity.
     """
     check_names(config)
     run = Run(config, trial)
@@ -47,17 +57,17 @@ def train(config: RunConfig, wait: bool = False, trial: str = "") -> dict:
         run.close()
         return Run(config, trial).read()
     try:
-        return train_opened(config, run, trial)
+        return train_opened(config, run, trial, watch)
     finally:  # a notebook keeps the traceback, and with it the run
         run.release()
 
 
-def train_opened(config: RunConfig, run: Run, trial: str) -> dict:
+def train_opened(config: RunConfig, run: Run, trial: str, watch: Watch | None = None) -> dict:
     """`train` of a run whose folder is locked and whose parents are complete."""
     with memory_checked(config.run_id, LOWER):
         task = prepare(config)
         state = TrainingState.start(task, run)
-        train_to_the_end(task, state, run)
+        train_to_the_end(task, state, run, watch)
         per_case = final_evaluation(task, run, test=not trial)
     # Only here, after the last state and of the same iteration: whatever cuts the run off before,
     # it goes on from a state.
@@ -66,12 +76,18 @@ def train_opened(config: RunConfig, run: Run, trial: str) -> dict:
     return run.read()
 
 
-def train_to_the_end(task: Task, state: TrainingState, run: Run) -> None:
+def train_to_the_end(
+    task: Task, state: TrainingState, run: Run, watch: Watch | None = None
+) -> None:
     """Every iteration that is left. SIGTERM saves one more state and ends the process."""
     settings = task.config.train
     with Stop() as stop:
+        if watch and state.iteration == 0:
+            watch(task, 0)
         while state.iteration < settings.iterations:
             train_one(task, state)
+            if watch:
+                watch(task, state.iteration)
             last = state.iteration == settings.iterations
             if last or stop.asked or state.iteration % settings.checkpoint_every == 0:
                 state.save(run)
@@ -246,6 +262,11 @@ def read_words(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--wait", action="store_true", help="for another process that trains this run"
     )
+    parser.add_argument(
+        "--film",
+        action="store_true",
+        help="keep what student and SAM say of one slice over a joint training: samatch film",
+    )
     args = parser.parse_args(words)
     overrides = dict(map(_override, args.set))
     args.config = make_config(
@@ -278,7 +299,10 @@ def _override(pair: str) -> tuple[str, object]:
 def main(words: list[str] | None = None) -> None:
     """`samatch train`: trains one run, and says how it ended."""
     args = read_words(words)
-    record = train(args.config, wait=args.wait, trial=args.trial)
+    watch = Camera(args.config, args.trial) if args.film else None
+    if watch and Run(args.config, args.trial).complete:
+        film_of_run(Run(args.config, args.trial).folder)  # says so where there is none
+    record = train(args.config, wait=args.wait, trial=args.trial, watch=watch)
     print(
         "trainable parameters:",
         ", ".join(f"{name} {count:,}" for name, count in record["trainable_parameters"].items()),

@@ -197,8 +197,9 @@ def gains_of(pair: Pair, places: list[Place]) -> np.ndarray:
 
 
 @torch.no_grad()
-def opinions(pair: Pair, place: Place) -> Opinions:
-    """What is said of a slice, merged as at the end of the training, when SAM's say is whole."""
+def opinions(pair: Pair, place: Place, progress: float = 1.0) -> Opinions:
+    """What is said of a slice, merged as at `progress` (0 to 1) of the training: by default at its
+    end, when SAM's say is whole."""
     config, method, bf16 = pair.config, pair.method, pair.data.bf16
     size, image = config.train.image_size, place.volume.image[place.slice][None]
     with torch.autocast(pair.data.device.type, torch.bfloat16, enabled=bf16):
@@ -206,7 +207,7 @@ def opinions(pair: Pair, place: Place) -> Opinions:
         answer = method.ask(pair.embed(place), student)
         as_published = published(config.refine, "background")
         sam_probs = resize(class_probs(answer.mask_logits, as_published), size)
-        both, _ = merge(config.refine, student, sam_probs, answer.quality, answer.present, 1.0)
+        both, _ = merge(config.refine, student, sam_probs, answer.quality, answer.present, progress)
     small, hidden = resized(place.volume, size)
     return Opinions(
         image=small[place.slice, 0].numpy(),

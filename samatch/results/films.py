@@ -1,0 +1,326 @@
+"""A film of one unlabeled slice: what student and SAM say of it while they train together.
+
+    samatch film --profile laptop --dataset acdc
+
+`samatch train --film` records it (`samatch.training.filming`); here it is kept, drawn and tabled.
+No torch. Maps and Dice are those of `samatch.results.strips`.
+"""
+
+import argparse
+import dataclasses
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from samatch.config.settings import GUIDED, RunConfig, make_config
+from samatch.data.manifest import Manifest, load_manifest
+from samatch.results import strips
+from samatch.results.plots import class_color
+from samatch.results.runs import FILM, file_of, run_folder
+from samatch.results.strips import GAP, INK, MAPS, NOT_KEPT, PANEL, SOURCE_STYLES, Opinions, Sheet
+from samatch.system import paths, whole
+from samatch.system.errors import InputError
+
+RULE = (
+    "of the unlabeled training slices whose hidden label shows every class, the one with the "
+    "median Dice of the student's map when the film begins"
+)
+# One array a frame in the file; a boxless Opinions is made of them.
+PER_FRAME = {
+    "student": np.uint8, "confidence": np.float16, "sam": np.uint8, "iou": np.float32,
+    "both": np.uint8, "keep": np.bool_,
+}  # fmt: skip
+COLORS = {"student": "student", "sam": "sam", "both": "refined"}  # map -> key of SOURCE_STYLES
+AT_MOST = 6  # iterations in the strip
+
+
+@dataclass(frozen=True)
+class Film:
+    """One slice at some iterations of one training."""
+
+    run_id: str
+    case_id: str
+    slice: int  # from 0
+    slices: int  # how many the rule chose from
+    frames: dict[int, Opinions]  # by iteration, in order
+
+    def until(self, iteration: int) -> "Film":
+        """The frames before `iteration`: what is behind a training that goes on from there."""
+        frames = {at: said for at, said in self.frames.items() if at < iteration}
+        return dataclasses.replace(self, frames=frames)
+
+    def dice(self, name: str) -> np.ndarray:
+        """(T,) percent of map `name`, mean over classes, at each iteration."""
+        return np.array([strips.mean_dice(said.dice(name)) for said in self.frames.values()])
+
+
+def write(film: Film, path: Path) -> None:
+    """The film as one .npz file, whole or not at all; class maps uint8, confidences float16."""
+    said = list(film.frames.values())
+    arrays = {name: np.stack([getattr(one, name) for one in said]) for name in PER_FRAME}
+    arrays = {name: array.astype(PER_FRAME[name]) for name, array in arrays.items()}
+    arrays |= {
+        "iteration": np.array(list(film.frames)),
+        "image": said[0].image.astype(np.float16),
+        "hidden": said[0].hidden.astype(np.uint8),
+    }
+    about = {f.name: np.array(getattr(film, f.name)) for f in dataclasses.fields(film)[:-1]}
+
+    def save(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays, **about)
+
+    whole.write_whole(path, save, "a film")
+
+
+def read(path: Path) -> Film:
+    """What `write` wrote. Raises InputError where it is damaged or no film."""
+    problem = whole.fault(path)
+    if not problem:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return _film_of({name: file[name] for name in file.files})
+        except (KeyError, ValueError, OSError) as error:
+            problem = f"it is no film ({whole.reason(error)})"
+    raise InputError(
+        "a film cannot be used",
+        where=f"{path.parent.name}/{path.name}",
+        got=problem,
+        do="restore the file, or delete it: a training that goes on begins a new film there",
+    )
+
+
+def _film_of(arrays: dict[str, np.ndarray]) -> Film:
+    image, hidden = arrays["image"].astype(np.float32), arrays["hidden"]
+    frames = {}
+    for number, iteration in enumerate(arrays["iteration"].tolist()):
+        said = {name: arrays[name][number] for name in PER_FRAME}
+        frames[iteration] = Opinions(image=image, hidden=hidden, boxes={}, **said)
+    return Film(
+        str(arrays["run_id"]),
+        str(arrays["case_id"]),
+        int(arrays["slice"]),
+        int(arrays["slices"]),
+        frames,
+    )
+
+
+def film_of_run(folder: Path) -> Film:
+    """The film in a complete run's folder. Raises InputError where there is none."""
+    if not (folder / FILM).exists():
+        raise InputError(
+            "there is no film of this run",
+            where=paths.shown(folder),
+            expected=FILM,
+            do="train the run with --film, in a folder of its own (SAMATCH_RUNS) if it is complete",
+        )
+    return read(file_of(folder, FILM))
+
+
+def record(film: Film, classes: tuple[str, ...]) -> pd.DataFrame:
+    """One row an iteration and map: Dice in percent, mean and by class, and percent kept."""
+    rows = []
+    for iteration, said in film.frames.items():
+        for name, words in MAPS.items():
+            by_class = dict(zip(classes, said.dice(name), strict=True))
+            row = {"run_id": film.run_id, "case_id": film.case_id, "slice": film.slice}
+            row |= {"iteration": iteration, "map": words}
+            row |= {"dice": strips.mean_dice(said.dice(name))}
+            row |= {f"dice_{cls}": value for cls, value in by_class.items()}
+            row["kept"] = 100 * said.keep.mean() if name == "both" else float("nan")
+            rows.append(row)
+    return pd.DataFrame(rows).assign(slices=film.slices, rule=RULE)
+
+
+def spread(iterations: list[int], count: int = AT_MOST) -> list[int]:
+    """At most `count` of the iterations, evenly spread, the first and the last among them."""
+    numbers = np.linspace(0, len(iterations) - 1, min(count, len(iterations)))
+    return [iterations[round(number)] for number in numbers]
+
+
+# The figures. Lengths are inches.
+LEFT, HEAD, UNDER, LEGEND, NAMES = 0.08, 0.5, 0.36, 0.42, 1.1
+FRAME_DPI = 100  # a page holds twenty of them
+
+
+def draw(film: Film, classes: tuple[str, ...], threshold: float, below: list[str]) -> Figure:
+    """The film as a strip: columns are iterations, rows the student's map, SAM's and both combined.
+
+    threshold: least probability of a kept pixel; below: paragraphs under the legend. The first
+    column has the slice, its hidden label, and the Dice of all frames.
+    """
+    at = spread(list(film.frames))
+    width = LEFT + NAMES + (len(at) + 1) * (PANEL + GAP) + 0.35
+    lines = [line for text in below for line in textwrap.wrap(text, int(width * 16.5))]
+    foot = LEGEND + 0.16 * len(lines) + 0.12
+    height = HEAD + len(MAPS) * (PANEL + UNDER) + foot
+    sheet = Sheet(plt.figure(figsize=(width, height), dpi=strips.DPI), width, height)
+    shown, first = strips.window(list(film.frames.values())), film.frames[at[0]]
+    rows = {name: height - HEAD - n * (PANEL + UNDER) for n, name in enumerate(MAPS)}
+    for name, words in (("slice", "unlabeled slice"), ("hidden", "its hidden label")):
+        top = rows["student" if name == "slice" else "sam"]
+        axis = sheet.axes(LEFT, top - PANEL, PANEL, PANEL, name)
+        strips.panel(axis, name, first, shown)
+        _centred(sheet, LEFT, top - PANEL - 0.04, words)
+    _curves(sheet, film, rows["both"])
+    start = LEFT + PANEL + GAP + 0.35
+    for name, words in (
+        ("student", "student's\nmap"),
+        ("sam", "SAM's map"),
+        ("both", "combined\nmap"),
+    ):
+        middle = rows[name] - PANEL / 2
+        style = {"fontsize": 11, "weight": "bold", "color": SOURCE_STYLES[COLORS[name]][0]}
+        sheet.text(start, middle, words, va="center", **style)
+    for number, iteration in enumerate(at):
+        said, x = film.frames[iteration], start + NAMES - 0.1 + number * (PANEL + GAP)
+        _centred(sheet, x, height - 0.22, f"iteration {iteration}", fontsize=11, weight="bold")
+        for name, top in rows.items():
+            axis = sheet.axes(x, top - PANEL, PANEL, PANEL, f"{iteration} {name}")
+            strips.panel(axis, name, said, shown)
+            _outline(axis, said.hidden)
+            _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
+    _legend(sheet, classes, threshold, foot, outline=True)
+    sheet.text(LEFT, 0.08, "\n".join(lines), fontsize=8, color=INK, va="bottom", linespacing=1.3)
+    return sheet.figure
+
+
+def draw_frame(film: Film, iteration: int, classes: tuple[str, ...], threshold: float) -> Figure:
+    """One iteration as one row: the slice, all that is said of it, and its hidden label."""
+    said, shown = film.frames[iteration], strips.window(list(film.frames.values()))
+    names = {"slice": "unlabeled slice", "student": "student's map", "confidence": "its confidence"}
+    names |= {"sam": "SAM's map", "both": "combined map", "hidden": "hidden label"}
+    width, height = 2 * LEFT + len(names) * (PANEL + GAP), 0.7 + PANEL + UNDER + LEGEND
+    sheet = Sheet(plt.figure(figsize=(width, height), dpi=FRAME_DPI), width, height)
+    title = f"iteration {iteration} of {max(film.frames)}"
+    sheet.text(LEFT, height - 0.3, title, fontsize=11, weight="bold")
+    for number, (name, words) in enumerate(names.items()):
+        x, top = LEFT + number * (PANEL + GAP), height - 0.7
+        axis = sheet.axes(x, top - PANEL, PANEL, PANEL, name)
+        strips.panel(axis, name, said, shown)
+        _centred(sheet, x, top + 0.22, words, fontsize=10)
+        if name in MAPS:
+            _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
+    _legend(sheet, classes, threshold, LEGEND)
+    return sheet.figure
+
+
+def _centred(sheet: Sheet, x: float, y: float, words: str, **style) -> None:
+    """Words in the middle of a panel whose left edge is x, their top at y."""
+    sheet.text(x + PANEL / 2, y, words, **{"ha": "center", "va": "top", "fontsize": 8.5} | style)
+
+
+def _under(said: Opinions, name: str) -> str:
+    kept = f", {100 * said.keep.mean():.1f} % kept" if name == "both" else ""
+    return f"Dice {strips.mean_dice(said.dice(name)):.1f}{kept}"
+
+
+def _curves(sheet: Sheet, film: Film, top: float) -> None:
+    """The Dice of every frame, in the place of a panel."""
+    axis = sheet.axes(LEFT + 0.4, top - PANEL + 0.1, PANEL - 0.25, PANEL - 0.3, "curves")
+    axis.spines[["left", "bottom"]].set_visible(True)
+    for name, key in COLORS.items():
+        color, style, _ = SOURCE_STYLES[key]
+        axis.plot(list(film.frames), film.dice(name), color=color, linestyle=style, linewidth=1.4)
+    axis.set_xticks([0, max(film.frames)])
+    axis.yaxis.set_major_locator(plt.MaxNLocator(4, integer=True))
+    axis.tick_params(labelsize=7.5, length=2)
+    axis.set_title("Dice of each map (%)", fontsize=8.5, pad=3)
+    axis.set_xlabel("iteration", fontsize=8, labelpad=-6)
+
+
+def _outline(axis: Axes, hidden: np.ndarray) -> None:
+    """The hidden label's classes as thin white lines."""
+    for value in np.unique(hidden[hidden > 0]):
+        axis.contour(hidden == value, levels=[0.5], colors="white", linewidths=0.7)
+
+
+def _legend(
+    sheet: Sheet, classes: tuple[str, ...], threshold: float, foot: float, outline: bool = False
+) -> None:
+    """Of the classes, of what is not taught, and of an outlined hidden label or the doubt."""
+    handles = []
+    for index, cls in enumerate(classes):
+        color = class_color(index)
+        handles.append(Patch(facecolor=color, alpha=0.6, edgecolor=color, label=cls))
+    if outline:
+        line = Patch(facecolor="#888888", edgecolor="white", label="white line: hidden label")
+        handles.append(line)
+    else:
+        handles.append(Patch(facecolor=strips.DOUBT, label="student not sure"))
+    words = f"below {threshold:g}: not taught"
+    handles.append(Patch(facecolor=NOT_KEPT, edgecolor="white", hatch="//////", label=words))
+    place = (0.5, (foot - LEGEND + 0.06) / sheet.height)
+    style = {"ncols": len(handles), "frameon": False, "fontsize": 9.5}
+    sheet.figure.legend(handles=handles, loc="lower center", bbox_to_anchor=place, **style)
+
+
+def sentences(config: RunConfig, manifest: Manifest, film: Film) -> list[str]:
+    """What stands below the strip: the slice and its rule, the run, where the images come from."""
+    return [
+        f"{film.case_id.replace('_', ' ')}, slice {film.slice} (from 0), chosen by a rule: {RULE} "
+        f"(of {film.slices}). Dice in percent, mean over the classes, of the whole map against "
+        "the hidden label, which no training reads.",
+        f"Run {film.run_id}, profile {config.profile}: the whole slice at "
+        f"{config.train.image_size} x {config.train.image_size} pixels without augmentation, cut "
+        "to the organ for display; the student is its moving average.",
+        f"Images: {manifest.title}. Source: {manifest.source}. Licence: {manifest.licence}. "
+        f"{manifest.citation}.",
+    ]
+
+
+def save_film(config: RunConfig, film: Film, into: Path | None = None) -> list[Path]:
+    """Writes film.png, a small picture of every frame (film/00050.png ...) and film.csv.
+
+    into: folder of film.csv, by default this machine's results. Returns the paths written.
+    """
+    manifest, threshold = load_manifest(config.dataset), config.refine.sam_conf_thresh
+    pictures = paths.figures_dir(config.profile, config.dataset)
+    figure = draw(film, manifest.classes, threshold, sentences(config, manifest, film))
+    strips.save(figure, pictures / "film.png", manifest.licence)
+    plt.close(figure)
+    frames = paths.make_folder(pictures / "film", "SAMATCH_FIGURES or SAMATCH_OUT")
+    for old in frames.glob("*.png"):
+        old.unlink()
+    for iteration in film.frames:
+        figure = draw_frame(film, iteration, manifest.classes, threshold)
+        strips.save(figure, frames / f"{iteration:05}.png", manifest.licence)
+        plt.close(figure)
+    folder = into or paths.output_dir(config.profile, config.dataset) / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = record(film, manifest.classes)
+    whole.write_text(folder / "film.csv", table.to_csv(index=False, float_format="%.2f"))
+    return [pictures / "film.png", *sorted(frames.glob("*.png")), folder / "film.csv"]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Draws the film of a complete run."""
+    parser = argparse.ArgumentParser(
+        prog="samatch film",
+        description="One unlabeled slice over a joint training that was run with --film.",
+    )
+    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--dataset", default="phantom")
+    parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
+    parser.add_argument("--method", default="fixmatch", help="the match method that SAM guides")
+    parser.add_argument("--sam", default="lite_medsam")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--into",
+        type=Path,
+        help="folder for film.csv (results/<profile>/<set> renews the tracked one)",
+    )
+    args = parser.parse_args(words)
+    method = GUIDED + args.method.removeprefix(GUIDED)
+    config = make_config(args.profile, args.dataset, args.n_labeled, method, args.sam, args.seed)
+    written = save_film(config, film_of_run(run_folder(config)), args.into)
+    for path in (written[0], written[-1]):
+        print(f"written: {paths.shown(path)}")
+    print(f"and {len(written) - 2} pictures, one a frame, in {paths.shown(written[1].parent)}")
