@@ -263,6 +263,28 @@ def label_budgets(profile: str, dataset: str) -> str:
     return markdown({"method": wide.index, **{titles[n]: wide[n] for n in wide}})
 
 
+def retrained(profile: str, dataset: str) -> str:
+    """The same runs trained again elsewhere: Dice of both, and how far apart the units are."""
+    table = read_table(paths.TRACKED_RESULTS / "robustness" / "retrained.csv")
+    table = table[table.run_id.str.startswith(f"{dataset}-")]
+    runs, _ = tracked(profile, dataset)
+    names = tables.names_of(runs)
+    order = tables.in_reading_order(runs[runs.run_id.isin(table.run_id)]).run_id
+    table = table.set_index("run_id").loc[order]
+    return markdown(
+        {
+            "run": [names[run] for run in order],
+            "changed": table.changed,
+            "validation Dice %, first": one(table.val_dice_a),
+            "again": one(table.val_dice_b),
+            "test Dice %, first": one(table.dice_a),
+            "again ": one(table.dice_b),
+            "apart per unit, mean (points)": one(table.mean_apart),
+            "largest": one(table.largest_apart),
+        }
+    )
+
+
 def trials(profile: str, dataset: str) -> str:
     """What short trainings asked, on validation alone."""
     table = read_table(paths.TRACKED_RESULTS / profile / dataset / "trials.csv")
@@ -277,6 +299,7 @@ def trials(profile: str, dataset: str) -> str:
 
 
 TABLES = {
+    "retrained": retrained,
     "label_budgets": label_budgets,
     "external": external,
     "answer": answer,

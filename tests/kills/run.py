@@ -97,7 +97,7 @@ def killed_on_the_way(
     method: str, run: Run, log: Path, moments: list[tuple[signal.Signals, float]]
 ) -> list[dict]:
     """Trains the stage to its end, with a row for each kill on the way. `moments` (signal, seconds
-    after the opening) are used up from the front; one that comes too late stays."""
+    after the opening) are used up from the front; one that came too late is set sooner."""
     rows = []
     while not run.complete:
         process, start = begin(method, run, log)
@@ -111,6 +111,8 @@ def killed_on_the_way(
             moments.pop(0)
             process.join()
             rows.append({"signal": number.name, "saved_iteration": saved_iteration(run)})
+        else:
+            moments[0] = number, seconds / 2
         finish_late(process, log, number)
     return rows
 
