@@ -112,8 +112,9 @@ test: $(READY)  ## unit tests, notebook linter, tracked notebooks re-executed an
 	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint
 unit: $(READY)
 	$(PY) -m pytest
-lint: $(READY)  ## ruff (lint and format) and the notebook linter
+lint: $(READY)  ## ruff (lint and format), mypy (types) and the notebook linter
 	$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy --no-error-summary
 	$(PY) tools/check_notebooks.py notebooks
 nbval: $(READY)
 	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks

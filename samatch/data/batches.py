@@ -107,14 +107,15 @@ class Batch:
     theta_l: Tensor
     iteration: int
     progress: float  # fraction of the training that is done, in [0, 1)
-    image_w: Tensor | None = None
-    image_s1: Tensor | None = None  # strong view of image_w, CutMix applied
-    cutmix_box1: Tensor | None = None
-    image_s2: Tensor | None = None  # a second one, drawn anew
-    cutmix_box2: Tensor | None = None
-    index_u: Tensor | None = None
-    theta_u: Tensor | None = None
-    hidden_label_u: Tensor | None = None
+    # None where a method asks for none (`needs_unlabeled`, `strong_views`) and so never reads it.
+    image_w: Tensor = None
+    image_s1: Tensor = None  # strong view of image_w, CutMix applied
+    cutmix_box1: Tensor = None
+    image_s2: Tensor = None  # a second one, drawn anew
+    cutmix_box2: Tensor = None
+    index_u: Tensor = None
+    theta_u: Tensor = None
+    hidden_label_u: Tensor = None
 
 
 def draw_batch(
@@ -155,7 +156,7 @@ def draw_batch(
     theta_u = send(augment.random_affine(count, settings, generator), device)
     image_w = augment.warp(pool.image[index_u], theta_u, size)
     hidden_label_u = augment.warp_label(pool.label_of(index_u), theta_u, size)
-    views = {}
+    views: dict[str, Tensor] = {}
     for number in range(1, strong_views + 1):
         box = send(augment.cutmix_boxes(count, size, settings.cutmix_prob, generator), device)
         strong = augment.strong_view(image_w, settings, generator)

@@ -114,7 +114,7 @@ def bare_patients(entries: list[Entry]) -> frozenset[str]:
 
 def given_splits(entries: list[Entry]) -> dict[str, list[str]]:
     """The splits that the entries name, in their order; {} where they name none."""
-    drawn = {}
+    drawn: dict[str, list[str]] = {}
     for entry in sorted(entries, key=lambda e: e.patient_id in bare_patients(entries)):
         if entry.split and entry.patient_id not in drawn.setdefault(entry.split, []):
             drawn[entry.split].append(entry.patient_id)

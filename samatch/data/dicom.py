@@ -60,10 +60,10 @@ def read_series(folder: Path) -> Picture:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    spacing = tuple(float(s) for s in image.GetSpacing()[::-1])
+    x, y, z = (float(s) for s in image.GetSpacing())
     return Picture(
         sitk.GetArrayFromImage(image),
-        spacing,
+        (z, y, x),
         np.diag([-1, -1, 1, 1]) @ affine,
         folder.name,
         tuple(_series_doubts(headers)),

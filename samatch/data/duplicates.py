@@ -41,7 +41,7 @@ def groups_of(digests: dict[str, str], hashes: dict[str, np.ndarray]) -> list[li
         return []
     rows, columns = np.array(edges).T
     graph = coo_matrix((np.ones(len(edges)), (rows, columns)), (len(number), len(number)))
-    members = {}
+    members: dict[int, list[str]] = {}
     for case, group in zip(
         number, connected_components(graph, directed=False)[1].tolist(), strict=True
     ):

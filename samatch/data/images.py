@@ -2,11 +2,13 @@
 TIFF."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
+from nibabel import imageglobals
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from samatch.data.dicom import read_series
@@ -16,7 +18,7 @@ from samatch.system import paths
 from samatch.system.errors import InputError
 
 # It tells what it sets right in a header, which geometry.py refuses with a message.
-nibabel.imageglobals.logger.setLevel("CRITICAL")
+imageglobals.logger.setLevel("CRITICAL")
 
 NIFTI, HDF5, PICTURES = (
     (".nii", ".nii.gz"),
@@ -82,7 +84,8 @@ def _read(path: Path, key: str, as_classes: bool) -> Picture:
         HDF5: (lambda file: _h5(file, key), "h5 volume", "an h5 file with 'image' and 'label'"),
     }
     if path.is_dir():
-        reader, kind, expected = read_series, "DICOM series", "a folder with one series"
+        reader: Callable[[Path], Picture] = read_series
+        kind, expected = "DICOM series", "a folder with one series"
     else:
         found = [r for endings, r in readers.items() if suffix_of(path) in endings]
         if not found or not path.is_file():
@@ -95,7 +98,7 @@ def _read(path: Path, key: str, as_classes: bool) -> Picture:
             )
         reader, kind, expected = found[0]
     try:
-        found = reader(path)
+        picture = reader(path)
     except InputError:
         raise
     except Exception as error:  # every library raises kinds of its own on broken bytes
@@ -106,7 +109,7 @@ def _read(path: Path, key: str, as_classes: bool) -> Picture:
             got=f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160],
             do="get the file again",
         ) from error
-    return dataclasses.replace(found, doubts=found.doubts + shape_doubts(found.array.shape))
+    return dataclasses.replace(picture, doubts=picture.doubts + shape_doubts(picture.array.shape))
 
 
 def check_geometry(image: Picture, label: Picture) -> None:

@@ -77,7 +77,8 @@ def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entr
     several images, a name is none of system/names.py, or `samatch predict` wrote a folder: its
     overlays are no images, and its masks no labels unless someone says so.
     """
-    images, labels = {}, {}
+    images: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     predicted = predicted_in(folder)
     for path in sorted(_candidates(folder, predicted | aside)):
         parts = {part.lower() for part in path.relative_to(folder).parts[:-1]}

@@ -11,6 +11,7 @@ cases.csv."""
 
 import csv
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class Manifest:
 
     def cases_of(self, patients) -> tuple[Case, ...]:
         """Cases of the patients, in the patients' order."""
-        of = {}
+        of: dict[str, list[Case]] = {}
         for case in self.cases:
             of.setdefault(case.patient_id, []).append(case)
         return tuple(case for patient in patients for case in of.get(patient, ()))
@@ -332,18 +333,21 @@ def _clinical(about: dict) -> dict[str, str]:
 def _case(row: dict) -> Case:
     """Raises ValueError on numbers that are none."""
     return Case(
-        row["case_id"],
-        row["patient_id"],
-        *(whole(row[key]) for key in ("n_slices", "height", "width")),
-        sizes(row["spacing_zyx_mm"]),
-        row["image_sha256"],
-        row["label_sha256"],
+        case_id=row["case_id"],
+        patient_id=row["patient_id"],
+        n_slices=whole(row["n_slices"]),
+        height=whole(row["height"]),
+        width=whole(row["width"]),
+        spacing=sizes(row["spacing_zyx_mm"]),
+        image_sha256=row["image_sha256"],
+        label_sha256=row["label_sha256"],
         **{key: row.get(key, "") for key in ("image", "label", "group")},
     )
 
 
-def _doubles(names) -> list[str]:
-    seen, doubles = set(), set()
+def _doubles(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    doubles: set[str] = set()
     for name in names:
         (doubles if name in seen else seen).add(name)
     return sorted(doubles)

@@ -111,7 +111,8 @@ def entry_faults(entries: list[Entry]) -> list[str]:
         for name, n in Counter(e.image for e in entries if e.image).items()
         if n > 1
     ]
-    images, owners = {e.image: e.case_id for e in entries if e.image}, {}
+    images = {e.image: e.case_id for e in entries if e.image}
+    owners: dict[str, set[str]] = {}
     for entry in entries:
         for name in entry.label.split(SEVERAL):
             owners.setdefault(name, set()).add(entry.patient_id)
@@ -122,7 +123,7 @@ def entry_faults(entries: list[Entry]) -> list[str]:
         for name, found in owners.items()
         if name and len(found) > 1
     ]
-    of = {}
+    of: dict[str, set[str]] = {}
     for entry in entries:
         of.setdefault(entry.patient_id, set()).add(entry.split)
     return faults + [

@@ -70,13 +70,13 @@ def whole(text: str) -> int:
     return int(found[1])
 
 
-def sizes(text: str) -> tuple[float, ...] | None:
+def sizes(text: str) -> tuple[float, float, float] | None:
     """Three lengths in mm with blanks between, None for "". Raises ValueError on anything else."""
     if not text:
         return None
     if not re.fullmatch(r"\S+ +\S+ +\S+", text):
         raise ValueError(f"spacing {text!r} is not three numbers with blanks between")
-    found = tuple(float(word) for word in text.split())
-    if not all(0 < mm < float("inf") for mm in found):
+    z, y, x = (float(word) for word in text.split())
+    if not all(0 < mm < float("inf") for mm in (z, y, x)):
         raise ValueError(f"spacing {text!r} is not positive")
-    return found
+    return z, y, x

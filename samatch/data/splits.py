@@ -27,7 +27,8 @@ def draw(
     where a split would stay empty, and on a negative seed."""
     if seed < 0:
         raise InputError("impossible seed", expected="0 or more", got=seed, do="choose another")
-    splits, rank = {name: [] for name in (*SPLITS, UNUSED)}, {}
+    splits: dict[str, list[str]] = {name: [] for name in (*SPLITS, UNUSED)}
+    rank: dict[str, float] = {}
     for stratum in sorted(set(stratum_of.values())):
         patients = sorted(p for p, s in stratum_of.items() if s == stratum and p not in only_train)
         order = np.random.default_rng([seed, zlib.crc32(stratum.encode())]).permutation(

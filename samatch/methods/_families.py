@@ -28,13 +28,14 @@ class ConsistencyMethod(Method):
     """
 
     Settings = ConsistencySettings
+    settings: ConsistencySettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """logits_l of labeled images and logits_w of weak views, from one pass."""
         logits_l, logits_w = forward_together(self.student, batch.image_l, batch.image_w)
         return {"logits_l": logits_l, "logits_w": logits_w}
 
-    def propose(self, predictions: dict[str, Tensor]) -> None:
+    def propose(self, predictions: dict[str, Tensor]) -> PseudoLabel | None:
         """None: unlabeled images are taught without pseudo-labels."""
         return None
 
@@ -65,17 +66,17 @@ class ConsistencyMethod(Method):
 
 
 @dataclass(frozen=True)
-class TeacherSettings(ConsistencySettings):
-    """Defaults of SSL4MIS's mean teacher."""
+class EmaSettings(Settings):
+    """How slowly a teacher follows; the default of SSL4MIS's mean teacher."""
 
     ema_decay: float = 0.99
-    noise: float = 0.1  # standard deviation of the noise on the teacher's images, cut at twice it
 
 
-class TeacherMethod(ConsistencyMethod):
-    """A consistency method with a teacher, the moving average of the student."""
+class TeacherMethod(Method):
+    """A method with a teacher, the moving average of the student."""
 
-    Settings = TeacherSettings
+    Settings: type[EmaSettings] = EmaSettings
+    settings: EmaSettings
 
     def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
@@ -88,6 +89,20 @@ class TeacherMethod(ConsistencyMethod):
     def update_teacher(self, batch: Batch) -> None:
         """Before an iteration's forward passes: the teacher has then followed all steps so far."""
         update_ema(self.teacher, self.student, self.settings.ema_decay, batch.iteration)
+
+
+@dataclass(frozen=True)
+class TeacherSettings(EmaSettings, ConsistencySettings):
+    """Defaults of SSL4MIS's mean teacher."""
+
+    noise: float = 0.1  # standard deviation of the noise on the teacher's images, cut at twice it
+
+
+class TaughtConsistency(TeacherMethod, ConsistencyMethod):
+    """A consistency method whose teacher sees images with noise."""
+
+    Settings = TeacherSettings
+    settings: TeacherSettings
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
@@ -132,7 +147,9 @@ class TwoStudents(ConsistencyMethod):
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
     ) -> StepOutput:
         """A loss a student, each of its own reference and the other's teaching."""
-        weight, losses, logs = self.consistency_weight(batch), {}, {}
+        weight = self.consistency_weight(batch)
+        losses: dict[str, Tensor] = {}
+        logs: dict[str, Tensor] = {}
         for name, mine, other in (("student", "", "_2"), ("student2", "_2", "")):
             loss_sup = segmentation_loss(predictions["logits_l" + mine], batch.label_l)
             loss_unsup = self.cross(predictions, mine, other, batch)

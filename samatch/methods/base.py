@@ -10,7 +10,9 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ class Settings:
     """Settings of a method of its own; each method's defaults are its source's."""
 
     @classmethod
-    def of(cls, changes: dict) -> "Settings":
+    def of(cls, changes: dict) -> Self:
         """The defaults with some changed.
 
         Raises InputError on an unknown name, a wrong type or an impossible value.
@@ -100,7 +102,7 @@ class Method(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
-        self.settings = self.Settings.of(dict(config.method_settings))
+        self.settings: Settings = self.Settings.of(dict(config.method_settings))
         self.ema = copy.deepcopy(student).requires_grad_(False) if config.train.ema_decay else None
 
     @property
@@ -205,7 +207,7 @@ def predict_weak(student: nn.Module, image: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def frozen_statistics(student: nn.Module):
+def frozen_statistics(student: nn.Module) -> Iterator[None]:
     """Within it, batch-norm normalises as always but leaves its running statistics alone."""
     norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

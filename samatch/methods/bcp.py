@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from samatch.data.batches import Batch
-from samatch.methods._families import TeacherMethod, forward_together
-from samatch.methods.base import PseudoLabel, Settings, StepOutput
+from samatch.methods._families import EmaSettings, TeacherMethod, forward_together
+from samatch.methods.base import PseudoLabel, StepOutput
 from samatch.networks.losses import segmentation_loss
 from samatch.sam.prompts import class_masks, largest_components
 from samatch.system.devices import send
 
 
 @dataclass(frozen=True)
-class BcpSettings(Settings):
+class BcpSettings(EmaSettings):
     """Defaults are the paper's."""
 
-    ema_decay: float = 0.99
     alpha: float = 0.5  # weight of unlabeled pixels
     side: float = 2 / 3  # of the pasted rectangle, as a fraction of the image's
 
@@ -36,6 +35,7 @@ class Bcp(TeacherMethod):
     """A student that learns from pasted images; see the module."""
 
     Settings, proposes = BcpSettings, True
+    settings: BcpSettings
 
     @property
     def proposer(self) -> nn.Module:
@@ -70,6 +70,7 @@ class Bcp(TeacherMethod):
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
     ) -> StepOutput:
         """Labeled and unlabeled pixels of both pasted images; see the module."""
+        assert pseudo_label is not None  # it proposes one
         inside = predictions["inside"]
         label_l = batch.label_l[
             torch.arange(len(inside), device=inside.device) % len(batch.label_l)

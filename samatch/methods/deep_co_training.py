@@ -33,6 +33,7 @@ class DeepCoTraining(TwoStudents):
     """Two students that agree and stay different; see the module."""
 
     Settings = DeepCoTrainingSettings
+    settings: DeepCoTrainingSettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Also logits_attacked of each student on images that mislead the other one."""

@@ -37,7 +37,7 @@ class FineTune(Method):
 
     def step(self, batch: Batch) -> StepOutput:
         """One of SAM's two losses, on the labeled images."""
-        if self.embeddings is not None:
+        if self.embeddings is not None and self.labels is not None:
             embeddings = self.embeddings[batch.index_l]
             label = self.labels[batch.index_l].long()
         else:

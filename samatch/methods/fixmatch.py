@@ -38,6 +38,7 @@ class FixMatch(Method):
     """One strong view of each unlabeled image; see the module."""
 
     Settings, strong_views, proposes = FixMatchSettings, 1, True
+    settings: FixMatchSettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """logits_l, logits_w of the proposer without gradient, logits_s1 of strong views."""
@@ -54,6 +55,7 @@ class FixMatch(Method):
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
     ) -> StepOutput:
         """The pseudo-label is pasted where CutMix pasted the strong view."""
+        assert pseudo_label is not None  # it proposes one
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
         label = paste_donor(pseudo_label.label, batch.cutmix_box1)
         keep = paste_donor(pseudo_label.keep, batch.cutmix_box1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samatch.data.batches import Batch
-from samatch.methods._families import TeacherMethod, TeacherSettings, forward_together
+from samatch.methods._families import TaughtConsistency, TeacherSettings, forward_together
 from samatch.system.devices import send
 
 
@@ -24,10 +24,11 @@ class IctSettings(TeacherSettings):
     noise: float = 0.0  # the interpolation is the perturbation
 
 
-class Ict(TeacherMethod):
+class Ict(TaughtConsistency):
     """The student on mixed images against the teacher's mixed answers."""
 
     Settings = IctSettings
+    settings: IctSettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """logits_l, logits_mixed of mixed unlabeled images, target (B, C, H, W) probabilities."""

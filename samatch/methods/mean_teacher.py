@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samatch.data.batches import Batch
-from samatch.methods._families import TeacherMethod
+from samatch.methods._families import TaughtConsistency
 
 
-class MeanTeacher(TeacherMethod):
+class MeanTeacher(TaughtConsistency):
     """A teacher under noise and dropout; see the module."""
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

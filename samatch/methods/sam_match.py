@@ -64,13 +64,28 @@ class SamMatch(Method):
         self.match, self.sam, self.ema = match, sam, match.ema
         self.embeddings, self.sam_labels = embeddings, sam_labels
         self.n_labeled, self.n_slices = n_labeled, n_slices
-        self.predict, self.propose, self.loss = match.predict, match.propose, match.loss
         self.remembered: Memory | None = None
 
     @property
     def proposer(self) -> nn.Module:
         """The wrapped method's."""
         return self.match.proposer
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """The wrapped method's."""
+        return self.match.predict(batch)
+
+    def propose(self, predictions: dict[str, Tensor]) -> PseudoLabel:
+        """The wrapped method's."""
+        proposed = self.match.propose(predictions)
+        assert proposed is not None  # a method without proposals has no twin, see `method_names`
+        return proposed
+
+    def loss(
+        self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
+    ) -> StepOutput:
+        """The wrapped method's."""
+        return self.match.loss(predictions, batch, pseudo_label)
 
     def step(self, batch: Batch) -> StepOutput:
         """Predict, propose, refine, loss; SAM learns every `sam.update_every` iterations."""
@@ -206,7 +221,7 @@ class SamMatch(Method):
         And where SAM learns in this step, embeddings and class maps of the labeled ones.
         """
         if self.embeddings is not None:
-            labeled = self._cached_views(batch) if learns else None
+            labeled = self._cached_views(batch, self.embeddings) if learns else None
             return self.embeddings[batch.index_u[asked]], labeled
         if not learns:
             with torch.no_grad():
@@ -238,16 +253,17 @@ class SamMatch(Method):
             return resize(sam_probs, size)
         return warp_probs(sam_probs, batch.theta_u, size)
 
-    def _cached_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _cached_views(self, batch: Batch, cache: Embeddings) -> tuple[Tensor, Tensor]:
         """Embeddings and class maps of a view of each labeled slice, drawn from the cached ones.
 
         View 0 is the unaugmented slice.
         """
+        assert self.sam_labels is not None  # they come with the cache
         views = len(self.sam_labels) // self.n_labeled
         view = torch.randint(0, views, (len(batch.index_l),)).to(batch.index_l.device)
         number = view * self.n_labeled + batch.index_l
         shifted = torch.where(view > 0, number - self.n_labeled + self.n_slices, batch.index_l)
-        return self.embeddings[shifted], self.sam_labels[number].long()
+        return cache[shifted], self.sam_labels[number].long()
 
     def _sam_losses(
         self, refinement: Refinement, embeddings_l: Tensor, label_l: Tensor

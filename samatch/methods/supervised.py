@@ -16,7 +16,7 @@ class Supervised(Method):
         """logits_l of labeled images."""
         return {"logits_l": self.student(batch.image_l)}
 
-    def propose(self, predictions: dict[str, Tensor]) -> None:
+    def propose(self, predictions: dict[str, Tensor]) -> PseudoLabel | None:
         """None: there are no unlabeled images."""
         return None
 

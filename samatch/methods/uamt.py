@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from samatch.data.batches import Batch
-from samatch.methods._families import TeacherMethod, TeacherSettings, entropy
+from samatch.methods._families import TaughtConsistency, TeacherSettings, entropy
 from samatch.methods.base import rampup
 
 
@@ -24,10 +24,11 @@ class UamtSettings(TeacherSettings):
     passes: int = 8  # T
 
 
-class Uamt(TeacherMethod):
+class Uamt(TaughtConsistency):
     """A teacher that says how sure it is; see the module."""
 
     Settings = UamtSettings
+    settings: UamtSettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Also logits_teacher, and uncertainty (B, H, W) in nats of its mean over T passes."""

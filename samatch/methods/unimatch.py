@@ -45,6 +45,7 @@ class UniMatch(Method):
     """Two strong views, and one of dropped features; see the module."""
 
     Settings, strong_views, proposes = UniMatchSettings, 2, True
+    settings: UniMatchSettings
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """logits_l, logits_w without gradient, logits_s1, logits_s2 and logits_fp."""
@@ -77,6 +78,7 @@ class UniMatch(Method):
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
     ) -> StepOutput:
         """Each strong view against the pseudo-label as its CutMix pasted it."""
+        assert pseudo_label is not None  # it proposes one
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
         views = {
             "s1": (batch.cutmix_box1, 1),

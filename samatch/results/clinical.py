@@ -24,10 +24,11 @@ def measurements(per_case: pd.DataFrame, manifest: Manifest, split: str = "test"
     end-systole. NaN where a ventricle is missed; EF then too. Raises InputError on cases without
     spacing, strangers, and patients who lack a frame.
     """
-    about, spacing = manifest.clinical, {case.case_id: case.spacing for case in manifest.cases}
+    about = manifest.clinical
+    ml_of = {case.case_id: np.prod(case.spacing) / 1000 for case in manifest.cases if case.spacing}
     rows = per_case[(per_case.split == split) & (per_case["class"] == about["ventricle"])]
     raise_all(f"ventricle volumes of {manifest.name}", _faults(rows, manifest), DO)
-    ml = rows.case_id.map(lambda case_id: np.prod(spacing[case_id]) / 1000)
+    ml = rows.case_id.map(lambda case_id: ml_of[case_id])
     rows = rows.assign(
         **{
             side: (rows[count] * ml).where(rows[count] > 0)

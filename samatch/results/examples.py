@@ -29,7 +29,7 @@ def panels(
     found = []
     for volume in volumes:
         middle = len(volume.image) // 2
-        window = plots.around(volume.label.any(0), margin=20)
+        window = plots.around(np.any(volume.label, axis=0), margin=20)
         for name, run in compared.items():
             label = (
                 volume.label

@@ -197,7 +197,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="laptop", help="of the records that are pooled")
     args = parser.parse_args(words)
     if args.what == "draw":
-        written, left_out = draw(args.dataset), []
+        written: list[Path] = draw(args.dataset)
+        left_out: list[str] = []
     else:
         written, left_out = write_pooled(args.profile, args.dataset)
     print(

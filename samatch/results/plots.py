@@ -88,13 +88,13 @@ def slices_with_boxes(
     """
     figure = slices_with_contours([panel[:3] for panel in panels], classes, columns)
     for axis, (_, image, label, boxes) in zip(figure.axes, panels, strict=False):
-        rows, columns = (
+        ys, xs = (
             range(side)[part]
             for side, part in zip(
                 image.shape, around(label > 0, max(image.shape) // 8), strict=True
             )
         )
-        axis.set(xlim=(columns[0] - 0.5, columns[-1] + 0.5), ylim=(rows[-1] + 0.5, rows[0] - 0.5))
+        axis.set(xlim=(xs[0] - 0.5, xs[-1] + 0.5), ylim=(ys[-1] + 0.5, ys[0] - 0.5))
         for index, (x_min, y_min, x_max, y_max) in boxes.items():
             axis.add_patch(
                 Rectangle(
@@ -171,9 +171,10 @@ def around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the mask's box, widened by `margin`; of an empty mask everything."""
     if not mask.any():
         return slice(None), slice(None)
-    return tuple(
+    rows, columns = (
         slice(max(0, where.min() - margin), where.max() + margin + 1) for where in np.nonzero(mask)
     )
+    return rows, columns
 
 
 def split_bars(counts: pd.DataFrame) -> Figure:

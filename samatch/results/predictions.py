@@ -104,7 +104,7 @@ def measured(
     """
     value = manifest.classes.index(row["class"]) + 1
     mine = pred == value
-    found = {"n_pred": (int(mine.sum()), 0)}
+    found: dict[str, tuple[float, float]] = {"n_pred": (int(mine.sum()), 0)}
     if row["case_id"] not in labels:
         return found
     volume = labels[row["case_id"]]

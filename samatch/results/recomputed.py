@@ -243,7 +243,8 @@ def groups(records: Records, manifest: Manifest) -> list[dict]:
 
 def pooled(folders: dict[str, Path], dataset: str) -> Records:
     """The test rows of all folds (name -> folder) together, of the runs that every fold has."""
-    rows, runs = [], {}
+    rows: list[dict] = []
+    runs: dict[str, list[dict]] = {}
     for fold, folder in folders.items():
         of_fold = Records.read(folder)
         for run in of_fold.runs:

@@ -5,7 +5,6 @@ A run's folder is samatch/results/runs.py's. This module does not import torch.
 
 import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -234,7 +233,7 @@ def _flat(config: dict) -> dict[str, object]:
 
 def _differing(trials: pd.DataFrame) -> list[str]:
     """Of each trial, the settings in which the trials of its method are not all the same."""
-    found = {}
+    found: dict[str, str] = {}
     for _, group in trials.groupby("method"):
         names = sorted(set().union(*group.settings))
         differ = [
@@ -325,7 +324,7 @@ def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
     return faults
 
 
-def _case_set_faults(sets: Iterable) -> list[str]:
+def _case_set_faults(sets: pd.Series) -> list[str]:
     if not len(sets):
         return []
     everything = frozenset().union(*sets)

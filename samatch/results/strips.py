@@ -8,11 +8,13 @@ import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb, to_rgba
 from matplotlib.figure import Figure
@@ -327,7 +329,8 @@ def window(opinions: list[Opinions], margin: int = 8) -> tuple[slice, slice]:
     for (start, stop), size in zip(bounds, shape, strict=True):
         first = min(max(0, (start + stop - side) // 2), max(0, size - side))
         found.append(slice(first, min(first + side, size)))
-    return tuple(found)
+    rows, columns = found
+    return rows, columns
 
 
 def _head(sheet: Sheet, classes: tuple[str, ...], threshold: float) -> None:
@@ -362,15 +365,16 @@ def _flow(axis: Axes, start, end, level: float, color: str, words: str, x: float
     """
     x0, x1 = (_column(number) + PANEL / 2 + offset for number, offset in (start, end))
     axis.plot([x0, x0, x1], [0.66, level, level], color=color, linewidth=1.6)
-    ends = {"arrowstyle": "-|>", "mutation_scale": 11, "color": color, "linewidth": 1.6}
-    axis.add_patch(FancyArrowPatch((x1, level), (x1, 0.62), shrinkA=0, shrinkB=0, **ends))
+    ends: dict[str, Any] = {"mutation_scale": 11, "color": color, "linewidth": 1.6}
+    arrow = FancyArrowPatch((x1, level), (x1, 0.62), arrowstyle="-|>", shrinkA=0, shrinkB=0, **ends)
+    axis.add_patch(arrow)
     x = x or (x0 + x1) / 2
     axis.text(x, level + 0.05, words, ha="center", va="bottom", fontsize=8.5, color=color)
 
 
 def _legend(sheet: Sheet, foot: float, classes: tuple[str, ...], threshold: float, margin: float):
     """One legend for all rows."""
-    handles = []
+    handles: list[Artist] = []
     for index, cls in enumerate(classes):
         color = class_color(index)
         handles.append(Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=cls))

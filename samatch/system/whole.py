@@ -22,7 +22,7 @@ ZIPPED = (".pt", ".npz")
 
 def write_whole(
     path: Path,
-    write: Callable[[Path], None],
+    write: Callable[[Path], object],
     what: str = "a file",
     older: Path | None = None,
     do: str = "free some space, see that the folder may be written to, and run again",

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -106,8 +107,9 @@ def volumes_of(
     """One row per class: voxels, and ml where the file tells the spacing of a volume's voxels
     (empty elsewhere).
     """
-    known_ml = picture.spacing is not None and len(label) > 1
-    ml = float(np.prod(picture.spacing)) / 1000 if known_ml else np.nan
+    ml = np.nan
+    if picture.spacing is not None and len(label) > 1:
+        ml = float(np.prod(picture.spacing)) / 1000
     counts = np.bincount(label.ravel(), minlength=len(classes) + 1)[1:]
     return [
         {"image": name, "class": of, "voxels": int(count), "volume_ml": count * ml}
@@ -145,7 +147,8 @@ def write_mask(
         target = into / f"{stem_of(path)}_mask{'.png' if len(label) == 1 else '.tif'}"
         grey = label * np.uint8(255 if num_foreground == 1 else 1)
         first, *others = (Image.fromarray(page) for page in grey)
-        first.save(target, **({"save_all": True, "append_images": others} if others else {}))
+        pages: dict[str, Any] = {"save_all": True, "append_images": others} if others else {}
+        first.save(target, **pages)
     elif suffix_of(path) in HDF5:
         target = into / f"{stem_of(path)}_mask.h5"
         with h5py.File(target, "w") as file:
@@ -160,6 +163,7 @@ def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
     """A class map (x, y, z) under the image's own header, its codes, unit and extensions with it,
     so that every reader puts both to one place. Of a DICOM series under a new one."""
     if picture.header is None:
+        assert picture.spacing is not None  # a series tells it
         volume = nibabel.Nifti1Image(label, picture.affine)
         volume.header.set_zooms(picture.spacing[::-1])
         volume.header.set_xyzt_units("mm")

@@ -14,6 +14,7 @@ from samatch.data.batches import SlicePool, augmented_views, soft_label
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.methods.base import Method, method_class, method_names
+from samatch.methods.finetune import FineTune
 from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.results.runs import file_of, run_folder
@@ -195,7 +196,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     prompt, and, as an upper bound on validation, with the reference's boxes."""
     sam, num_classes = new_sam(config, data), data.manifest.num_classes
     embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
-    method = method_class(FINETUNE)(sam, config, num_classes, embeddings, data.pool.label)
+    method = FineTune(sam, config, num_classes, embeddings, data.pool.label)
     embed = embedder(sam, config, data)
 
     @torch.no_grad()
@@ -337,7 +338,7 @@ def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], folder: 
 
 def counted(task: str) -> Callable[[int, int], None]:
     """A Progress whose total is known only when it is first called."""
-    bars = {}
+    bars: dict[int, Progress] = {}
     return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
 
 

@@ -186,7 +186,7 @@ def accumulate(output: StepOutput, state: TrainingState) -> None:
 
 def read_log(state: TrainingState, classes: tuple[str, ...]) -> dict[str, float]:
     """Means of the scalars and quotients of the ratios since the last row; the sums start anew."""
-    row = {}
+    row: dict[str, float] = {}
     for name, value in ((name, value.cpu()) for name, value in state.sums.items()):
         if name.startswith("ratio_"):
             quotients = value[:, 0] / value[:, 1]

@@ -83,10 +83,12 @@ def read(path: Path) -> dict[str, Tensor]:
             got="it is not installed",
             do="pip install onnx",
         ) from None
-    state = {}
+    state: dict[str, Tensor] = {}
     with tarfile.open(path) as archive:
         for name, prefix in zip(FILES, ("image_encoder.", ""), strict=True):
-            graph = onnx.load_from_string(archive.extractfile(name).read()).graph
+            file = archive.extractfile(name)
+            assert file is not None  # FILES are plain files of an archive whose hash is known
+            graph = onnx.load_from_string(file.read()).graph
             state |= {prefix + key: value for key, value in tensors(graph).items()}
     return state
 
