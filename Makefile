@@ -117,7 +117,8 @@ lint: $(READY)  ## ruff (lint and format), mypy (types) and the notebook linter
 	$(PY) -m mypy --no-error-summary
 	$(PY) tools/check_notebooks.py notebooks
 nbval: $(READY)
-	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900 $(FROM_RECORDS)
+	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(filter-out $(FROM_RECORDS),$(NOTEBOOKS))
 
 notebooks: $(READY)  ## execute all tracked notebooks in place, with their own parameters
 	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done

@@ -257,7 +257,7 @@ def label_budgets(profile: str, dataset: str) -> str:
         f"{row.dice:.1f} ({row.low:.1f} to {row.high:.1f})" for row in table.itertuples()
     ]
     wide = table.pivot(index="method", columns="n_labeled", values="cell").fillna("")
-    wide = wide.loc[dict.fromkeys(table.method)]
+    wide = wide.loc[list(dict.fromkeys(table.method))]
     seeds = table.groupby("n_labeled").seeds.max()
     titles = {n: f"{n} labeled ({seeds[n]} seed{'s' if seeds[n] > 1 else ''})" for n in wide}
     return markdown({"method": wide.index, **{titles[n]: wide[n] for n in wide}})
