@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
+# HASHED=1: every file that is installed has the hash of the lock (Linux on x86-64).
+HASHED ?=
+LOCK := $(if $(HASHED),--require-hashes -r requirements-linux.lock,-r requirements.lock)
 
 # Choices: make reproduce PROFILE=laptop DATASET=acdc DATA=DIR METHOD=fixmatch SAM=lite_medsam SEED=0 N=3
 PROFILE ?=
@@ -44,11 +47,11 @@ help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo "  choices: PROFILE=demo|laptop|paper DATASET=phantom|acdc|busi|chaos|... DATA=DIR METHOD=fixmatch|unimatch|bcp SAM=lite_medsam SEED=0 N=3"
 
-install: $(READY)  ## create .venv and install the pinned packages
+install: $(READY)  ## create .venv and install the pinned packages; HASHED=1 checks the hash of each (Linux on x86-64)
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check $(LOCK)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
@@ -147,7 +150,7 @@ book: .venv-book/.installed  ## README, docs and the notebooks as executed, as p
 	@rm -rf $(BOOK) && mv $(BOOK).partial/html $(BOOK) && rm -rf $(BOOK).partial
 	@echo "open $(BOOK)/index.html"
 
-lock:  ## pin the newest packages that pyproject.toml allows, write requirements.lock, requirements-book.lock and environment.yml
+lock:  ## pin the newest packages that pyproject.toml allows, write the three locks and environment.yml
 	$(PYTHON) tools/write_lock.py
 
 clean:  ## remove what was executed and trained here (.venv and data stay)

@@ -162,6 +162,18 @@ def test_environment_and_lock_come_from_one_source():
     assert not [name for name in write_lock.locked() if write_lock.PLATFORM_BOUND.match(name)]
 
 
+def test_the_lock_with_hashes_has_the_same_pins_and_a_hash_for_each():
+    text = (ROOT / "requirements-linux.lock").read_text()
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=[\w.-]+==)", text)[1:]]
+    pins = {}
+    for entry in entries:
+        name, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()
+        assert "--hash=sha256:" in entry, name
+        pins[name.lower().replace("_", "-")] = version
+    both = write_lock.locked()
+    assert {name: pins.get(name) for name in both} == both
+
+
 def test_lists_of_runs_are_trainable_and_without_doubles():
     grid, others = (
         list_runs.runs("ablations", "unimatch"),

@@ -1,11 +1,14 @@
-"""Writes requirements.lock, requirements-book.lock and environment.yml from pyproject.toml.
+"""Writes the locks and environment.yml from pyproject.toml.
 
-usage: write_lock.py [--environment-only | --book-only]
+usage: write_lock.py [--environment-only | --book-only | --hashes-only]
 
-A lock pins everything that a fresh environment gets, but what torch brings for one platform (CUDA,
-triton). The book's group has a lock of its own: its tools never import the library.
+requirements.lock pins everything that a fresh environment gets, but what torch brings for one
+platform (CUDA, triton). requirements-linux.lock has the same pins, those of Linux on x86-64 too,
+and the sha256 of every file, for `make install HASHED=1`. The book's group has a lock of its own:
+its tools never import the library.
 """
 
+import platform
 import re
 import subprocess
 import sys
@@ -76,10 +79,31 @@ def write_lock(lock: str, packages: list[str]) -> None:
     (ROOT / lock).write_text(HEADER + "\n".join(kept) + "\n")
 
 
+def write_hashes() -> None:
+    """The pins of requirements.lock for Linux on x86-64 with the hashes that the index gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([f"{folder}/bin/pip", "install", "--quiet", "uv"], check=True)
+        words = ["pyproject.toml", "-c", "requirements.lock", "--generate-hashes", "--quiet"]
+        words += ["--no-annotate", "--no-header", "--python-platform", "x86_64-manylinux_2_28"]
+        words += ["--python-version", platform.python_version()]
+        found = subprocess.run(
+            [f"{folder}/bin/uv", "pip", "compile", *words],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    (ROOT / "requirements-linux.lock").write_text(HEADER + found)
+
+
 if __name__ == "__main__":
-    if not {"--environment-only", "--book-only"} & set(sys.argv):
+    only = {"--environment-only", "--book-only", "--hashes-only"} & set(sys.argv)
+    if not only:
         write_lock("requirements.lock", requirements())
-    if "--environment-only" not in sys.argv:
+    if not only or "--hashes-only" in only:
+        write_hashes()
+    if not only or "--book-only" in only:
         write_lock("requirements-book.lock", requirements("book"))
-    if "--book-only" not in sys.argv:
+    if not only or "--environment-only" in only:
         (ROOT / "environment.yml").write_text(environment())
