@@ -15,6 +15,7 @@ from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
 from samatch.data.volumes import data_folder, load_case
 from samatch.methods.base import method_class, method_names
+from samatch.results import tables
 from samatch.results.records import read_table
 from samatch.sam.model import sam_names
 from samatch.system import paths
@@ -80,7 +81,7 @@ def recorded_minutes(profile: str, dataset: str) -> float | None:
     path = paths.TRACKED_RESULTS / profile / dataset / "runs.csv"
     if not path.exists():
         return None
-    runs = read_table(path)
+    runs = tables.main_budget(read_table(path))
     first = runs[
         (runs.seed == runs.seed.min())
         & runs.variant.isin(["", "no_sam", "box"])
