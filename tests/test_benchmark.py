@@ -35,9 +35,9 @@ def batch(volumes):
     pool, rng = SlicePool.from_volumes(volumes, S), torch.Generator().manual_seed(0)
     image_l, label_l, weak, hidden = (
         pool.image[1:3],
-        pool.label[1:3],
+        pool.label_of(torch.arange(1, 3)),
         pool.image[8:10],
-        pool.label[8:10],
+        pool.label_of(torch.arange(8, 10)),
     )
     strong = (weak * 1.3 + 0.1 * torch.rand(weak.shape, generator=rng)).clamp(0, 1)
     index, theta = torch.arange(B), torch.eye(2, 3).expand(B, 2, 3)
@@ -173,7 +173,7 @@ def test_short_trainings_of_both_end_alike(side, volumes):
             sum(method.step(step).losses.values()).backward()
             trainer.optimizer.step()
     assert torch.nn.functional.cross_entropy(
-        predict_weak(student, pool.image), pool.label
+        predict_weak(student, pool.image), pool.label_of(torch.arange(len(pool)))
     ).item() == pytest.approx(0.21, abs=0.05)
 
 
