@@ -1,9 +1,11 @@
 """A hand-made batch, a small network of every method, tiny trainings, losses in plain numpy."""
 
+import contextlib
 import dataclasses
 import shutil
 
 import numpy as np
+import pytest
 import torch
 
 from samatch.config.settings import FINETUNE, GUIDED, make_config
@@ -12,6 +14,7 @@ from samatch.methods.base import method_class, method_names
 from samatch.networks.unet import UNet
 from samatch.results.runs import Run
 from samatch.system import paths
+from samatch.training import train
 from samatch.training.states import TrainingState
 from samatch.training.task import prepare
 
@@ -53,6 +56,25 @@ def bring_parents(complete, run_config):
     """Copies a run's parents, so that they need not be trained again."""
     for parent in run_config.parents:
         shutil.copytree(complete / parent, paths.runs_dir("demo") / parent)
+
+
+class Killed(BaseException):
+    """Ends a training as a signal would: nothing in it may catch this."""
+
+
+@contextlib.contextmanager
+def killed_after(iteration):
+    """A training within it is killed after so many iterations."""
+    one = train.train_one
+
+    def train_one(task, state):
+        if state.iteration == iteration:
+            raise Killed
+        one(task, state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "train_one", train_one)
+        yield
 
 
 def differing_pixels(pred, ref, spacing):

@@ -26,30 +26,12 @@ from samatch.system.errors import InputError
 from samatch.training import metrics, states, train
 from samatch.training.task import prepare, student_in
 from tests.conftest import shrink_demo
+from tests.hand_made import Killed, killed_after
 from tests.told import READ_BACK
-
-
-class Killed(Exception):
-    pass
 
 
 def config():
     return make_config("demo", "phantom", 3, "supervised", "tiny")
-
-
-def killed_at(iteration, monkeypatch):
-    """Trains until this iteration is to begin."""
-    one = train.train_one
-
-    def until(task, state):
-        if state.iteration == iteration:
-            raise Killed
-        one(task, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_one", until)
-        with pytest.raises(Killed):
-            train.train(config())
 
 
 def two_cases():
@@ -92,7 +74,8 @@ def made(tmp_path_factory):
         patch.setenv("SAMATCH_PREPARED", str(home / "nothing"))
         patch.setattr(metrics, "surface_distances", lambda *_: (1.0, 1.0))
         torch.set_num_threads(1)
-        killed_at(5, patch)
+        with killed_after(5):
+            train.train(config())
         shutil.copytree(Run(config()).partial, home / "interrupted")
         train.train(config())
         embed()

@@ -19,7 +19,7 @@ from samatch.training import filming, metrics, train
 from samatch.training.filming import Camera
 from samatch.training.task import prepare
 from tests.conftest import shrink_demo
-from tests.hand_made import bring_parents, differing_pixels, tiny
+from tests.hand_made import bring_parents, differing_pixels, killed_after, tiny
 
 CLASSES = ("RV", "MYO", "LV")
 
@@ -99,21 +99,12 @@ def test_the_slice_has_the_median_dice_at_the_start(filmed, monkeypatch, tiny_pr
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_training_that_was_cut_off_goes_on_with_its_film(parents, filmed, monkeypatch, before):
+def test_a_training_that_was_cut_off_goes_on_with_its_film(parents, filmed, before):
     """Killed after iteration 5, one past a saved state; the frame of 5 is made again. Without a
     film before, one begins there."""
-    one = train.train_one
-
-    def killed_at_five(task, state):
-        if state.iteration == 5:
-            raise KeyboardInterrupt
-        one(task, state)
-
-    monkeypatch.setattr(train, "train_one", killed_at_five)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(5):
         train.train(tiny(), watch=Camera(tiny()) if before else None)
     assert (Run(tiny()).partial / FILM).exists() == before
-    monkeypatch.setattr(train, "train_one", one)
     train.train(tiny(), watch=Camera(tiny()))
     expected, found = (films.film_of_run(folder) for folder in (filmed, Run(tiny()).folder))
     assert list(found.frames) == (list(range(7)) if before else [5, 6])

@@ -71,27 +71,8 @@ def test_faulty_results_are_refused(folder):
 
 
 def test_collect_gathers_complete_runs_only(tmp_path):
-    for name, status in (("acdc-n3-fixmatch-s0", "run.json"), ("acdc-n3-other-s0", "none")):
-        folder = paths.runs_dir("laptop") / name
-        folder.mkdir(parents=True)
-        cfg = {
-            "dataset": "acdc",
-            "method": "fixmatch",
-            "variant": "",
-            "n_labeled": 3,
-            "seed": 0,
-            "sam_name": "",
-            "train": {"iterations": 5},
-            "parents": [],
-        }
-        if status == "run.json":
-            (folder / status).write_text(
-                json.dumps({"run_id": name, "status": "complete", "val_dice": 0.5, "config": cfg})
-            )
-        (folder / "per_case.csv").write_text(
-            f"run_id,split,patient_id,case_id,class,dice\n{name},test,p,p_1,RV,0.5\n"
-        )
-        (folder / "train_log.csv").write_text("iteration,val_dice\n0,0.5\n")
+    trained("acdc-n3-fixmatch-s0")
+    (trained("acdc-n3-other-s0") / "run.json").unlink()
     found = collect("laptop", "acdc", tmp_path / "out")
     assert pd.read_csv(found / "runs.csv").run_id.tolist() == ["acdc-n3-fixmatch-s0"]
     assert [p.name for p in (found / "run_json").iterdir()] == ["acdc-n3-fixmatch-s0.json"]
@@ -99,12 +80,11 @@ def test_collect_gathers_complete_runs_only(tmp_path):
 
 def test_collect_keeps_what_the_folder_holds(tmp_path):
     """New runs join the records of earlier machines; a run of the same name is replaced."""
-    run = trained
-    first = run("acdc-n3-a-s0", 0.5)
-    run("acdc-n3-b-s0", 0.6)
+    first = trained("acdc-n3-a-s0", 0.5)
+    trained("acdc-n3-b-s0", 0.6)
     collect("laptop", "acdc", tmp_path / "out")
     shutil.rmtree(first)
-    run("acdc-n3-b-s0", 0.7)
+    trained("acdc-n3-b-s0", 0.7)
     found = collect("laptop", "acdc", tmp_path / "out")
     for name, column in (("runs", "val_dice"), ("per_case", "dice"), ("train_log", "val_dice")):
         assert dict(pd.read_csv(found / f"{name}.csv").set_index("run_id")[column]) == {

@@ -17,11 +17,7 @@ from samatch.results.runs import Run
 from samatch.training import evaluate, metrics, states, train
 from samatch.training.optimizers import learning_rate
 from samatch.training.task import load_student, prepare
-from tests.hand_made import bring_parents, differing_pixels, started, tiny
-
-
-class Killed(Exception):
-    pass
+from tests.hand_made import bring_parents, differing_pixels, killed_after, started, tiny
 
 
 def checkpoint(folder):
@@ -54,22 +50,13 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(
     whole = tiny()
     monkeypatch.setattr(metrics, "surface_distances", differing_pixels)
     bring_parents(complete, whole)
-    one = train.train_one
-
-    def killed_at_five(task, state):
-        if state.iteration == 5:
-            raise Killed
-        one(task, state)
-
-    monkeypatch.setattr(train, "train_one", killed_at_five)
-    with pytest.raises(Killed):
+    with killed_after(5):
         train.train(whole)
     run = Run(whole)
     assert (
         not run.complete
         and torch.load(run.partial / "state.pt", weights_only=True)["iteration"] == 4
     )
-    monkeypatch.setattr(train, "train_one", one)
     train.train(whole)
     expected, found = checkpoint(complete / whole.run_id), checkpoint(run.folder)
     assert set(expected) == {"student", "sam"} and all(
