@@ -212,3 +212,15 @@ def test_refined_slices_shade_doubt_and_what_is_not_kept():
         None,
         (7, 7),
     ]
+
+
+@pytest.mark.parametrize("cut", [(16, 48, 10, 50), (18, 49, 14, 50), (10, 50, 12, 52)])
+def test_titles_above_boxes_stay_on_the_picture(cut):
+    top, bottom, left, right = cut
+    label = np.zeros((64, 64), int)
+    label[top:bottom, left:right] = 1
+    panels = [(title, np.zeros((64, 64)), label, {}) for title in ("tight", "2 px", "10 px wider")]
+    figure = plots.slices_with_boxes(panels, ("heart",), columns=3)
+    figure.canvas.draw()
+    edge = figure.bbox.y1
+    assert all(axis.title.get_window_extent().y1 < edge for axis in figure.axes)

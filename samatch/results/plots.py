@@ -87,6 +87,8 @@ def slices_with_boxes(
     encloses, dashed in the class's colour.
     """
     figure = slices_with_contours([panel[:3] for panel in panels], classes, columns)
+    # A cut that is nearly as wide as its place would push its title over the edge.
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.95))
     for axis, (_, image, label, boxes) in zip(figure.axes, panels, strict=False):
         ys, xs = (
             range(side)[part]
