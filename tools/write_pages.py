@@ -276,9 +276,9 @@ def retrained(profile: str, dataset: str) -> str:
             "run": [names[run] for run in order],
             "changed": table.changed,
             "validation Dice %, first": one(table.val_dice_a),
-            "again": one(table.val_dice_b),
+            "validation Dice %, again": one(table.val_dice_b),
             "test Dice %, first": one(table.dice_a),
-            "again ": one(table.dice_b),
+            "test Dice %, again": one(table.dice_b),
             "apart per unit, mean (points)": one(table.mean_apart),
             "largest": one(table.largest_apart),
         }

@@ -93,6 +93,14 @@ class Manifest:
         """Classes, background counted."""
         return len(self.classes) + 1
 
+    @property
+    def credit(self) -> str:
+        """What stands below a picture of its images: whose they are, and the licence."""
+        return (
+            f"Images: {self.title}. Source: {self.source}. Licence: {self.licence}. "
+            f"{self.citation}."
+        )
+
     def patients(self, split: str) -> tuple[str, ...]:
         """Patients of train (in labeled order), val or test. Raises InputError on another word."""
         known(split, SPLITS, "split")

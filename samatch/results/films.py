@@ -6,7 +6,6 @@
 No torch. Maps and Dice are those of `samatch.results.strips`.
 """
 
-import argparse
 import dataclasses
 import textwrap
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from samatch.config.settings import GUIDED, RunConfig, make_config
+from samatch.config.settings import RunConfig
+from samatch.config.words import joint_config, joint_run_parser
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.results import strips
 from samatch.results.plots import class_color
+from samatch.results.records import write_table
 from samatch.results.runs import FILM, file_of, run_folder
 from samatch.results.strips import GAP, INK, MAPS, NOT_KEPT, PANEL, SOURCE_STYLES, Opinions, Sheet
 from samatch.system import paths, whole
@@ -271,8 +272,7 @@ def sentences(config: RunConfig, manifest: Manifest, film: Film) -> list[str]:
         f"Run {film.run_id}, profile {config.profile}: the whole slice at "
         f"{config.train.image_size} x {config.train.image_size} pixels without augmentation, cut "
         "to the organ for display; the student is its moving average.",
-        f"Images: {manifest.title}. Source: {manifest.source}. Licence: {manifest.licence}. "
-        f"{manifest.citation}.",
+        manifest.credit,
     ]
 
 
@@ -293,33 +293,19 @@ def save_film(config: RunConfig, film: Film, into: Path | None = None) -> list[P
         figure = draw_frame(film, iteration, manifest.classes, threshold)
         strips.save(figure, frames / f"{iteration:05}.png", manifest.licence)
         plt.close(figure)
-    folder = into or paths.output_dir(config.profile, config.dataset) / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = record(film, manifest.classes)
-    whole.write_text(folder / "film.csv", table.to_csv(index=False, float_format="%.2f"))
-    return [pictures / "film.png", *sorted(frames.glob("*.png")), folder / "film.csv"]
+    table = write_table(config, "film", record(film, manifest.classes), into)
+    return [pictures / "film.png", *sorted(frames.glob("*.png")), table]
 
 
 def main(words: list[str] | None = None) -> None:
     """Draws the film of a complete run."""
-    parser = argparse.ArgumentParser(
-        prog="samatch film",
-        description="One unlabeled slice over a joint training that was run with --film.",
-    )
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--dataset", default="phantom")
-    parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
-    parser.add_argument("--method", default="fixmatch", help="the match method that SAM guides")
-    parser.add_argument("--sam", default="lite_medsam")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--into",
-        type=Path,
-        help="folder for film.csv (results/<profile>/<set> renews the tracked one)",
+    parser = joint_run_parser(
+        "samatch film",
+        "One unlabeled slice over a joint training that was run with --film.",
+        "film.csv",
     )
     args = parser.parse_args(words)
-    method = GUIDED + args.method.removeprefix(GUIDED)
-    config = make_config(args.profile, args.dataset, args.n_labeled, method, args.sam, args.seed)
+    config = joint_config(args)
     written = save_film(config, film_of_run(run_folder(config)), args.into)
     for path in (written[0], written[-1]):
         print(f"written: {paths.shown(path)}")

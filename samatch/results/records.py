@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from samatch.config.settings import RunConfig
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results.runs import file_of, read_record
 from samatch.system import paths
@@ -181,6 +182,17 @@ def write_csvs(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
     for path, table in zip(files, tables.values(), strict=True):
         write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return files
+
+
+def write_table(
+    config: RunConfig, name: str, table: pd.DataFrame, into: Path | None = None
+) -> Path:
+    """Writes <name>.csv of what was drawn of a run, two decimals, to `into` or to this machine's
+    results of its set; returns the file."""
+    folder = into or paths.output_dir(config.profile, config.dataset) / "results"
+    path = paths.make_folder(folder, "--into or SAMATCH_OUT") / f"{name}.csv"
+    write_text(path, table.to_csv(index=False, float_format="%.2f"))
+    return path
 
 
 def collect_trials(profile: str, dataset: str) -> pd.DataFrame:

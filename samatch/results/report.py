@@ -11,12 +11,7 @@ import pandas as pd
 
 from samatch.config.settings import GUIDED
 from samatch.results import folds, seed_tables, stats, tables
-from samatch.results.records import (
-    collect,
-    collect_trials,
-    read_results,
-    write_csvs,
-)
+from samatch.results.records import collect, collect_trials, read_results, write_csvs
 from samatch.system import paths
 from samatch.system.whole import write_text
 

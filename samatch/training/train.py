@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 import yaml
 
-from samatch.config.settings import FINETUNE, PROFILES, RunConfig, make_config, parent_configs
+from samatch.config.settings import FINETUNE, RunConfig, make_config, parent_configs
+from samatch.config.words import run_parser
 from samatch.data.batches import draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
@@ -236,15 +237,9 @@ def needs_reference(task: Task) -> bool:
 
 def read_words(words: list[str] | None = None) -> argparse.Namespace:
     """The run that a command line names, as `config`, beside `trial` and `wait` of `train`."""
-    parser = argparse.ArgumentParser(
-        prog="samatch train", description="Train one run; missing parents first."
+    parser = run_parser(
+        "samatch train", "Train one run; missing parents first.", "samatch-fixmatch"
     )
-    parser.add_argument("--profile", default="demo", help=", ".join(PROFILES))
-    parser.add_argument("--dataset", default="phantom")
-    parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
-    parser.add_argument("--method", default="samatch-fixmatch")
-    parser.add_argument("--sam", default="lite_medsam")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="", help="name of a variant; needed with --set")
     parser.add_argument(
         "--trial",
@@ -300,8 +295,9 @@ def main(words: list[str] | None = None) -> None:
     """`samatch train`: trains one run, and says how it ended."""
     args = read_words(words)
     watch = Camera(args.config, args.trial) if args.film else None
-    if watch and Run(args.config, args.trial).complete:
-        film_of_run(Run(args.config, args.trial).folder)  # says so where there is none
+    run = Run(args.config, args.trial)
+    if watch and run.complete:
+        film_of_run(run.folder)  # says so where there is none
     record = train(args.config, wait=args.wait, trial=args.trial, watch=watch)
     print(
         "trainable parameters:",

@@ -7,7 +7,6 @@ The slices are chosen by a rule over their hidden labels, which no training read
 the whole slice as it is, without augmentation; the student is the moving average that its run kept.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from samatch.config.settings import GUIDED, RunConfig, make_config, parent_configs
+from samatch.config.words import joint_config, joint_run_parser
 from samatch.data.batches import SlicePool, resized
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
@@ -24,6 +24,7 @@ from samatch.methods.base import PseudoLabel, method_class
 from samatch.methods.sam_match import SamMatch, class_probs, merge, published
 from samatch.networks.unet import UNet
 from samatch.results import strips, tables
+from samatch.results.records import write_table
 from samatch.results.runs import Run
 from samatch.results.strips import Chosen, Count, Opinions
 from samatch.sam.model import SamModel, resize
@@ -32,7 +33,6 @@ from samatch.system import paths
 from samatch.system.devices import bf16_is_fast, find_device
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
-from samatch.system.whole import write_text
 from samatch.training.evaluate import student_probs
 from samatch.training.states import load_networks
 from samatch.training.task import (
@@ -254,27 +254,16 @@ def sentences(config: RunConfig, manifest: Manifest, count: Count) -> list[str]:
         f"Run {config.run_id}, profile {config.profile}: whole slices at {size} x {size} pixels "
         "without augmentation, cut to the organ for display. Margin of the boxes in pixels of an "
         "image 256 wide.",
-        f"Images: {manifest.title}. Source: {manifest.source}. Licence: {manifest.licence}. "
-        f"{manifest.citation}.",
+        manifest.credit,
     ]
 
 
 def main(words: list[str] | None = None) -> None:
     """Writes strip.png and strip.csv."""
-    parser = argparse.ArgumentParser(
-        prog="samatch strip",
-        description="The method on three unlabeled slices chosen by rule, by a finished joint run.",
-    )
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--dataset", default="phantom")
-    parser.add_argument("--n-labeled", type=int, default=3, help="labeled patients")
-    parser.add_argument("--method", default="fixmatch", help="the match method that SAM guides")
-    parser.add_argument("--sam", default="lite_medsam")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--into",
-        type=Path,
-        help="folder for strip.csv (results/<profile>/<set> renews the tracked one)",
+    parser = joint_run_parser(
+        "samatch strip",
+        "The method on three unlabeled slices chosen by rule, by a finished joint run.",
+        "strip.csv",
     )
     parser.add_argument(
         "--every", type=int, default=1, help="choose among one slice in so many, to save time"
@@ -284,9 +273,7 @@ def main(words: list[str] | None = None) -> None:
         raise InputError(
             "--every is impossible", expected="1 or more", got=args.every, do="leave it out"
         )
-    method = GUIDED + args.method.removeprefix(GUIDED)
-    config = make_config(args.profile, args.dataset, args.n_labeled, method, args.sam, args.seed)
-    for file in write(config, args.into, args.every):
+    for file in write(joint_config(args), args.into, args.every):
         print(f"written: {paths.shown(file)}")
 
 
@@ -316,8 +303,5 @@ def write_walk(
     picture = paths.figures_dir(config.profile, config.dataset) / "strip.png"
     strips.save(figure, picture, manifest.licence)
     plt.close(figure)
-    folder = into or paths.output_dir(config.profile, config.dataset) / "results"
-    folder.mkdir(parents=True, exist_ok=True)
     table = strips.record(chosen, count, manifest.classes, RULE)
-    write_text(folder / "strip.csv", table.to_csv(index=False, float_format="%.2f"))
-    return [picture, folder / "strip.csv"]
+    return [picture, write_table(config, "strip", table, into)]
