@@ -269,11 +269,11 @@ def retrained(profile: str, dataset: str) -> str:
     table = table[table.run_id.str.startswith(f"{dataset}-")]
     runs, _ = tracked(profile, dataset)
     names = tables.names_of(runs)
-    order = tables.in_reading_order(runs[runs.run_id.isin(table.run_id)]).run_id
-    table = table.set_index("run_id").loc[order]
+    place = {run_id: number for number, run_id in enumerate(tables.in_reading_order(runs).run_id)}
+    table = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
     return markdown(
         {
-            "run": [names[run] for run in order],
+            "run": table.run_id.map(names),
             "changed": table.changed,
             "validation Dice %, first": one(table.val_dice_a),
             "validation Dice %, again": one(table.val_dice_b),
