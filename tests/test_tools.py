@@ -21,7 +21,7 @@ import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
 import write_pages  # noqa: E402
 
-from samatch.config.settings import make_config, run_id  # noqa: E402
+from samatch.config.settings import make_config, parent_configs, run_id  # noqa: E402
 from samatch.results import audit, report, seed_tables  # noqa: E402
 from samatch.results.records import RUN_COLUMNS  # noqa: E402
 from samatch.system import paths  # noqa: E402
@@ -183,9 +183,15 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
     assert (
         len(grid) == len(set(grid)) == 27 and "--method samatch-unimatch --variant sam_lora" in grid
     )
-    assert len(others) == 13 and not any(
+    assert len(others) == 14 and not any(
         "samatch" in line or "finetune" in line or "supervised" in line for line in others
     )
+    chain = [make_config("laptop", "phantom", 3, f"{part}fixmatch") for part in ("", "samatch-")]
+    for line in others:
+        _, method, _, variant = line.split()
+        alone = make_config("laptop", "phantom", 3, method, variant=variant)
+        assert alone.train.iterations == sum(run.train.iterations for run in chain)
+        assert not any(parent.variant for parent in parent_configs(alone))
     assert (
         len(more) == len(set(more)) == 6
         and "--method samatch-bcp --variant no_sam --seed 2" in more

@@ -5,7 +5,7 @@ usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD
 
 import sys
 
-from samatch.config.profiles import ABLATIONS
+from samatch.config.profiles import ABLATIONS, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
 from samatch.methods.base import method_names
 from samatch.system.errors import InputError, known
@@ -14,8 +14,8 @@ SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
 
 
 def runs(kind: str, match: str) -> list[str]:
-    """The grid of SAM-Match around `match`; every comparison method that does not use SAM; or
-    SAM-Match and what it is compared with first, on other seeds.
+    """The grid of SAM-Match around `match`; every match method, trained as long as SAM-Match's
+    student in both its stages; or SAM-Match and what it is compared with first, on other seeds.
     """
     known(kind, ("ablations", "comparisons", "seeds"), "list of runs")
     if kind == "seeds":
@@ -33,9 +33,9 @@ def runs(kind: str, match: str) -> list[str]:
             for variant in dict.fromkeys(level.variant for level in ABLATIONS)
         ]
     return [
-        f"--method {name}"
+        f"--method {name} --variant {WHOLE_CHAIN}"
         for name in method_names()
-        if name not in (SUPERVISED, FINETUNE, match) and not name.startswith(GUIDED)
+        if name not in (SUPERVISED, FINETUNE) and not name.startswith(GUIDED)
     ]
 
 

@@ -17,6 +17,11 @@ def half(count: int) -> int:
     return count // 2
 
 
+def double(count: int) -> int:
+    """For a variant that trains twice as long."""
+    return 2 * count
+
+
 # A profile overrides, in this order: everywhere ("all"), by match method, by stage.
 # SAM is asked without a prompt, from its class queries alone, and what it says is averaged with the
 # student's map: trials on validation chose it (results/laptop/acdc/trials.csv). Where boxes are
@@ -148,9 +153,12 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
+WHOLE_CHAIN = "whole_chain"
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
+    # A match method that trains as many iterations as SAM-Match's student does in both its stages.
+    WHOLE_CHAIN: {"match": {"train.iterations": double}},
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},
     "box_consensus": _boxed(combine="consensus", sam_conf_thresh=0.75),

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.config.profiles import ABLATIONS
+from samatch.config.profiles import ABLATIONS, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results import clinical, stats
@@ -33,6 +33,7 @@ VARIANT_LABELS = {
     "box": "the paper's box",
     "as_published": "as published",
     CHOSEN: "chosen in each fold",
+    WHOLE_CHAIN: "at equal length",
     **{
         level.variant: f"{level.factor}: {level.level}"
         for level in ABLATIONS
