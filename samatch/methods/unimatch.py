@@ -6,8 +6,6 @@
 D is the Dice loss against argmax f(w) over the pixels with max softmax f(w) >= tau, S_1 and S_2 are
 two strong views with CutMix, f = g(e) encoder and decoder, P drops half of the channels of all five
 encoder features. Departures as for FixMatch (f(w) without dropout, batch-norm's running statistics
-from samatch.data.batches import Batch
-from torch import Tensor
 from it alone), and the donors of CutMix come from the same batch instead of a third one, which
 saves a forward pass.
 """
