@@ -32,7 +32,8 @@ OUT := executed/$(PROFILE)/$(DATASET)
 TAG := n$(N)-$(METHOD)-$(SAM)-s$(SEED)
 DONE := $(OUT)/$(TAG)
 EXECUTED := $(patsubst notebooks/%,$(DONE)/%,$(NOTEBOOKS))
-RUN_ARGS = --profile $(PROFILE) --dataset $(DATASET) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
+run_args = --profile $(1) --dataset $(2) --n-labeled $(N) --sam $(SAM) --seed $(SEED)
+RUN_ARGS = $(call run_args,$(PROFILE),$(DATASET))
 # Trainings go through one program: SIDE_BY_SIDE of them at once here (the demo uses one thread each), or, with
 # LAUNCH="srun --gres=gpu:1", as so many jobs at once of a cluster: docs/scale.md.
 LIST ?=
@@ -57,6 +58,7 @@ $(READY): requirements.lock pyproject.toml
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
+	 { [ "$$1" = demo ] || $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD) --variants "$(VARIANTS)"; } && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
 	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
 	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"

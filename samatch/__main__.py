@@ -30,6 +30,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "train one run, missing parents first",
         "--profile laptop --dataset acdc --method samatch-fixmatch --seed 0",
     ),
+    "time": (
+        "training.pace",
+        [],
+        "how long the trainings of make reproduce will take here",
+        "--profile laptop --dataset acdc --variants no_sam,box",
+    ),
     "predict": (
         "training.predict",
         [],

@@ -1,5 +1,4 @@
-"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why, and how long it
-will take.
+"""Prints '<profile> <data set>' for `make reproduce`; says on stderr which and why.
 
 What is misspelt is refused here, before anything is trained.
 
@@ -15,10 +14,7 @@ from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.data.prepared import prepared_file
 from samatch.data.volumes import data_folder, load_case
 from samatch.methods.base import method_class, method_names
-from samatch.results import tables
-from samatch.results.records import read_table
 from samatch.sam.model import sam_names
-from samatch.system import paths
 from samatch.system.errors import InputError, known
 
 PHANTOM, FIRST = "phantom", "acdc"
@@ -75,21 +71,6 @@ def _is_match(method: str) -> bool:
         return False
 
 
-def recorded_minutes(profile: str, dataset: str) -> float | None:
-    """Minutes of training of the tracked runs that `make reproduce` makes, one after the other;
-    None without records."""
-    path = paths.TRACKED_RESULTS / profile / dataset / "runs.csv"
-    if not path.exists():
-        return None
-    runs = tables.main_budget(read_table(path))
-    first = runs[
-        (runs.seed == runs.seed.min())
-        & runs.variant.isin(["", "no_sam", "box"])
-        & runs.method.isin(["supervised", "fixmatch", "finetune", "samatch-fixmatch"])
-    ]
-    return first.seconds.sum() / 60
-
-
 def main() -> None:
     """Prints the choice on stdout, its reason on stderr; ends with exit status 1 on bad input."""
     profile, dataset, method, sam = (sys.argv[1:] + [""] * 4)[:4]
@@ -100,21 +81,12 @@ def main() -> None:
         profile, dataset, why = choose(
             profile, dataset, torch.cuda.is_available(), is_here(dataset or FIRST)
         )
-        minutes = recorded_minutes(profile, dataset)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print(
         f"profile {profile} on {dataset} ({why}); choose another with make reproduce "
         f"PROFILE={'|'.join(PROFILES)} "
         f"DATASET={'|'.join(manifest_folders())} DATA=DIR",
-        file=sys.stderr,
-    )
-    print(
-        f"the tracked trainings of this table took {minutes:.0f} minutes, one after the other on "
-        f"a core; a SAM with a fixed encoder "
-        "first encodes every slice once, half a second each on a core"
-        if minutes
-        else f"no record says how long {dataset} takes in profile {profile}",
         file=sys.stderr,
     )
     print(profile, dataset)

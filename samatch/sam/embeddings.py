@@ -60,10 +60,10 @@ class EmbeddingCache:
         total = sum(volume.image.shape[0] for volume in volumes)
         done, self._arrays, problems = 0, {}, []
         for volume in volumes:
-            path = folder / f"{repro.array_sha256(volume.image)[:24]}.npy"
+            path = file_of(folder, repro.array_sha256(volume.image))
             if problem := fault(path, volume.image.shape[0]):
                 problems += [problem] if path.exists() else []
-                _write(path, _encode(sam, volume.image, bf16, device))
+                _write(path, encode(sam, volume.image, bf16, device))
             self._arrays[volume.case.case_id] = np.load(path, mmap_mode="r")
             done += volume.image.shape[0]
             progress(done, total)
@@ -100,8 +100,14 @@ def cache_folder(dataset: str, sam_name: str) -> Path:
     return paths.runs_dir("embeddings") / dataset / sam_name
 
 
+def file_of(folder: Path, image_sha256: str) -> Path:
+    """A volume's file in the folder of its encoder; the hash is that of the manifest's cases."""
+    return folder / f"{image_sha256[:24]}.npy"
+
+
 @torch.no_grad()
-def _encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
+def encode(sam: SamModel, image: np.ndarray, bf16: bool, device) -> np.ndarray:
+    """(D, H, W) in [0, 1] -> (D, C, h, w) float16, slice by slice."""
     rows = []
     for piece in image:
         batch = torch.from_numpy(piece)[None, None].to(device)

@@ -102,20 +102,24 @@ class Task:
 
 def prepare(config: RunConfig) -> Task:
     """Reads the data, builds the method and loads the parents' weights. Seeds everything first."""
-    repro.seed_everything(config.seed)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    data = read_data(config, find_device())
-    build = build_finetuning if config.method == FINETUNE else build_student
-    task = build(config, data)
+    task = untrained(config, load_manifest(config.dataset))
     load_parents(task.method, config)
     return task
 
 
-def read_data(config: RunConfig, device: torch.device) -> Data:
+def untrained(config: RunConfig, manifest: Manifest) -> Task:
+    """`prepare` without the parents' weights, on the cases of `manifest`."""
+    repro.seed_everything(config.seed)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    data = read_data(config, manifest, find_device())
+    build = build_finetuning if config.method == FINETUNE else build_student
+    return build(config, data)
+
+
+def read_data(config: RunConfig, manifest: Manifest, device: torch.device) -> Data:
     """Fine-tuning reads the labeled slices, and cached views of
     them, at SAM's size, a student all it needs at its own."""
-    manifest = load_manifest(config.dataset)
     patients = manifest.patients("train")[config.n_labeled :] if wants_unlabeled(config) else ()
     labeled, unlabeled, val = (
         load_cases(manifest, manifest.cases_of(group))

@@ -17,7 +17,7 @@ import yaml
 
 from samatch.config.settings import FINETUNE, RunConfig, make_config, parent_configs
 from samatch.config.words import run_parser
-from samatch.data.batches import draw_batch
+from samatch.data.batches import Batch, draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
 from samatch.results.films import film_of_run
@@ -131,26 +131,8 @@ SELECTION_RULE = (
 
 def train_one(task: Task, state: TrainingState) -> None:
     """One iteration, and what is due after it: a log row, a validation."""
-    start, config = time.monotonic(), task.config
-    data = task.data
-    batch = draw_batch(
-        data.pool,
-        data.n_labeled_slices,
-        config,
-        state.generator,
-        state.iteration,
-        unlabeled=bool(data.unlabeled),
-        strong_views=task.method.strong_views,
-    )
-    for name, optimizer in state.optimizers.items():
-        if name != "discriminator":
-            optimizer.param_groups[0]["lr"] = learning_rate(config, name, state.iteration)
-    for name, network in task.method.networks().items():
-        network.train(name != "sam")
-    with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
-        output = task.method.step(batch)
-    descend(output, state.optimizers)
-    task.method.follow(state.iteration)
+    start, config, data = time.monotonic(), task.config, task.data
+    batch, output = take_step(task, state.optimizers, state.generator, state.iteration)
     accumulate(output, state)
     slices = {
         name: index
@@ -171,6 +153,35 @@ def train_one(task: Task, state: TrainingState) -> None:
         state.log.append({"iteration": state.iteration} | row)
         state.val_dice = row.get("val_dice", state.val_dice)
     state.progress(state.iteration, f"val Dice {100 * state.val_dice:.1f} %")
+
+
+def take_step(
+    task: Task,
+    optimizers: dict[str, torch.optim.Optimizer],
+    generator: torch.Generator,
+    iteration: int,
+) -> tuple[Batch, StepOutput]:
+    """A batch drawn, the method's step on it, the weights moved: what it was and what it gave."""
+    config, data = task.config, task.data
+    batch = draw_batch(
+        data.pool,
+        data.n_labeled_slices,
+        config,
+        generator,
+        iteration,
+        unlabeled=bool(data.unlabeled),
+        strong_views=task.method.strong_views,
+    )
+    for name, optimizer in optimizers.items():
+        if name != "discriminator":
+            optimizer.param_groups[0]["lr"] = learning_rate(config, name, iteration)
+    for name, network in task.method.networks().items():
+        network.train(name != "sam")
+    with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
+        output = task.method.step(batch)
+    descend(output, optimizers)
+    task.method.follow(iteration)
+    return batch, output
 
 
 def accumulate(output: StepOutput, state: TrainingState) -> None:

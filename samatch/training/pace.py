@@ -1,0 +1,211 @@
+"""How long the runs of `make reproduce` will take on this machine: some steps of each are tried.
+
+    samatch time --profile laptop --dataset acdc --variants no_sam,box
+
+Nothing is written but embeddings of a few slices, which the trainings then find ready.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from samatch.config.profiles import PROFILES
+from samatch.config.settings import FINETUNE, RunConfig, make_config, parent_configs
+from samatch.config.words import joint_config, run_parser
+from samatch.data.manifest import Manifest, load_manifest
+from samatch.results import tables
+from samatch.results.runs import Run
+from samatch.sam.embeddings import cache_folder, encode, encoder_key, file_of
+from samatch.system.devices import find_device
+from samatch.training.optimizers import make_optimizers
+from samatch.training.task import (
+    Task,
+    check_names,
+    fixed_encoder,
+    new_sam,
+    read_data,
+    untrained,
+    validate,
+)
+from samatch.training.train import take_step
+
+# The first steps are slower. 24 is a multiple of sam.update_every in every profile.
+FIRST, STEPS = 2, 24
+ENOUGH_S = 60.0  # of trying one run
+SLICES = 24  # of each kind, or those of one patient where he has more
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one step; of one slice in a validation; of one when the training has ended, by
+    every way to segment."""
+
+    step: float
+    validation: float
+    end: float
+
+
+def few_of(manifest: Manifest, n_labeled: int) -> tuple[Manifest, int]:
+    """The manifest of a few labeled, unlabeled and validation patients; how many are labeled."""
+
+    def first(patients: tuple[str, ...]) -> tuple[str, ...]:
+        kept: list[str] = []
+        for patient in patients:
+            if sum(case.n_slices for case in manifest.cases_of(kept)) < SLICES:
+                kept.append(patient)
+        return tuple(kept)
+
+    train = manifest.patients("train")
+    labeled, unlabeled = first(train[:n_labeled]), first(train[n_labeled:])
+    split_of = dict.fromkeys(labeled + unlabeled, "train")
+    split_of |= dict.fromkeys(first(manifest.patients("val")), "val")
+    few = dataclasses.replace(manifest, labeled_order=labeled + unlabeled, split_of=split_of)
+    return few, len(labeled)
+
+
+def pace_of(config: RunConfig, enough: float = ENOUGH_S) -> Pace:
+    """Tries a run, with new weights, on a few patients; `enough`: seconds after which no more
+    steps are tried."""
+    manifest, few = few_of(load_manifest(config.dataset), config.n_labeled)
+    sam = dataclasses.replace(config.sam, views=0)
+    task = untrained(dataclasses.replace(config, n_labeled=few, sam=sam), manifest)
+    slices = sum(len(volume.image) for volume in task.data.val)
+    step = _step_seconds(task, enough)
+    validation = _seconds(lambda: validate(task)) / slices
+    ways = [task.segment, *(way for split, way in task.others.items() if split.startswith("val"))]
+    end = _seconds(lambda: [way(volume) for way in ways for volume in task.data.val]) / slices
+    return Pace(step, validation, end)
+
+
+def _step_seconds(task: Task, enough: float) -> float:
+    """Mean seconds of a step: of STEPS, or of those that `enough` seconds have room for."""
+    optimizers = make_optimizers(task.method, task.config)
+    generator = torch.Generator().manual_seed(task.config.seed)
+    began, steps = time.monotonic(), 0
+    for iteration in range(min(FIRST + STEPS, task.config.train.iterations)):
+        if iteration == FIRST:
+            began, steps = time.monotonic(), 0
+        _, output = take_step(task, optimizers, generator, iteration)
+        for loss in output.losses.values():
+            loss.item()  # waits for the device
+        steps += 1
+        if time.monotonic() - began > enough:
+            break
+    return (time.monotonic() - began) / max(steps, 1)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def expected_seconds(config: RunConfig, pace: Pace) -> float:
+    """Of a whole run at this pace, without SAM's embeddings."""
+    manifest, train = load_manifest(config.dataset), config.train
+    val, test = (_slices(manifest, manifest.patients(split)) for split in ("val", "test"))
+    validations = 1 + -(-train.iterations // train.val_every)
+    return (
+        train.iterations * pace.step + validations * val * pace.validation + (val + test) * pace.end
+    )
+
+
+def _slices(manifest: Manifest, patients: tuple[str, ...]) -> int:
+    return sum(case.n_slices for case in manifest.cases_of(patients))
+
+
+def embedding_seconds(config: RunConfig) -> tuple[int, float]:
+    """How many slices SAM's fixed encoder has still to encode for a joint run, augmented views of
+    the labeled ones among them, and the seconds that this takes."""
+    manifest = load_manifest(config.dataset)
+    few, n_few = few_of(manifest, config.n_labeled)
+    data = read_data(
+        dataclasses.replace(config, n_labeled=n_few, method=FINETUNE), few, find_device()
+    )
+    sam = new_sam(config, data)
+    folder = cache_folder(manifest.folder, config.sam_name) / encoder_key(sam, data.bf16)
+    missing = [c for c in manifest.cases if not file_of(folder, c.image_sha256).exists()]
+    if not missing:
+        return 0, 0.0
+    labeled = _slices(manifest, manifest.labeled_patients(config.n_labeled))
+    count = sum(case.n_slices for case in missing) + labeled * config.sam.views
+    image = data.labeled[0].image[:SLICES]
+    seconds = _seconds(lambda: encode(sam, image, data.bf16, data.device))
+    return count, count * seconds / len(image)
+
+
+def runs_of(joint: RunConfig, variants: list[str]) -> list[RunConfig]:
+    """The runs that are not complete of a joint training, its variants and all of their parents, in
+    order of training."""
+    found: dict[str, RunConfig] = {}
+
+    def add(config: RunConfig) -> None:
+        for parent in parent_configs(config):
+            add(parent)
+        if not Run(config).complete:
+            found[config.run_id] = config
+
+    for variant in ("", *variants):
+        add(
+            make_config(
+                joint.profile,
+                joint.dataset,
+                joint.n_labeled,
+                joint.method,
+                joint.sam_name,
+                joint.seed,
+                variant,
+            )
+        )
+    return list(found.values())
+
+
+def shorter(profile: str) -> str:
+    """The profile before this one, "" before the first."""
+    names = list(PROFILES)
+    return names[names.index(profile) - 1] if profile != names[0] else ""
+
+
+def lines_of(joint: RunConfig, variants: list[str]) -> Iterator[str]:
+    """What `samatch time` prints, line by line as it is measured."""
+    total = 0.0
+    for config in runs_of(joint, variants):
+        seconds = expected_seconds(config, pace_of(config))
+        total += seconds
+        yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}"
+    if not total:
+        yield "every training of these notebooks has ended already"
+        return
+    if fixed_encoder(joint):
+        count, seconds = embedding_seconds(joint)
+        total += seconds
+        yield f"{duration(seconds):>12}  SAM's embeddings of {count} slices, once for all runs"
+    yield f"{duration(total):>12}  in all, one after the other"
+    if less := shorter(joint.profile):
+        yield f"shorter: make reproduce PROFILE={less} DATASET={joint.dataset}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes or hours, as an estimate is told."""
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
+def main(words: list[str] | None = None) -> None:
+    """`samatch time`: how long the runs of `make reproduce` that are left will take here."""
+    parser = run_parser(
+        "samatch time",
+        "How long the trainings of make reproduce take on this machine.",
+        "fixmatch",
+        "the match method that SAM guides",
+    )
+    parser.add_argument("--variants", default="", help="of the joint training, beside the default")
+    args = parser.parse_args(words)
+    joint = joint_config(args)
+    check_names(joint)
+    print("expected on this machine, from some steps of each training:", flush=True)
+    for line in lines_of(joint, args.variants.replace(",", " ").split()):
+        print(line, flush=True)

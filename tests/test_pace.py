@@ -1,0 +1,112 @@
+"""How long trainings will take: what is tried, and what is made of it."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from samatch.config.settings import make_config
+from samatch.data.manifest import load_manifest
+from samatch.system import paths
+from samatch.training import pace
+from tests.hand_made import tiny
+
+
+def labels_told(capsys):
+    """What `samatch time` calls its rows: the words behind the durations."""
+    rows = capsys.readouterr().out.splitlines()
+    return [row[14:] for row in rows if row.startswith("  ")]
+
+
+def slices_of(manifest, patients):
+    return sum(case.n_slices for case in manifest.cases_of(patients))
+
+
+def test_a_few_patients_stand_for_all():
+    acdc = load_manifest("acdc")
+    few, n_labeled = pace.few_of(acdc, 3)
+    train = few.patients("train")
+    assert train[:n_labeled] == acdc.labeled_patients(n_labeled)
+    assert train[n_labeled] == acdc.patients("train")[3]  # the first without a label
+    for patients in (train[:n_labeled], train[n_labeled:], few.patients("val")):
+        slices = [slices_of(acdc, [patient]) for patient in patients]
+        assert sum(slices) >= pace.SLICES > sum(slices[:-1])
+    assert few.sha256 == acdc.sha256 and few.cases == acdc.cases
+
+
+def test_all_labeled_leaves_none_to_try_unlabeled():
+    acdc = load_manifest("acdc")
+    few, n_labeled = pace.few_of(acdc, 70)
+    assert few.patients("train") == acdc.patients("train")[:n_labeled]
+
+
+def test_steps_validations_and_the_end_make_a_run():
+    config = make_config("laptop", "acdc", 3, "supervised")  # 1000 steps, 1 + 4 validations
+    acdc = load_manifest("acdc")
+    val, test = (slices_of(acdc, acdc.patients(split)) for split in ("val", "test"))
+    told = pace.expected_seconds(config, pace.Pace(step=2.0, validation=0.5, end=3.0))
+    assert told == 2000 + 5 * val * 0.5 + (val + test) * 3
+
+
+def test_parents_come_first_and_once():
+    runs = pace.runs_of(tiny(), ["no_sam", "box"])
+    assert [(run.method, run.variant) for run in runs] == [
+        ("supervised", ""),
+        ("fixmatch", ""),
+        ("finetune", ""),
+        ("samatch-fixmatch", ""),
+        ("samatch-fixmatch", "no_sam"),
+        ("finetune", "box"),
+        ("samatch-fixmatch", "box"),
+    ]
+
+
+def test_what_has_ended_is_not_counted(tiny_profile, complete, capsys):
+    paths.runs_dir("demo").mkdir(parents=True)
+    for run in complete.glob("phantom-*"):
+        shutil.copytree(run, paths.runs_dir("demo") / run.name)
+    assert [run.variant for run in pace.runs_of(tiny(), ["no_sam"])] == ["no_sam"]
+    pace.main(["--sam", "tiny"])
+    assert "every training of these notebooks has ended already" in capsys.readouterr().out
+
+
+def test_a_table_is_told_and_no_run_is_begun(tiny_profile, capsys):
+    pace.main(["--sam", "tiny", "--variants", "no_sam"])
+    rows = labels_told(capsys)
+    assert rows[:5] == [
+        "Supervised",
+        "FixMatch",
+        "SAM alone",
+        "SAM-Match (FixMatch)",
+        "FixMatch, continued",
+    ]
+    assert "SAM's embeddings of" in rows[5] and rows[6] == "in all, one after the other"
+    begun = [path.name for path in paths.runs_dir("demo").glob("*")]
+    assert begun == [], begun
+
+
+def test_a_step_counts_however_long_it_takes(tiny_profile):
+    """Where one step takes longer than there is time to try, that one is the measure."""
+    assert pace.pace_of(tiny("supervised"), enough=0.0).step > 0
+
+
+def test_a_training_of_no_steps_takes_none(tiny_profile):
+    short = tiny("finetune")
+    none = dataclasses.replace(short, train=dataclasses.replace(short.train, iterations=0))
+    assert pace.pace_of(none).step * none.train.iterations < 1e-3
+
+
+@pytest.mark.parametrize("profile, before", [("paper", "laptop"), ("laptop", "demo"), ("demo", "")])
+def test_a_shorter_profile_is_named(profile, before):
+    assert pace.shorter(profile) == before
+
+
+@pytest.mark.parametrize("seconds, told", [(59, "1 min"), (5940, "99 min"), (6001, "1.7 hours")])
+def test_durations(seconds, told):
+    assert pace.duration(seconds) == told
+
+
+def test_make_asks_before_anything_long():
+    recipe = (Path(__file__).parents[1] / "Makefile").read_text().split("reproduce: ")[1]
+    assert recipe.index("samatch time") < recipe.index("$(MAKE) --no-print-directory run")
