@@ -181,6 +181,8 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "sam_lora": _sam(tune="lora"),
     "sam_all": _sam(tune="all"),
     "sam_random": _sam(pretrained=False),
+    # For a SAM whose embeddings have a sixteenth of its input's side, as all but LiteMedSAM's.
+    "sam_512": _sam(image_size=512),
     "ema_proposer": {"joint": {"train.proposer": "ema"}},
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},

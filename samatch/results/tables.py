@@ -34,6 +34,7 @@ VARIANT_LABELS = {
     "as_published": "as published",
     CHOSEN: "chosen in each fold",
     WHOLE_CHAIN: "at equal length",
+    "sam_512": "SAM's input 512",
     **{
         level.variant: f"{level.factor}: {level.level}"
         for level in ABLATIONS
