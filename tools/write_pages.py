@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from samatch.config.profiles import WHOLE_CHAIN
 from samatch.config.settings import GUIDED
-from samatch.results import budgets, folds, seed_tables, tables
+from samatch.results import budgets, equal_length, folds, seed_tables, tables
 from samatch.results.records import read_results, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
@@ -51,6 +52,7 @@ def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def summary(profile: str, dataset: str) -> str:
     """Each method of the main table, mean over its seeds: Dice by class, and distances."""
     runs, per_case = records(profile, dataset)
+    runs = runs[runs.variant != WHOLE_CHAIN]  # these have a table of their own
     table = seed_tables.summary_over_seeds(tables.headline(runs), per_case)
     classes = [name for name in dict.fromkeys(per_case["class"]) if f"dice_{name}" in table]
     columns = {"method": table.method}
@@ -98,18 +100,49 @@ def wilcoxon(profile: str, dataset: str) -> str:
     over_seeds = (folder / "wilcoxon_seeds.csv").exists()
     table = read_table(folder / ("wilcoxon_seeds.csv" if over_seeds else "wilcoxon.csv"))
     table = table[(table.metric == "dice") & (table.unit == "patient")]
-    points = 100 * table[["median_difference", "ci_low", "ci_high"]]
+    points = 100 * table[list(tables.stats.INTERVAL)]
     return markdown(
         {
             "SAM-Match": table.reference,
             "against": table.comparison,
             **({"seeds": table.seeds.map(lambda seeds: len(seeds.split()))} if over_seeds else {}),
             "n": table.n,
-            "median difference (points)": [
-                f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in points.to_numpy()
-            ],
+            "median difference (points)": [interval(*row) for row in points.to_numpy()],
             "p": probability(table.p),
             "Bonferroni": probability(table.p_bonferroni),
+        }
+    )
+
+
+def at_equal_length(profile: str, dataset: str) -> str:
+    """Every comparison method as long as SAM-Match's whole chain, on the first seed."""
+    runs, per_case = records(profile, dataset)
+    first = runs[runs.seed == runs.seed.min()]
+    reference = tables.chosen_guided(
+        runs, n_labeled=int(first.n_labeled.iloc[0]), seed=int(first.seed.iloc[0])
+    )
+    table = equal_length.at_equal_length(profile, runs, per_case, reference)
+    compared = table.p_bonferroni.notna()
+    points = 100 * table[list(tables.stats.INTERVAL)]
+    return markdown(
+        {
+            "method": table.method,
+            "minutes": table.minutes.map("{:.0f}".format),
+            "validation Dice %": one(table.val_dice),
+            "test Dice %": [
+                f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)
+            ],
+            f"HD95 ({table.unit.iloc[0]})": [
+                with_undefined(*row) for row in zip(table.hd95, table.undefined, strict=True)
+            ],
+            "SAM-Match's difference, median (points)": [
+                interval(*row) if tested else ""
+                for tested, row in zip(compared, points.to_numpy(), strict=True)
+            ],
+            "Bonferroni": [
+                p if tested else ""
+                for tested, p in zip(compared, probability(table.p_bonferroni), strict=True)
+            ],
         }
     )
 
@@ -204,7 +237,7 @@ def gain(scores: pd.DataFrame, by_seed: dict[str, dict[int, str]], seeds: list[i
     test = tables.stats.paired_test((mine - other).to_numpy())
     low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
     p = probability(pd.Series([test["p"]]))[0]
-    return f"{median:+.1f} ({low:+.1f} to {high:+.1f}), p {p}"
+    return f"{interval(median, low, high)}, p {p}"
 
 
 def test_time(profile: str, dataset: str) -> str:
@@ -303,6 +336,7 @@ TABLES = {
     "label_budgets": label_budgets,
     "external": external,
     "answer": answer,
+    "equal_length": at_equal_length,
     "summary": summary,
     "seeds": seeds,
     "wilcoxon": wilcoxon,
@@ -319,6 +353,11 @@ def one(values: pd.Series) -> list[str]:
 def probability(values: pd.Series) -> list[str]:
     """p with four decimals; never 0."""
     return ["< 0.0001" if value < 0.0001 else f"{value:.4f}" for value in values]
+
+
+def interval(median: float, low: float, high: float) -> str:
+    """A difference in points and its interval."""
+    return f"{median:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def with_undefined(distance: float, undefined: int, n_seeds: int = 1) -> str:

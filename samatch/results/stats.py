@@ -16,6 +16,7 @@ from samatch.system.errors import InputError, known
 UNITS = {"patient": "patient_id", "volume": "case_id"}
 ALPHA = 0.05
 DISTANCES = ["hd95", "asd"]
+INTERVAL = ("median_difference", "ci_low", "ci_high")  # columns of a paired test
 
 
 def unit_scores(

@@ -41,7 +41,7 @@ VARIANT_LABELS = {
         if level.variant not in ("", NO_SAM, "box", "as_published")
     },
 }
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", "box", "as_published")
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", WHOLE_CHAIN, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # The candidates for SAM-Match; where there are several, validation chooses.
@@ -182,7 +182,8 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
 
 
 def headline(runs: pd.DataFrame) -> pd.DataFrame:
-    """The main table's runs: every method, SAM-Match in its ways to combine; not the whole grid."""
+    """The main table's runs: every method, at its stage's length and at that of SAM-Match's whole
+    chain; SAM-Match in its ways to combine; not the whole grid."""
     return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
 
 

@@ -1,0 +1,58 @@
+"""Every comparison method trained for as many iterations as SAM-Match's student in both its stages:
+what each costs and reaches, and the paired test against SAM-Match."""
+
+import pandas as pd
+
+from samatch.config.profiles import WHOLE_CHAIN
+from samatch.config.settings import RunConfig, make_config, parent_configs
+from samatch.results import stats, tables
+
+
+def at_equal_length(
+    profile: str, runs: pd.DataFrame, per_case: pd.DataFrame, reference: str
+) -> pd.DataFrame:
+    """One row per method, the best test Dice first: SAM-Match's run `reference`, the same training
+    without SAM, and the runs of its budget and seed that have the variant `whole_chain`.
+
+    minutes: of the run's training and all of its parents', without SAM's embeddings. dice in
+    percent, mean over patients; median_difference, ci_low, ci_high and p_bonferroni as in
+    `tables.wilcoxon_table`, whose family is larger: every comparison method of that seed.
+    """
+    mine = runs.set_index("run_id").loc[reference]
+    same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
+    control = (same.method == mine.method) & (same.variant == tables.NO_SAM)
+    shown = same[(same.variant == WHOLE_CHAIN) | control | (same.run_id == reference)]
+    table = tables.summary(shown, per_case)
+    run_of = shown.set_index("run_id")
+    table["method"] = [
+        tables.label(run_of.method[run_id], run_of.variant[run_id].replace(WHOLE_CHAIN, ""))
+        for run_id in table.run_id
+    ]
+    table["minutes"] = [
+        chain_minutes(config_of(profile, run_id, runs), runs) for run_id in table.run_id
+    ]
+    tests = tables.wilcoxon_table(runs, per_case, reference=reference)
+    run_ids = {name: run_id for run_id, name in tables.names_of(runs).items()}
+    tests = tests.assign(run_id=tests.comparison.map(run_ids)).set_index("run_id")
+    for name in (*stats.INTERVAL, "p_bonferroni"):
+        table[name] = table.run_id.map(tests[name])
+    return table.sort_values("dice", ascending=False, ignore_index=True)
+
+
+def config_of(profile: str, run_id: str, runs: pd.DataFrame) -> RunConfig:
+    """The config that a run of a table had, by its names."""
+    run = runs.set_index("run_id").loc[run_id]
+    dataset = run_id.split(f"-n{run.n_labeled}-")[0]
+    return make_config(
+        profile, dataset, int(run.n_labeled), run.method, run.sam, int(run.seed), run.variant
+    )
+
+
+def chain_minutes(config: RunConfig, runs: pd.DataFrame) -> float:
+    """Minutes of training of a run and of all its parents; NaN where one is not on record."""
+    seconds = runs.set_index("run_id").seconds
+
+    def chain(run: RunConfig) -> set[str]:
+        return {run.run_id}.union(*(chain(parent) for parent in parent_configs(run)))
+
+    return seconds.reindex(sorted(chain(config))).sum(skipna=False) / 60
