@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Settings = dict[str, typing.Any]
+Number = typing.TypeVar("Number", int, float)
 
 
 def half(count: int) -> int:
@@ -17,9 +18,9 @@ def half(count: int) -> int:
     return count // 2
 
 
-def double(count: int) -> int:
-    """For a variant that trains twice as long."""
-    return 2 * count
+def double(value: Number) -> Number:
+    """For a variant that trains twice as long, or with steps twice as large."""
+    return 2 * value
 
 
 # A profile overrides, in this order: everywhere ("all"), by match method, by stage.
@@ -184,6 +185,11 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # For a SAM whose embeddings have a sixteenth of its input's side, as all but LiteMedSAM's.
     "sam_512": _sam(image_size=512),
     "ema_proposer": {"joint": {"train.proposer": "ema"}},
+    # SAM guides from the supervised start, as long as both stages: no student has to learn alone.
+    "guided_from_start": {
+        "match": {"train.iterations": 0},
+        "joint": {"train.iterations": double, "train.lr": double},
+    },
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),
@@ -245,6 +251,7 @@ ABLATIONS: list[Level] = [
     *_factor(
         "joint training",
         as_long_as_the_match_stage="",
+        from_the_supervised_start_as_long_as_both="guided_from_start",
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),
