@@ -10,9 +10,9 @@ from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE, class_color
 SOURCE_STYLES = {
     "student": (BLUE, "-", "student"),
     "sam": (ORANGE, "--", "SAM"),
-    "refined": ("#333333", "-", "both together"),
+    "refined": ("#333333", "-", "combined"),
     "student_kept": (BLUE, ":", "student, its kept pixels"),
-    "refined_kept": ("#333333", ":", "used: kept pixels of both"),
+    "refined_kept": ("#333333", ":", "combined, its kept pixels"),
 }
 
 
