@@ -359,8 +359,8 @@ def _flow(axis: Axes, start, end, level: float, color: str, words: str = "") -> 
     ends: dict[str, Any] = {"mutation_scale": 10, "color": color, "linewidth": 1.6}
     arrow = FancyArrowPatch((x1, level), (x1, 0.42), arrowstyle="-|>", shrinkA=0, shrinkB=0, **ends)
     axis.add_patch(arrow)
-    style = {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": color}
-    axis.text(0.35 * x0 + 0.65 * x1, level + 0.04, words, **style)
+    place = (0.35 * x0 + 0.65 * x1, level + 0.04)
+    axis.text(*place, words, ha="center", va="bottom", fontsize=8.5, color=color)
 
 
 def _legend(
