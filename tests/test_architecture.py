@@ -1,6 +1,7 @@
 """Rooms, torch-free modules, names, docstrings; lengths of files and lines, the tests' too."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_every_file_stands_in_a_room_and_imports_only_from_its_own_or_lower_ones
         for name in imported(path):
             above = ROOMS.index(name.split(".")[1]) > ROOMS.index(room)
             assert not above, f"{path.relative_to(PACKAGE)} imports {name} from a room above"
+
+
+def test_the_picture_of_rooms_names_every_file():
+    """But the members of families, and methods, which are named by their kind."""
+    picture = (ROOT / "docs" / "library.md").read_text().split("```")[1]
+    named = set(re.findall(r"\w+", picture))
+    for path in modules():
+        member = path.parent.relative_to(PACKAGE).as_posix() in ("data/readers", "sam/models")
+        if not (member or path.stem == "__init__" or "\nMETHOD = " in path.read_text()):
+            assert path.stem in named, path
 
 
 def test_package_files_hold_a_docstring_and_no_logic():

@@ -64,6 +64,14 @@ def test_class_maps_lie_as_bytes_and_are_whole_numbers_in_a_batch(config):
     assert batch.label_l.dtype == batch.hidden_label_u.dtype == torch.long
 
 
+def test_what_a_method_asks_for_none_of_has_length_0(config):
+    pool, wanted = pool_of(config, soft=False), {"unlabeled": True, "strong_views": 0}
+    drawn = draw_batch(pool, 4, config, torch.Generator(), 0, **wanted)
+    assert len(drawn.image_w) == config.train.batch_unlabeled and not len(drawn.image_s1)
+    labeled = draw_batch(pool, 4, config, torch.Generator(), 0, unlabeled=False)
+    assert not any(map(len, (labeled.image_w, labeled.index_u, labeled.hidden_label_u)))
+
+
 def test_soft_labels_move_as_hard_ones_do(config):
     """The same draws with class maps and with probabilities: one place, one object."""
     config = dataclasses.replace(config, augment=Augment(scale=0.2, shift=0.05, elastic=0.02))

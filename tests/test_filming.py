@@ -147,7 +147,7 @@ def test_pictures_and_table_say_what_the_film_holds(filmed, tmp_path, tiny_profi
         rows = table[table.iteration == iteration]
         assert f"iteration {iteration}" in words
         assert {f"Dice {value:.1f}" for value in rows.dice[:2]} <= set(words)
-        assert f"Dice {rows.dice.iloc[2]:.1f}, {rows.kept.iloc[2]:.1f} % kept" in words
+        assert f"Dice {rows.dice.iloc[2]:.1f}\n{rows.kept.iloc[2]:.1f} % kept" in words
     assert any("Images: made by hand." in text for text in words)
     short = film.until(2)
     written = films.save_film(tiny(), short, into=tmp_path)

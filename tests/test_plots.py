@@ -97,28 +97,6 @@ def test_a_figure_of_the_demo_says_so(tmp_path):
         plt.close(figure)
 
 
-def test_a_cell_that_was_not_run_has_a_word_and_no_point():
-    grid = pd.DataFrame(
-        {
-            "factor": ["gate", "gate", "gate"],
-            "level": ["none", "both", "one"],
-            "default": [True, False, False],
-            "status": ["run", "not run", "run"],
-            "dice": [80.0, np.nan, 81.5],
-        }
-    )
-    figure = comparisons.ablation_grid(grid, "title")
-    points = figure.axes[0].collections[0]
-    assert (
-        points.get_offsets()[:, 0].tolist() == [80, 81.5]
-        and words(figure).count("not run") == 1
-        and "80.0" in words(figure)
-    )
-    default, other = (to_hex(color) for color in points.get_facecolor())
-    assert default == plots.BLUE != other  # the default stands out, and a line leads down from it
-    assert figure.axes[0].lines[0].get_xdata() == [80, 80]
-
-
 def test_speed_says_the_ratio_and_scaling_the_exponent():
     speed = curves.speed(
         pd.DataFrame(

@@ -139,7 +139,7 @@ def test_every_printed_number_stands_in_the_record():
         "Dice 100.0",
         "+75.0 Dice",
         "95.8 %",
-        "RV .50  LV .25",
+        "IoU .50 .25",
     ):
         assert number in text
     assert "+0.0 Dice" in text  # at the end both together are the student's
@@ -167,7 +167,7 @@ def test_a_box_encloses_its_pixels_and_what_is_not_kept_is_hatched():
     assert not panel(figure, "start helps slice").patches
     hatches = [c for c in panel(figure, "start helps both").collections if hasattr(c, "hatches")]
     assert [c.hatches for c in hatches if any(c.hatches)] == [["//////"]]
-    assert any("box (+2 px) that the paper's way would send" in text for text in words(figure))
+    assert any("paper's box (+2 px), not sent" in text for text in words(figure))
 
 
 def test_doubt_is_clear_where_the_student_is_sure():

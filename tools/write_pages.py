@@ -249,7 +249,7 @@ def test_time(profile: str, dataset: str) -> str:
             **({"seeds": table.n_seeds} if table.n_seeds.max() > 1 else {}),
             "student alone": one(table.student),
             "SAM": one(table.sam),
-            "both together": one(table.refined),
+            "combined": one(table.refined),
             "gain over the student": [f"{d:+.1f}" for d in table.refined_difference],
         }
     )

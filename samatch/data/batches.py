@@ -92,11 +92,15 @@ def augmented_views(
     return views
 
 
+NOT_DRAWN = torch.empty(0)
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step's images. All views are (B, 1, S, S), class maps (B, S, S), boxes (B, S, S) bool;
     label_l is a class map or, with soft labels, class probabilities (B, C, S, S).
 
+    What a method asks for none of (`needs_unlabeled`, `strong_views`) is NOT_DRAWN, of length 0.
     The CutMix donor of sample b is sample b-1 of the same batch in the first strong view, b-2 in
     the second. `hidden_label_u` is for logging the quality of pseudo-labels; no loss may read it.
     `theta_*` take the slice to its view (see augment)."""
@@ -107,15 +111,14 @@ class Batch:
     theta_l: Tensor
     iteration: int
     progress: float  # fraction of the training that is done, in [0, 1)
-    # None where a method asks for none (`needs_unlabeled`, `strong_views`) and so never reads it.
-    image_w: Tensor = None
-    image_s1: Tensor = None  # strong view of image_w, CutMix applied
-    cutmix_box1: Tensor = None
-    image_s2: Tensor = None  # a second one, drawn anew
-    cutmix_box2: Tensor = None
-    index_u: Tensor = None
-    theta_u: Tensor = None
-    hidden_label_u: Tensor = None
+    image_w: Tensor = NOT_DRAWN
+    image_s1: Tensor = NOT_DRAWN  # strong view of image_w, CutMix applied
+    cutmix_box1: Tensor = NOT_DRAWN
+    image_s2: Tensor = NOT_DRAWN  # a second one, drawn anew
+    cutmix_box2: Tensor = NOT_DRAWN
+    index_u: Tensor = NOT_DRAWN
+    theta_u: Tensor = NOT_DRAWN
+    hidden_label_u: Tensor = NOT_DRAWN
 
 
 def draw_batch(

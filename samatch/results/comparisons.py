@@ -1,4 +1,4 @@
-"""Figures that set methods side by side: scores, differences, agreement, the ablation grid."""
+"""Figures that set methods side by side: scores, differences, agreement."""
 
 import textwrap
 
@@ -195,62 +195,4 @@ def bland_altman(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False
         )
     figure.suptitle(f"{measure}: mean difference (line), 95 % limits (dashed){chosen}", fontsize=10)
-    return figure
-
-
-def ablation_grid(table: pd.DataFrame, title: str) -> Figure:
-    """Test Dice of every level of every factor (tables.ablation_grid); the default in blue.
-
-    Cells without a run are named as such.
-    """
-    factors = list(dict.fromkeys(table.factor))
-    starts = {
-        factor: sum(0.5 + (table.factor == earlier).sum() for earlier in factors[:number])
-        for number, factor in enumerate(factors)
-    }
-    place = [
-        starts[row.factor] + number
-        for factor in factors
-        for number, row in enumerate(table[table.factor == factor].itertuples())
-    ]
-    table = pd.concat([table[table.factor == factor] for factor in factors]).assign(place=place)
-    run = table[table.status == "run"]
-    low, high = (run.dice.min() - 3, run.dice.max() + 3) if len(run) else (0, 100)
-    figure, axis = plt.subplots(
-        figsize=(8, 0.21 * (table.place.max() + 3)), dpi=DPI, layout="constrained"
-    )
-    default = run[run.default].dice
-    if len(default):
-        axis.axvline(default.iloc[0], color=BLUE, linewidth=0.8, linestyle=":")
-    color = np.where(run.default, BLUE, ORANGE)
-    axis.scatter(run.dice, run.place, color=color, s=26, zorder=3)
-    for row in run.itertuples():
-        axis.annotate(
-            f"{row.dice:.1f}",
-            (row.dice, row.place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-        )
-    for row in table[table.status != "run"].itertuples():
-        axis.text(
-            low + 0.1,
-            row.place,
-            row.status,
-            va="center",
-            fontsize=7.5,
-            color="#999999",
-            style="italic",
-        )
-    axis.set_yticks(
-        table.place, [f"{row.factor}: {row.level}" for row in table.itertuples()], fontsize=8
-    )
-    axis.set(
-        xlim=(low, high),
-        ylim=(table.place.max() + 1, -1),
-        xlabel="test Dice (%), mean over patients",
-        title=title,
-    )
-    axis.grid(axis="x", alpha=0.3)
     return figure

@@ -10,9 +10,9 @@ from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE, class_color
 SOURCE_STYLES = {
     "student": (BLUE, "-", "student"),
     "sam": (ORANGE, "--", "SAM"),
-    "refined": ("#333333", "-", "both together"),
+    "refined": ("#333333", "-", "combined"),
     "student_kept": (BLUE, ":", "student, its kept pixels"),
-    "refined_kept": ("#333333", ":", "used: kept pixels of both"),
+    "refined_kept": ("#333333", ":", "combined, its kept pixels"),
 }
 
 
@@ -79,7 +79,7 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
 
 
 def speed(table: pd.DataFrame, title: str) -> Figure:
-    """Seconds a step of the plain reference and of samatch as two dots, the ratio between them.
+    """Seconds per step of the plain reference and of samatch as two dots, the ratio between them.
 
     table: a row a case, columns case, plain_s, samatch_s, ratio.
     """
@@ -111,7 +111,7 @@ def speed(table: pd.DataFrame, title: str) -> Figure:
     axis.set_yticks(place, table.case)
     axis.set(
         xscale="log",
-        xlabel="seconds a step or validation (logarithmic)",
+        xlabel="seconds per step or validation (logarithmic)",
         title=title,
         xlim=(table[["samatch_s", "plain_s"]].min(axis=None) / 2.5, table.plain_s.max() * 2.5),
         ylim=(len(table) - 0.5, -0.7),

@@ -25,7 +25,19 @@ from samatch.results import strips
 from samatch.results.plots import class_color
 from samatch.results.records import write_table
 from samatch.results.runs import FILM, file_of, run_folder
-from samatch.results.strips import GAP, INK, MAPS, NOT_KEPT, PANEL, SOURCE_STYLES, Opinions, Sheet
+from samatch.results.strips import (
+    EDGE,
+    GAP,
+    INK,
+    LEGEND,
+    LINE,
+    MAPS,
+    NOT_KEPT,
+    SOURCE_STYLES,
+    WIDTH,
+    Opinions,
+    Sheet,
+)
 from samatch.system import paths, whole
 from samatch.system.errors import InputError
 
@@ -39,7 +51,7 @@ PER_FRAME = {
     "both": np.uint8, "keep": np.bool_,
 }  # fmt: skip
 COLORS = {"student": "student", "sam": "sam", "both": "refined"}  # map -> key of SOURCE_STYLES
-AT_MOST = 6  # iterations in the strip
+AT_MOST = 5  # iterations in the strip
 
 
 @dataclass(frozen=True)
@@ -146,8 +158,9 @@ def spread(iterations: list[int], count: int = AT_MOST) -> list[int]:
     return [iterations[round(number)] for number in numbers]
 
 
-# The figures. Lengths are inches.
-LEFT, HEAD, UNDER, LEGEND, NAMES = 0.08, 0.5, 0.36, 0.42, 1.1
+# The figures, as wide as the strip of `samatch.results.strips`. Lengths are inches.
+HEAD, NAMES = 0.36, 0.32
+PANEL = (WIDTH - 2 * EDGE - NAMES - GAP) / (AT_MOST + 1) - GAP
 FRAME_DPI = 100  # a page holds twenty of them
 
 
@@ -158,38 +171,39 @@ def draw(film: Film, classes: tuple[str, ...], threshold: float, below: list[str
     column has the slice, its hidden label, and the Dice of all frames.
     """
     at = spread(list(film.frames))
-    width = LEFT + NAMES + (len(at) + 1) * (PANEL + GAP) + 0.35
-    lines = [line for text in below for line in textwrap.wrap(text, int(width * 16.5))]
-    foot = LEGEND + 0.16 * len(lines) + 0.12
-    height = HEAD + len(MAPS) * (PANEL + UNDER) + foot
-    sheet = Sheet(plt.figure(figsize=(width, height), dpi=strips.DPI), width, height)
+    lines = [line for text in below for line in textwrap.wrap(text, 140)]
+    under = LINE + 0.08
+    foot = LINE + LEGEND + 0.14 * len(lines) + 0.24
+    height = HEAD + len(MAPS) * (PANEL + under) + foot
+    sheet = Sheet(plt.figure(figsize=(WIDTH, height), dpi=strips.DPI), WIDTH, height)
     shown, first = strips.window(list(film.frames.values())), film.frames[at[0]]
-    rows = {name: height - HEAD - n * (PANEL + UNDER) for n, name in enumerate(MAPS)}
+    rows = {name: height - HEAD - n * (PANEL + under) for n, name in enumerate(MAPS)}
     for name, words in (("slice", "unlabeled slice"), ("hidden", "its hidden label")):
         top = rows["student" if name == "slice" else "sam"]
-        axis = sheet.axes(LEFT, top - PANEL, PANEL, PANEL, name)
+        axis = sheet.axes(EDGE, top - PANEL, PANEL, PANEL, name)
         strips.panel(axis, name, first, shown)
-        _centred(sheet, LEFT, top - PANEL - 0.04, words)
+        _centred(sheet, EDGE, top - PANEL - 0.04, words)
     _curves(sheet, film, rows["both"])
-    start = LEFT + PANEL + GAP + 0.35
+    start = EDGE + PANEL + GAP + NAMES
     for name, words in (
-        ("student", "student's\nmap"),
+        ("student", "student's map"),
         ("sam", "SAM's map"),
-        ("both", "combined\nmap"),
+        ("both", "combined map"),
     ):
+        style = {"fontsize": 10, "weight": "bold", "color": SOURCE_STYLES[COLORS[name]][0]}
         middle = rows[name] - PANEL / 2
-        style = {"fontsize": 11, "weight": "bold", "color": SOURCE_STYLES[COLORS[name]][0]}
-        sheet.text(start, middle, words, va="center", **style)
+        sheet.text(start - 0.1, middle, words, rotation=90, ha="right", va="center", **style)
     for number, iteration in enumerate(at):
-        said, x = film.frames[iteration], start + NAMES - 0.1 + number * (PANEL + GAP)
-        _centred(sheet, x, height - 0.22, f"iteration {iteration}", fontsize=11, weight="bold")
+        said, x = film.frames[iteration], start + number * (PANEL + GAP)
+        _centred(sheet, x, height - 0.12, f"iteration {iteration}", fontsize=10, weight="bold")
         for name, top in rows.items():
             axis = sheet.axes(x, top - PANEL, PANEL, PANEL, f"{iteration} {name}")
             strips.panel(axis, name, said, shown)
             _outline(axis, said.hidden)
             _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
     _legend(sheet, classes, threshold, foot, outline=True)
-    sheet.text(LEFT, 0.08, "\n".join(lines), fontsize=8, color=INK, va="bottom", linespacing=1.3)
+    style = {"fontsize": 7.5, "color": INK, "va": "bottom", "linespacing": 1.3}
+    sheet.text(EDGE, 0.2, "\n".join(lines), **style)
     return sheet.figure
 
 
@@ -198,18 +212,19 @@ def draw_frame(film: Film, iteration: int, classes: tuple[str, ...], threshold: 
     said, shown = film.frames[iteration], strips.window(list(film.frames.values()))
     names = {"slice": "unlabeled slice", "student": "student's map", "confidence": "its confidence"}
     names |= {"sam": "SAM's map", "both": "combined map", "hidden": "hidden label"}
-    width, height = 2 * LEFT + len(names) * (PANEL + GAP), 0.7 + PANEL + UNDER + LEGEND
-    sheet = Sheet(plt.figure(figsize=(width, height), dpi=FRAME_DPI), width, height)
+    height = 0.66 + PANEL + 2 * LINE + LEGEND + 0.2
+    sheet = Sheet(plt.figure(figsize=(WIDTH, height), dpi=FRAME_DPI), WIDTH, height)
     title = f"iteration {iteration} of {max(film.frames)}"
-    sheet.text(LEFT, height - 0.3, title, fontsize=11, weight="bold")
+    sheet.text(EDGE, height - 0.24, title, fontsize=10, weight="bold")
+    apart = (WIDTH - 2 * EDGE - PANEL) / (len(names) - 1)
     for number, (name, words) in enumerate(names.items()):
-        x, top = LEFT + number * (PANEL + GAP), height - 0.7
+        x, top = EDGE + number * apart, height - 0.6
         axis = sheet.axes(x, top - PANEL, PANEL, PANEL, name)
         strips.panel(axis, name, said, shown)
-        _centred(sheet, x, top + 0.22, words, fontsize=10)
+        _centred(sheet, x, top + 0.19, words, fontsize=9.5)
         if name in MAPS:
             _centred(sheet, x, top - PANEL - 0.04, _under(said, name))
-    _legend(sheet, classes, threshold, LEGEND)
+    _legend(sheet, classes, threshold, LEGEND + 0.2)
     return sheet.figure
 
 
@@ -219,22 +234,21 @@ def _centred(sheet: Sheet, x: float, y: float, words: str, **style) -> None:
 
 
 def _under(said: Opinions, name: str) -> str:
-    kept = f", {100 * said.keep.mean():.1f} % kept" if name == "both" else ""
+    kept = f"\n{100 * said.keep.mean():.1f} % kept" if name == "both" else ""
     return f"Dice {strips.mean_dice(said.dice(name)):.1f}{kept}"
 
 
 def _curves(sheet: Sheet, film: Film, top: float) -> None:
     """The Dice of every frame, in the place of a panel."""
-    axis = sheet.axes(LEFT + 0.4, top - PANEL + 0.1, PANEL - 0.25, PANEL - 0.3, "curves")
+    axis = sheet.axes(EDGE + 0.32, top - PANEL + 0.08, PANEL - 0.34, PANEL - 0.32, "curves")
     axis.spines[["left", "bottom"]].set_visible(True)
     for name, key in COLORS.items():
         color, style, _ = SOURCE_STYLES[key]
         axis.plot(list(film.frames), film.dice(name), color=color, linestyle=style, linewidth=1.4)
     axis.set_xticks([0, max(film.frames)])
     axis.yaxis.set_major_locator(plt.MaxNLocator(4, integer=True))
-    axis.tick_params(labelsize=7.5, length=2)
-    axis.set_title("Dice of each map (%)", fontsize=8.5, pad=3)
-    axis.set_xlabel("iteration", fontsize=8, labelpad=-6)
+    axis.tick_params(labelsize=8, length=2)
+    axis.set_title("Dice (%) by iteration", fontsize=8.5, pad=3, loc="right")
 
 
 def _outline(axis: Axes, hidden: np.ndarray) -> None:
@@ -252,14 +266,14 @@ def _legend(
         color = class_color(index)
         handles.append(Patch(facecolor=color, alpha=0.6, edgecolor=color, label=cls))
     if outline:
-        line = Patch(facecolor="#888888", edgecolor="white", label="white line: hidden label")
+        line = Patch(facecolor="#888888", edgecolor="white", label="hidden label, outlined")
         handles.append(line)
     else:
-        handles.append(Patch(facecolor=strips.DOUBT, label="student not sure"))
+        handles.append(Patch(facecolor=strips.DOUBT, label="not sure"))
     words = f"below {threshold:g}: not taught"
     handles.append(Patch(facecolor=NOT_KEPT, edgecolor="white", hatch="//////", label=words))
-    place = (0.5, (foot - LEGEND + 0.06) / sheet.height)
-    style = {"ncols": len(handles), "frameon": False, "fontsize": 9.5}
+    place = (0.5, (foot - LEGEND - 0.12) / sheet.height)
+    style = {"ncols": len(handles), "frameon": False, "fontsize": 8.5, "handlelength": 1.5}
     sheet.figure.legend(handles=handles, loc="lower center", bbox_to_anchor=place, **style)
 
 

@@ -116,11 +116,11 @@ DOUBT = "#ff4fd8"  # no class has it
 
 
 def refined_slices(rows: list[dict], classes: tuple[str, ...]) -> Figure:
-    """What refine makes of at most two slices: hidden label, student's map, SAM's, both together.
+    """What refine makes of at most two slices: hidden label, student's map, SAM's, the combined.
 
     A row holds name, image, hidden, student, sam and both (H, W), confidence (H, W) of the student,
     keep (H, W) bool, and dice: name of a map -> its Dice in percent. Pink: where the student is not
-    sure, and what both together do not teach.
+    sure, and what the combined map does not teach.
     """
     panels, doubts = [], []
     for row in rows:
@@ -135,7 +135,7 @@ def refined_slices(rows: list[dict], classes: tuple[str, ...]) -> Figure:
                 for name, words in (
                     ("student", "student"),
                     ("sam", "SAM"),
-                    ("both", "both together"),
+                    ("both", "combined"),
                 )
             },
         }
@@ -160,7 +160,7 @@ def refined_slices(rows: list[dict], classes: tuple[str, ...]) -> Figure:
     figure.legend(
         handles=[
             *handles,
-            Patch(color=DOUBT, alpha=0.7, label="student: not sure; both together: not kept"),
+            Patch(color=DOUBT, alpha=0.7, label="student: not sure; combined: not kept"),
         ],
         loc="outside lower center",
         ncols=len(handles) + 1,

@@ -27,9 +27,9 @@ from samatch.results.plots import DOUBT, around, class_color, stamp
 DPI = 150
 ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}
 ROLES_LATER = {
-    "helps": "helped most\nat the start",
-    "median": "median\nat the start",
-    "harms": "harmed most\nat the start",
+    "helps": "the slice that SAM helped most",
+    "median": "the median slice",
+    "harms": "the slice that SAM harmed most",
 }
 MAPS = {"student": "student", "sam": "SAM", "both": "combined"}
 
@@ -147,10 +147,12 @@ def _row(time: str, one: Chosen, name: str, words: str, classes: tuple[str, ...]
     return row
 
 
-# The figure, from here on. Lengths are inches.
-PANEL, GAP = 1.62, 0.1
-LEFT, HEAD, TITLE, UNDER, LEGEND = 1.62, 1.95, 0.4, 0.46, 0.5
+# The figure, from here on. Lengths are inches. Pages show it about WIDTH x 100 pixels wide, where
+# a letter of 8.5 points is 12 pixels high.
+WIDTH, EDGE, GAP = 8.5, 0.06, 0.06
+HEAD, TITLE, NAME, LINE, LEGEND = 1.5, 0.36, 0.24, 0.155, 0.34
 COLUMNS = ("slice", "student", "confidence", "asked", "sam", "both", "hidden")
+PANEL = (WIDTH - 2 * EDGE + GAP) / len(COLUMNS) - GAP
 STUDENT, SAM = SOURCE_STYLES["student"][0], SOURCE_STYLES["sam"][0]
 NOT_KEPT = "#9a9a9a"
 INK = "#333333"
@@ -192,21 +194,22 @@ def draw(
     probability of a kept pixel; margin: pixels of an image 256 wide around the boxes; below:
     paragraphs under the legend.
     """
-    lines = [line for text in below for line in textwrap.wrap(text, 225)]
-    foot, row = LEGEND + 0.16 * len(lines) + 0.1, PANEL + UNDER
+    lines = [line for text in below for line in textwrap.wrap(text, 140)]
+    words = {(time, one.role): _words_under(one.at[time]) for time in times for one in chosen}
+    deepest = max(text.count("\n") + 1 for under in words.values() for text in under.values())
+    foot, row = LEGEND + 0.14 * len(lines) + 0.24, NAME + PANEL + LINE * deepest + 0.1
     height = HEAD + len(times) * (TITLE + len(chosen) * row) + foot
-    width = LEFT + len(COLUMNS) * (PANEL + GAP)
-    sheet = Sheet(plt.figure(figsize=(width, height), dpi=DPI), width, height)
-    _head(sheet, classes, threshold)
+    sheet = Sheet(plt.figure(figsize=(WIDTH, height), dpi=DPI), WIDTH, height)
+    _head(sheet)
     top = height - HEAD
     for time, title in times.items():
-        sheet.text(0.08, top - 0.26, title, fontsize=12, weight="bold")
+        sheet.text(EDGE, top - 0.24, title, fontsize=11, weight="bold")
         top -= TITLE
         for one in chosen:
-            _slice_row(sheet, top, one, time, classes)
+            _slice_row(sheet, top, one, time, words[time, one.role])
             top -= row
     _legend(sheet, foot, classes, threshold, margin)
-    sheet.text(0.08, 0.08, "\n".join(lines), fontsize=8, color=INK, va="bottom", linespacing=1.3)
+    sheet.text(EDGE, 0.2, "\n".join(lines), fontsize=7.5, color=INK, va="bottom", linespacing=1.3)
     return sheet.figure
 
 
@@ -224,40 +227,32 @@ def save(figure: Figure, path: Path, licence: str) -> None:
 
 def _column(number: float) -> float:
     """Left edge of a column."""
-    return LEFT + number * (PANEL + GAP)
+    return EDGE + number * (PANEL + GAP)
 
 
-def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, classes: tuple[str, ...]) -> None:
+def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, under: dict[str, str]) -> None:
     said, shown = one.at[time], window(list(one.at.values()))
     names = ROLES if time == next(iter(one.at)) else ROLES_LATER
-    words = f"{names[one.role]}\n{signed(said.gain)} Dice points"
-    sheet.text(0.08, top - PANEL / 2, words, fontsize=9.5, weight="bold", va="bottom")
-    where = f"{one.case_id.replace('_', ' ')}\nslice {one.slice}"
-    sheet.text(0.08, top - PANEL / 2 - 0.06, where, fontsize=8.5, va="top", color=INK)
-    under = _words_under(said, classes)
+    words = f"{names[one.role]}: {signed(said.gain)} Dice points over the student"
+    sheet.text(EDGE, top - NAME + 0.06, words, fontsize=9.5, weight="bold")
+    where = f"{one.case_id.replace('_', ' ')}, slice {one.slice}"
+    sheet.text(WIDTH - EDGE, top - NAME + 0.06, where, fontsize=8.5, ha="right", color=INK)
+    bottom = top - NAME - PANEL
     for number, name in enumerate(COLUMNS):
-        place = (_column(number), top - PANEL, PANEL, PANEL)
-        axis = sheet.axes(*place, name=f"{time} {one.role} {name}")
-        panel(axis, name, said, shown)
-        sheet.text(
-            _column(number) + PANEL / 2,
-            top - PANEL - 0.04,
-            under.get(name, ""),
-            fontsize=8.5,
-            ha="center",
-            va="top",
-            linespacing=1.15,
-        )
+        place = (_column(number), bottom, PANEL, PANEL)
+        panel(sheet.axes(*place, name=f"{time} {one.role} {name}"), name, said, shown)
+        style = {"fontsize": 8.5, "ha": "center", "va": "top", "linespacing": 1.2}
+        sheet.text(_column(number) + PANEL / 2, bottom - 0.04, under.get(name, ""), **style)
 
 
-def _words_under(said: Opinions, classes: tuple[str, ...]) -> dict[str, str]:
+def _words_under(said: Opinions) -> dict[str, str]:
+    """Column -> what stands under its panel; SAM's IoU in the order of the classes."""
     dice = {name: f"Dice {mean_dice(said.dice(name)):.1f}" for name in MAPS}
-    promised = "  ".join(f"{cls} {v:.2f}" for cls, v in zip(classes, said.iou, strict=True))
+    promised = "".join(f" {value:.2f}" for value in said.iou).replace(" 0.", " .")
     return {
         "student": dice["student"],
-        "asked": "no prompt is sent",
-        "sam": f"{dice['sam']}, promised IoU\n{textwrap.fill(promised.replace(' 0.', ' .'), 26)}",
-        "both": f"{dice['both']}\n{100 * said.keep.mean():.1f} % of the slice kept",
+        "sam": f"{dice['sam']}\n{textwrap.fill('IoU' + promised, 17)}",
+        "both": f"{dice['both']}\n{100 * said.keep.mean():.1f} % kept",
     }
 
 
@@ -333,68 +328,68 @@ def window(opinions: list[Opinions], margin: int = 8) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _head(sheet: Sheet, classes: tuple[str, ...], threshold: float) -> None:
+def _head(sheet: Sheet) -> None:
     """Names of the columns, and above them what flows where, student's and SAM's by colour."""
     axis = sheet.axes(0, sheet.height - HEAD, sheet.width, HEAD, "head")
     axis.set(xlim=(0, sheet.width), ylim=(0, HEAD))
     names = {
-        "slice": ("unlabeled slice", "its label is hidden"),
-        "student": ("student's map", "most probable class"),
-        "confidence": ("its confidence", "pink: not sure"),
-        "asked": ("SAM is asked", f"“Which pixels are\n{', '.join(classes)}?”"),
-        "sam": ("SAM's masks", "fine-tuned on the\nfew labeled patients"),
-        "both": ("combined map", f"teaches the student\nwhere it reaches {threshold:g}"),
-        "hidden": ("hidden label", "for this figure alone:\nall Dice are against it"),
+        "slice": ("slice", "unlabeled"),
+        "student": ("student", "its map"),
+        "confidence": ("confidence", "student's"),
+        "asked": ("SAM is asked", "without prompt"),
+        "sam": ("SAM", "its map"),
+        "both": ("combined", "mean of both"),
+        "hidden": ("hidden label", "for scoring"),
     }
     for number, name in enumerate(COLUMNS):
         x = _column(number) + PANEL / 2
-        axis.text(x, 0.42, names[name][0], ha="center", fontsize=11, weight="bold")
-        axis.text(x, 0.37, names[name][1], ha="center", va="top", fontsize=8.5, color=INK)
-    middle = (_column(2) + _column(3)) / 2
-    _flow(axis, (0, 0.3), (1, -0.3), 0.85, STUDENT, "student")
-    _flow(axis, (0, 0.0), (3, 0.0), 1.2, SAM, "SAM sees the slice, nothing of the student", middle)
-    _flow(axis, (3, 0.3), (4, -0.3), 0.85, SAM, "SAM")
-    _flow(axis, (4, 0.3), (5, -0.3), 0.85, SAM, "averaged")
-    _flow(axis, (1, 0.3), (5, 0.1), 1.6, STUDENT, "averaged with SAM's")
+        axis.text(x, 0.25, names[name][0], ha="center", fontsize=9.5, weight="bold")
+        axis.text(x, 0.19, names[name][1], ha="center", va="top", fontsize=8.5, color=INK)
+    _flow(axis, (0, 0.2), (1, -0.2), 0.65, STUDENT)
+    _flow(axis, (0, 0.0), (3, -0.1), 0.92, SAM, "SAM sees the slice alone")
+    _flow(axis, (3, 0.2), (4, -0.2), 0.65, SAM)
+    _flow(axis, (4, 0.2), (5, -0.2), 0.65, SAM)
+    _flow(axis, (1, 0.2), (5, 0.1), 1.2, STUDENT, "averaged with SAM's map")
 
 
-def _flow(axis: Axes, start, end, level: float, color: str, words: str, x: float = 0) -> None:
-    """An arrow up from a column, along `level` and down to another.
-
-    start, end: column and offset; x: middle of the words, by default that of the arrow.
-    """
+def _flow(axis: Axes, start, end, level: float, color: str, words: str = "") -> None:
+    """An arrow up from a column, along `level` and down to another; start, end: column, offset."""
     x0, x1 = (_column(number) + PANEL / 2 + offset for number, offset in (start, end))
-    axis.plot([x0, x0, x1], [0.66, level, level], color=color, linewidth=1.6)
-    ends: dict[str, Any] = {"mutation_scale": 11, "color": color, "linewidth": 1.6}
-    arrow = FancyArrowPatch((x1, level), (x1, 0.62), arrowstyle="-|>", shrinkA=0, shrinkB=0, **ends)
+    axis.plot([x0, x0, x1], [0.45, level, level], color=color, linewidth=1.6)
+    ends: dict[str, Any] = {"mutation_scale": 10, "color": color, "linewidth": 1.6}
+    arrow = FancyArrowPatch((x1, level), (x1, 0.42), arrowstyle="-|>", shrinkA=0, shrinkB=0, **ends)
     axis.add_patch(arrow)
-    x = x or (x0 + x1) / 2
-    axis.text(x, level + 0.05, words, ha="center", va="bottom", fontsize=8.5, color=color)
+    place = (0.35 * x0 + 0.65 * x1, level + 0.04)
+    axis.text(*place, words, ha="center", va="bottom", fontsize=8.5, color=color)
 
 
-def _legend(sheet: Sheet, foot: float, classes: tuple[str, ...], threshold: float, margin: float):
+def _legend(
+    sheet: Sheet, foot: float, classes: tuple[str, ...], threshold: float, margin: float
+) -> None:
     """One legend for all rows."""
     handles: list[Artist] = []
     for index, cls in enumerate(classes):
         color = class_color(index)
         handles.append(Patch(facecolor=to_rgba(color, 0.5), edgecolor=color, label=cls))
     handles += [
-        Patch(facecolor=DOUBT, label="student not sure"),
+        Patch(facecolor=DOUBT, label="not sure"),
         Line2D(
             [], [], color=INK, linestyle="--", linewidth=1.1,
-            label=f"box (+{margin:g} px) that the paper's way would send; not sent here",
+            label=f"the paper's box (+{margin:g} px), not sent",
         ),
         Patch(
             facecolor=NOT_KEPT, edgecolor="white", hatch="//////",
             label=f"below {threshold:g}: not taught",
         ),
     ]  # fmt: skip
-    place = (0.5, (foot - LEGEND + 0.12) / sheet.height)
+    place = (0.5, (foot - LEGEND + 0.02) / sheet.height)
     sheet.figure.legend(
         handles=handles,
         loc="lower center",
         bbox_to_anchor=place,
         ncols=len(handles),
         frameon=False,
-        fontsize=9.5,
+        fontsize=8.5,
+        handlelength=1.5,
+        columnspacing=1.2,
     )

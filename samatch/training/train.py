@@ -134,11 +134,8 @@ def train_one(task: Task, state: TrainingState) -> None:
     start, config, data = time.monotonic(), task.config, task.data
     batch, output = take_step(task, state.optimizers, state.generator, state.iteration)
     accumulate(output, state)
-    slices = {
-        name: index
-        for name, index in (("labeled", batch.index_l), ("unlabeled", batch.index_u))
-        if index is not None
-    }
+    drawn = {"labeled": batch.index_l, "unlabeled": batch.index_u}
+    slices = {name: index for name, index in drawn.items() if len(index)}
     state.recent.append(
         (state.iteration, sum(loss.detach() for loss in output.losses.values()), slices)
     )

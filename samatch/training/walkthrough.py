@@ -7,6 +7,7 @@ The slices are chosen by a rule over their hidden labels, which no training read
 the whole slice as it is, without augmentation; the student is the moving average that its run kept.
 """
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ RULE = (
     "classes): greatest, median, least"
 )
 TIMES = {
-    "start": "Joint training starts: a {student} student and a fine-tuned SAM that have not met",
-    "end": "Joint training ends: the same slices, {iterations} iterations later",
+    "start": "Joint training starts: {student} student, fine-tuned SAM",
+    "end": "Joint training ends: the same slices after {iterations} iterations",
 }
 
 
@@ -243,19 +244,25 @@ def boxes_of_the_papers_way(config: RunConfig, student: PseudoLabel) -> dict[int
     return {int(k): boxes[k] for k in np.flatnonzero(present)}
 
 
-def sentences(config: RunConfig, manifest: Manifest, count: Count) -> list[str]:
-    """What stands below the figure: how to read it, the rule, and where the images come from."""
-    size = config.train.image_size
+def below(config: RunConfig, manifest: Manifest) -> list[str]:
+    """What stands in the figure below the legend: what the numbers are, and whose images."""
     return [
-        f"Rows are chosen by a rule: {RULE}. {count.sentence}",
-        "Dice in percent, mean over the classes, of the whole map; slices count from 0. The hidden "
-        "label chooses and scores these rows; no training learns from it. Promised IoU: what SAM's "
-        "own probabilities lead one to expect of each mask.",
-        f"Run {config.run_id}, profile {config.profile}: whole slices at {size} x {size} pixels "
-        "without augmentation, cut to the organ for display. Margin of the boxes in pixels of an "
-        "image 256 wide.",
+        f"Dice in percent, mean over classes. IoU of {', '.join(manifest.classes)}, as SAM's own "
+        f"probabilities promise it. Run {config.run_id}, profile {config.profile}.",
         manifest.credit,
     ]
+
+
+def caption(config: RunConfig, count: Count) -> str:
+    """What a reader needs beside the figure: the rule of the choice, and how to read it."""
+    size = config.train.image_size
+    return (
+        f"Rows are chosen by a rule: {RULE}. {count.sentence} Dice is that of the whole map, "
+        "against the hidden label, which chooses and scores these rows; no training learns from "
+        f"it. Slices count from 0; they are seen whole at {size} x {size} pixels without "
+        "augmentation, and cut to the organ for display. Dashed: the boxes that variant box would "
+        "send; their margin is in pixels of an image 256 wide."
+    )
 
 
 def main(words: list[str] | None = None) -> None:
@@ -273,19 +280,17 @@ def main(words: list[str] | None = None) -> None:
         raise InputError(
             "--every is impossible", expected="1 or more", got=args.every, do="leave it out"
         )
-    for file in write(joint_config(args), args.into, args.every):
+    config = joint_config(args)
+    chosen, count = walk(config, args.every)
+    for file in write_walk(config, chosen, count, args.into):
         print(f"written: {paths.shown(file)}")
-
-
-def write(config: RunConfig, into: Path | None = None, every: int = 1) -> list[Path]:
-    """Draws and records the strip of a joint run, see `walk`; returns picture and CSV file."""
-    return write_walk(config, *walk(config, every), into)
+    print(f"\nIts caption:\n{textwrap.fill(caption(config, count), 88)}")
 
 
 def write_walk(
     config: RunConfig, chosen: list[Chosen], count: Count, into: Path | None
 ) -> list[Path]:
-    """As `write`, of what `walk` has found."""
+    """Draws and records what `walk` has found; returns picture and CSV file."""
     manifest = load_manifest(config.dataset)
     match = parent_configs(config)[0]
     names = {
@@ -298,7 +303,7 @@ def write_walk(
         manifest.classes,
         threshold=config.refine.sam_conf_thresh,
         margin=boxed(config).refine.box_margin_px,
-        below=sentences(config, manifest, count),
+        below=below(config, manifest),
     )
     picture = paths.figures_dir(config.profile, config.dataset) / "strip.png"
     strips.save(figure, picture, manifest.licence)
