@@ -3,6 +3,7 @@ import functools
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import SlicePool, draw_batch
@@ -11,6 +12,18 @@ from samatch.training import metrics
 from samatch.training.train import train
 from tests.hand_made import differing_pixels, tiny
 from tests.told import BROUGHT, Told
+
+# The same examples everywhere, none kept between calls, no time limit on a busy machine. A test
+# writes each example over the one before, into its own folder.
+settings.register_profile(
+    "samatch",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("samatch")
 
 _GENERATED = functools.cache(
     phantom.generate

@@ -1,7 +1,6 @@
 """Real files made for tests: NIfTI, PNG, DICOM series; and records of runs that nobody trained."""
 
 import json
-import random
 
 import nibabel
 import numpy as np
@@ -13,7 +12,6 @@ from samatch.config.settings import run_id
 from samatch.data.dicom import kept_locale
 from samatch.results.records import RUN_COLUMNS
 from samatch.system import paths
-from samatch.system.errors import InputError
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16)
 AFFINE = np.array([[1.5, 0.2, 0, -70], [-0.2, 1.5, 0, 30], [0, 0, 10, 5], [0, 0, 0, 1.0]])
@@ -107,30 +105,6 @@ def table(folder, rows, head=f"{CSV_HEAD},split"):
     return folder / "t.csv"
 
 
-def damaged(whole: bytes, draw: random.Random):
-    """Thirty of each kind of damage: cut off, bytes flipped, zeroed or drawn anew, at any place."""
-    for _ in range(30):
-        first = draw.randrange(len(whole))
-        last = min(len(whole), first + draw.choice((1, 4, 40)))
-        yield whole[:first]
-        yield whole[:first] + bytes(b ^ 255 for b in whole[first:last]) + whole[last:]
-        yield whole[:first] + bytes(last - first) + whole[last:]
-        yield whole[:first] + draw.randbytes(last - first) + whole[last:]
-
-
-def outcomes(path, whole, look) -> set[str]:
-    """What comes of looking at each damaged copy; anything but a result or an InputError raises."""
-    found = set()
-    for content in damaged(whole, random.Random(path.name)):
-        path.write_bytes(content)
-        try:
-            look(path)
-            found.add("read")
-        except InputError:
-            found.add("refused")
-    return found
-
-
 SPECS = [
     ("supervised", "", ""),
     ("fixmatch", "", ""),
@@ -202,9 +176,8 @@ def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c", status="
             {"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}
         )
     )
-    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice}" for case in cases]
-    (folder / "per_case.csv").write_text(
-        "\n".join(["run_id,split,patient_id,case_id,class,dice", *rows]) + "\n"
-    )
+    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice},2,1,mm" for case in cases]
+    head = "run_id,split,patient_id,case_id,class,dice,hd95,asd,distance_unit"
+    (folder / "per_case.csv").write_text("\n".join([head, *rows]) + "\n")
     (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
     return folder

@@ -141,3 +141,14 @@ def test_values_too_wide_for_a_difference_and_a_negative_seed_are_faults(folder,
     assert "-1e+308 to 1e+308" in array_faults(Raw(image, None, None, "a"), 2)[0]
     with told("a negative seed", match="impossible seed"):
         curate("lesions", None, ["a"], seed=-1)
+
+
+def test_what_lies_where_a_manifest_belongs(tmp_path, told):
+    folder = pictures(tmp_path / "data" / "lesions")
+    (folder / "manifest").write_text("a file")
+    with told("a file where the folder of a manifest belongs", match="cannot write to a folder"):
+        curate("lesions", None, ["lesion"])
+    (folder / "manifest").unlink()
+    (folder / "manifest" / "cases.csv").mkdir(parents=True)
+    with told("a folder called cases.csv", match="cannot write a file(.|\n)*Is a directory"):
+        curate("lesions", None, ["lesion"])

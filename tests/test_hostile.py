@@ -17,7 +17,8 @@ from samatch.data.volumes import load_case
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.names import file_of, found_in, inside, name_fault
-from tests.made import CSV_HEAD, VOLUME, outcomes, pictures, png, stack, table, write_series
+from tests.damages import outcomes
+from tests.made import CSV_HEAD, VOLUME, pictures, png, stack, table, write_series
 from tests.told import SETTINGS
 
 ABOUT = {
@@ -349,8 +350,7 @@ def test_a_comma_at_the_end_of_rows_and_empty_rows_are_no_faults(tmp_path):
 
 @pytest.mark.parametrize("name", ["dataset.yaml", "cases.csv", "splits.csv"])
 def test_damaged_manifests_are_read_or_refused(home, name):
-    whole = (home / name).read_bytes()
-    assert "refused" in outcomes(home / name, whole, lambda path: load_manifest("mine", home))
+    assert "refused" in outcomes(home / name, lambda path: load_manifest("mine", home))
 
 
 def test_a_damaged_case_is_refused_by_its_manifest(home, tmp_path):
@@ -360,7 +360,5 @@ def test_a_damaged_case_is_refused_by_its_manifest(home, tmp_path):
         png(tmp_path / "d" / f"{p}.png", image[0])
         png(tmp_path / "d" / f"{p}_gt.png", label[0])
     manifest, path = load_manifest("mine", home), tmp_path / "d" / "a_gt.png"
-    found = outcomes(
-        path, path.read_bytes(), lambda _: load_case(manifest, manifest.cases[0], tmp_path / "d")
-    )
+    found = outcomes(path, lambda _: load_case(manifest, manifest.cases[0], tmp_path / "d"))
     assert found == {"read", "refused"}

@@ -140,6 +140,52 @@ def test_a_child_whose_parent_has_failed_is_missing_and_says_so(tmp_path, capsys
     assert said[-1] == "0 complete, 1 failed, 1 missing"
 
 
+STEP = "slurmstepd-n1: error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-28T06:11:53"
+OWN = "x: stopped by SIGTERM after iteration 5 of 6"
+
+
+@pytest.mark.parametrize(
+    "status, said, row",
+    [
+        # As Slurm 22.05 says it: srun of a training that saves its state, and of one that hangs;
+        # sbatch; a time limit; killed by the system's want of memory; cancelled while it waits.
+        (143, f"{STEP} ***\nsrun: error: n1: task 0: Exited with exit code 143\n{OWN}\nTerminated",
+         f"cancelled, ended by SIGTERM: {OWN}"),
+        (0, f"begun\n{STEP} ***\nsrun: error: Timed out waiting for job step to complete",
+         "cancelled: begun"),
+        (1, f"Submitted batch job 4\n{STEP.replace('STEP 2.0', 'JOB 4')} ***", "cancelled"),
+        (1, f"{STEP} DUE TO TIME LIMIT ***\n{OWN}", f"cancelled (time limit): {OWN}"),
+        (137, "begun\nsrun: error: n1: task 0: Killed", "ended by SIGKILL: begun"),
+        (0, "Submitted batch job 3", "exit status 0"),
+        # Here: killed, `timeout`, an error, nothing said at all.
+        (-9, "begun", "ended by SIGKILL: begun"),
+        (124, OWN, f"exit status 124: {OWN}"),
+        (1, "error: no such set\n  where: here", "error: no such set"),
+        (1, "srun: error: Nodes are busy", "srun: error: Nodes are busy"),
+        (1, "", "exit status 1 and nothing said"),
+        (3, "", "exit status 3"),
+    ],
+)  # fmt: skip
+def test_how_a_job_ended_is_said(status, said, row):
+    assert train_list.how_it_ended(status, said.splitlines()) == row
+
+
+@pytest.mark.parametrize(
+    "ends, row",
+    [
+        ("kill -TERM $$; sleep 9", "ended by SIGTERM: begun"),
+        ("exec timeout 0.1 sleep 9", "exit status 124: begun"),
+        (f"echo '{STEP} ***'", "cancelled: begun"),  # at once: srun's status 0 is not waited for
+    ],
+)
+def test_a_launcher_that_is_killed_times_out_or_cancels(tmp_path, capsys, ends, row):
+    launcher = tmp_path / "launch.sh"
+    launcher.write_text(f"#!/bin/bash\necho begun\n{ends}\n")
+    launcher.chmod(0o755)
+    status, said = call(tmp_path, capsys, str(launcher), "--method supervised")
+    assert status == 1 and f"failed    phantom-n3-supervised-s0  {row}" in said
+
+
 @pytest.mark.parametrize("place", ["logs", "launcher"])
 def test_an_error_of_the_system_fails_one_job_and_the_others_go_on(
     place, tmp_path, capsys, launch, monkeypatch

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -28,8 +29,12 @@ from samatch.training.task import check_names
 from samatch.training.train import read_words
 
 TRAIN = (sys.executable, "-W", "ignore", "-m", "samatch", "train", "--wait")
-# What srun adds below a message of the training itself.
-ECHO = re.compile(r"srun: error: .*Exited with exit code")
+# What Slurm and the shell add around a training's own words; how Slurm says that a job was ended.
+ECHO = re.compile(
+    r"srun: error: .*(Exited with exit code|task .*: (Killed|Terminated)|Timed out waiting for job)"
+    r"|Submitted batch job|slurmstepd.* CANCELLED|Terminated$|Killed$"
+)
+CANCELLED = re.compile(r"\*\*\* (?:STEP|JOB) .*CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
 
 
 @dataclass
@@ -177,10 +182,11 @@ async def _train(job: Job, jobs: dict[str, Job], launch: list[str]) -> None:
             process.terminate()
         await process.wait()
         raise
-    if status == 0:
+    # srun ends with 0, too, after a job was cancelled that would not stop.
+    if status == 0 and not _cancelled(_lines_of(job.log, start)):
         await _until_complete(job)
     if not job.run.complete:
-        job.fault = _last_message(job.log, start) or f"exit status {status} and nothing said"
+        job.fault = how_it_ended(status, _lines_of(job.log, start))
     print(f"{job.status:9} {job.name}", flush=True)
 
 
@@ -203,12 +209,33 @@ async def _until_complete(job: Job) -> None:
         await asyncio.sleep(0.5)
 
 
-def _last_message(log: Path, start: int) -> str:
-    """The last line after `start` bytes that begins a message: further lines of it are indented."""
-    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+def _lines_of(log: Path, start: int) -> list[str]:
+    """What an attempt has said that begins at `start`."""
+    return log.read_bytes()[start:].decode(errors="replace").splitlines()
+
+
+def _cancelled(lines: list[str]) -> str:
+    """That Slurm has cancelled the job, and why where it says so; "" where it has not."""
+    for line in reversed(lines):
+        if found := CANCELLED.search(line):
+            return f"cancelled ({found[1].lower()})" if found[1] else "cancelled"
+    return ""
+
+
+def how_it_ended(status: int, lines: list[str]) -> str:
+    """Of a job without a complete run: cancelled or not, the signal or exit status, and the last
+    message of the training, else of the launcher. Further lines of a message are indented."""
     messages = [line for line in lines if line.strip() and not line[0].isspace()]
     own = [line for line in messages if not ECHO.match(line)]
-    return (own or messages or [""])[-1]
+    cancelled, number = _cancelled(lines), -status if status < 0 else status - 128
+    if number in set(signal.Signals):
+        known = f"ended by {signal.Signals(number).name}"
+    else:
+        # 1 is Python's after an error, which its message tells.
+        known = "" if status == 1 or (cancelled and not status) else f"exit status {status}"
+    about = ", ".join(filter(None, [cancelled, known]))
+    said = (own or ([] if about else messages) or [""])[-1]
+    return ": ".join(filter(None, [about, said])) or f"exit status {status} and nothing said"
 
 
 def report(jobs: dict[str, Job]) -> str:

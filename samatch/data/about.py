@@ -26,7 +26,7 @@ def read_about(path: Path) -> dict:
             f"unreadable {path.name}",
             where=f"{path.parent.name}/{path.name}",
             expected="plain YAML, as in data_manifests/",
-            got=" ".join(str(error).split())[:200],
+            got=" ".join((getattr(error, "strerror", None) or str(error)).split())[:200],
             do="correct it: a text with a colon in it needs quotes",
         ) from error
     if not isinstance(found, dict):

@@ -11,6 +11,7 @@ cases.csv."""
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from samatch.data.sheets import read_rows, sizes, whole
 from samatch.system import paths, repro
 from samatch.system.errors import InputError, known, raise_all
 from samatch.system.names import checked_word, name_fault
+from samatch.system.whole import write_text
 
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"  # split of patients that belong to the set and take no part
@@ -288,22 +290,23 @@ def write_manifest(
 ) -> None:
     """Writes the three files; a dataset.yaml that exists stays but for its budgets, and a set that
     shares another's files has no cases.csv. `splits` maps a split to patients, train in labeled
-    order."""
-    folder.mkdir(parents=True, exist_ok=True)
+    order. Raises InputError where the folder cannot be written to."""
+    paths.make_folder(folder, "--into or DATA=DIR")
     home = folder / "dataset.yaml"
     kept = read_about(home) if home.exists() else about
     if not home.exists() or kept.get("budgets") != about["budgets"]:
         kept = kept | {"budgets": about["budgets"]}
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
-        home.write_text(text, encoding="utf-8")
+        write_text(home, text)
     if "files_of" not in about:
         write_cases(folder / "cases.csv", cases)
-    with open(folder / "splits.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(SPLIT_COLUMNS)
-        for split in (*SPLITS, UNUSED):
-            for rank, patient in enumerate(splits.get(split, ()), 1):
-                writer.writerow([patient, split, rank if split == "train" else ""])
+    handle = io.StringIO()
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(SPLIT_COLUMNS)
+    for split in (*SPLITS, UNUSED):
+        for rank, patient in enumerate(splits.get(split, ()), 1):
+            writer.writerow([patient, split, rank if split == "train" else ""])
+    write_text(folder / "splits.csv", handle.getvalue())
 
 
 def write_cases(path: Path, cases: list[Case]) -> None:
@@ -312,12 +315,13 @@ def write_cases(path: Path, cases: list[Case]) -> None:
     columns = [*CASE_COLUMNS]
     columns += ["image", "label"] if any(case.image for case in cases) else []
     columns += ["group"] if any(case.group for case in cases) else []
-    with open(path, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for case in cases:
-            spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
-            writer.writerow(dataclasses.asdict(case) | {"spacing_zyx_mm": spacing})
+    handle = io.StringIO()
+    writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for case in cases:
+        spacing = "" if case.spacing is None else " ".join(f"{s:g}" for s in case.spacing)
+        writer.writerow(dataclasses.asdict(case) | {"spacing_zyx_mm": spacing})
+    write_text(path, handle.getvalue())
 
 
 def _clinical(about: dict) -> dict[str, str]:

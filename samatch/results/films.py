@@ -95,19 +95,15 @@ def write(film: Film, path: Path) -> None:
 
 def read(path: Path) -> Film:
     """What `write` wrote. Raises InputError where it is damaged or no film."""
-    problem = whole.fault(path)
-    if not problem:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return _film_of({name: file[name] for name in file.files})
-        except (KeyError, ValueError, OSError) as error:
-            problem = f"it is no film ({whole.reason(error)})"
-    raise InputError(
-        "a film cannot be used",
-        where=f"{path.parent.name}/{path.name}",
-        got=problem,
-        do="restore the file, or delete it: a training that goes on begins a new film there",
-    )
+    try:
+        return _film_of(whole.arrays(path))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            "a film cannot be used",
+            where=f"{path.parent.name}/{path.name}",
+            got=error if isinstance(error, ValueError) else f"it is no film ({error})",
+            do="restore the file, or delete it: a training that goes on begins a new film there",
+        ) from error
 
 
 def _film_of(arrays: dict[str, np.ndarray]) -> Film:

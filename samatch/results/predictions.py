@@ -6,7 +6,6 @@ overlap is SimpleITK's, surfaces are found by shifting the mask, distances by a 
 """
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.results.recomputed import read_rows
 from samatch.results.runs import write_predictions
-from samatch.system import paths
+from samatch.system import paths, whole
 from samatch.system.errors import InputError, raise_all
 
 DICE_TOLERANCE = 1e-9  # relative, beyond the six digits of the records
@@ -32,13 +31,12 @@ def tracked_file(folder: Path, run_id: str) -> Path:
 def read(path: Path) -> dict[str, np.ndarray]:
     """case_id -> class map (D, H, W). Raises InputError where the file cannot be read."""
     try:
-        with np.load(path) as maps:
-            return {name: maps[name] for name in maps.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        return whole.arrays(path)
+    except ValueError as error:
         raise InputError(
             "predictions cannot be read",
             where=paths.shown(path),
-            got=str(error)[:160],
+            got=error,
             do="restore the file, or export it again",
         ) from error
 

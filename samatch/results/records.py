@@ -60,6 +60,13 @@ TEXT_COLUMNS = (
     "comparison",
     "reference",
 )
+# Without these columns no table can be made of gathered results.
+REQUIRED = {
+    "runs": (*RUN_COLUMNS[:7], "manifest_sha256", "splits_sha256"),
+    "per_case": (*KEY, "patient_id", "dice", "hd95", "asd", "distance_unit"),
+}
+# Least and greatest value; a missing one is not defined.
+BOUNDS = {"dice": (0, 1), "val_dice": (0, 1), "hd95": (0, 1e9), "asd": (0, 1e9)}
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -111,23 +118,31 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
         kept = [
             old[~old.run_id.isin(left_out)] for old in ([read_table(path)] if path.exists() else [])
         ]
-        table = pd.concat([part for part in (*kept, table) if len(part)]).sort_values(
-            "run_id", kind="stable"
-        )
+        parts = [part for part in (*kept, table) if len(part)] or [table]
+        table = pd.concat(parts).sort_values("run_id", kind="stable")
         write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return folder
 
 
 def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Path, dict]]:
     """The three tables of this machine's results of a set, and the record of each run.json."""
-    records, logs, cases, faults = {}, [], [], []
+    records, rows, logs, cases, faults = {}, [], [], [], []
     for path in sorted(paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")):
         try:
             record = read_record(path)
+            row = _row(record, path)
             if record["config"]["dataset"] != dataset or record["status"] != "complete":
                 continue
-            logs.append(read_table(path.with_name("train_log.csv")).assign(run_id=record["run_id"]))
-            cases.append(read_table(path.with_name("per_case.csv")))
+            log, of_cases = (
+                read_table(path.with_name(f"{n}.csv")) for n in ("train_log", "per_case")
+            )
+            faults += [
+                f"{path.parent.name}/per_case.csv: {fault}"
+                for fault in column_faults("per_case", of_cases)
+            ]
+            logs.append(log.assign(run_id=record["run_id"]))
+            cases.append(of_cases)
+            rows.append(row)
             records[path] = record
         except InputError as error:
             faults.append(error.brief)
@@ -142,7 +157,6 @@ def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Pa
             where=paths.shown(paths.runs_dir(profile)),
             do="run `make reproduce`",
         )
-    rows = [_row(record) for record in records.values()]
     tables = {
         "runs": pd.DataFrame(rows, columns=RUN_COLUMNS),
         "per_case": pd.concat(cases),
@@ -164,16 +178,26 @@ def _foreign(folder: Path, dataset: str) -> list[str]:
     return [path.stem for path in foreign]
 
 
-def _row(record: dict) -> dict:
-    """A run's row of runs.csv."""
-    config = record["config"]
-    return {
-        **{key: record.get(key, "") for key in RUN_COLUMNS},
-        **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
-        "sam": config["sam_name"],
-        "iterations": config["train"]["iterations"],
-        "parents": " ".join(config["parents"]),
-    }
+def _row(record: dict, path: Path) -> dict:
+    """A run's row of runs.csv. Raises InputError on a record of an earlier version, which has no
+    hash, that lacks something."""
+    try:
+        config = record["config"]
+        return {
+            **{key: record.get(key, "") for key in RUN_COLUMNS},
+            **{key: config[key] for key in ("method", "variant", "n_labeled", "seed")},
+            "run_id": record["run_id"],
+            "sam": config["sam_name"],
+            "iterations": config["train"]["iterations"],
+            "parents": " ".join(config["parents"]),
+        }
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "a run's record cannot be used",
+            where=f"{path.parent.name}/{path.name}",
+            got=f"it lacks {error}" if isinstance(error, KeyError) else reason(error),
+            do="restore the file, or delete the run's folder and train it again",
+        ) from error
 
 
 def write_csvs(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
@@ -265,16 +289,21 @@ def read_results(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(runs, per_case) of a results folder, checked. Raises InputError with every fault at once."""
     folder = folder or paths.results_dir(profile, dataset)
-    tables = []
-    for name in ("runs.csv", "per_case.csv"):
-        if not (folder / name).exists():
+    found, faults = {}, []
+    for name in REQUIRED:
+        path = folder / f"{name}.csv"
+        if not path.exists():
             raise InputError(
                 f"no results of {dataset} in profile {profile}",
-                where=paths.shown(folder / name),
+                where=paths.shown(path),
                 do="run `make reproduce`",
             )
-        tables.append(read_table(folder / name))
-    runs, per_case = tables
+        found[name] = read_table(path)
+        faults += [f"{path.name}: {fault}" for fault in column_faults(name, found[name])]
+    raise_all(
+        f"results of {dataset}, profile {profile}", faults, "restore the file, or collect again"
+    )
+    runs, per_case = found.values()
     runs["manifest_sha256"] = todays(dataset, runs.manifest_sha256)
     raise_all(
         f"results of {dataset}, profile {profile}",
@@ -304,6 +333,22 @@ def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
         for name in ("hd95", "asd")
     }
     return per_case.assign(**found)
+
+
+def column_faults(name: str, table: pd.DataFrame) -> list[str]:
+    """Columns that runs or per_case lacks, texts among its numbers, numbers that cannot be."""
+    lacking = [f"column {column} is missing" for column in REQUIRED[name] if column not in table]
+    numbers = table.drop(columns=table.columns.intersection(TEXT_COLUMNS))
+    texts = numbers.columns.difference(numbers.select_dtypes("number").columns)
+    faults = lacking + [f"column {column} holds texts" for column in texts]
+    for column, (low, high) in BOUNDS.items():
+        if column in table and column not in texts:
+            strange = numbers[column][(numbers[column] < low) | (numbers[column] > high)]
+            faults += [f"{column} {value} cannot be" for value in strange[:1]]
+    for column in ("n_labeled", "seed"):
+        if column in table and column not in texts and numbers[column].dtype.kind not in "iu":
+            faults.append(f"{column} must be whole numbers")
+    return faults
 
 
 def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:

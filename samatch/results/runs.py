@@ -23,7 +23,8 @@ from samatch.data.manifest import load_manifest
 from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
-FILES = ("train_log.csv", "per_case.csv", "predictions.npz", "checkpoint.pt")
+PREDICTIONS = "predictions.npz"
+FILES = ("train_log.csv", "per_case.csv", PREDICTIONS, "checkpoint.pt")
 FILM = "film.npz"  # grows while the run is going, and survives where it is cut off
 # What a run leaves in its lock, and seconds in which the run then shows on every machine:
 # NFS remembers what was not there for up to a minute.
@@ -240,7 +241,7 @@ def read_record(path: Path) -> dict:
     if not problem:
         try:
             record = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem = f"it is no JSON ({whole.reason(error)})"
     if not problem and not (isinstance(record, dict) and {"status", "config"} <= record.keys()):
         problem = "it is no record of a run"
@@ -267,12 +268,7 @@ def file_of(folder: Path, name: str) -> Path:
     InputError where it is not what was written, or cannot be read."""
     expected = read_record(folder / "run.json").get("files_sha256", {}).get(name, "")
     if problem := whole.fault(folder / name, expected):
-        raise InputError(
-            "a file of a run cannot be used",
-            where=f"{folder.name}/{name}",
-            got=problem,
-            do="restore the file, or delete the run's folder and train it again",
-        )
+        raise _unusable(folder / name, problem)
     return folder / name
 
 
@@ -294,9 +290,18 @@ def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
 def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     """The class maps (D, H, W) uint8 of a complete run's test volumes, by case id. Raises
     InputError where there are none or the file is not what was written."""
-    path, found = file_of(folder, "predictions.npz"), {}
-    with zipfile.ZipFile(path) as file:
-        for name in file.namelist():
-            with file.open(name) as member:
-                found[name.removesuffix(".npy")] = np.lib.format.read_array(member)
-    return found
+    try:
+        return whole.arrays(file_of(folder, PREDICTIONS))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _unusable(folder / PREDICTIONS, str(error)) from error
+
+
+def _unusable(path: Path, problem: str) -> InputError:
+    return InputError(
+        "a file of a run cannot be used",
+        where=f"{path.parent.name}/{path.name}",
+        got=problem,
+        do="restore the file, or delete the run's folder and train it again",
+    )

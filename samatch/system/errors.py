@@ -46,7 +46,7 @@ def known(name: str, names: Iterable[str], kind: str) -> str:
     """`name` if it is one of `names`, else an InputError that lists them and names the nearest."""
     names = sorted(names)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(str(name), names, n=1)  # YAML gives any kind
         raise InputError(
             f"unknown {kind}: {name!r}",
             expected="one of " + ", ".join(filter(None, names)) if any(names) else "there is none",

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 
 from samatch.system import paths, repro
@@ -45,7 +46,7 @@ def write_whole(
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    write_whole(path, lambda partial: partial.write_text(text))
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def reason(error: Exception) -> str:
@@ -76,6 +77,17 @@ def fault(path: Path, sha256: str = "") -> str:
         other = f"it is not what was written (sha256 {found[:12]}, expected {sha256[:12]})"
         return "" if found == sha256 else other
     return _zip_fault(*_identity(path)) if path.suffix in ZIPPED else ""
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Raises ValueError in a few words where it is damaged."""
+    if problem := fault(path):
+        raise ValueError(problem)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a changed header
+        raise ValueError(f"it is damaged ({reason(error)})") from error
 
 
 def sha256_once(path: Path) -> str:

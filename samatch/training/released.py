@@ -17,15 +17,15 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from samatch.config.settings import GUIDED
+from samatch.data.about import class_faults
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases, normalise
 from samatch.networks.unet import UNet
 from samatch.results.records import read_results
 from samatch.results.runs import complete_run
-from samatch.system import paths, repro
+from samatch.system import paths, repro, whole
 from samatch.system.devices import find_device
 from samatch.system.errors import InputError, known
-from samatch.system.whole import write_text
 from samatch.training.evaluate import dice_by_class, mean_of_defined, segment_with_student
 from samatch.training.task import student_in
 
@@ -35,6 +35,7 @@ kind give masks without meaning. `predict` warns where slices, grey levels or sm
 range of the training volumes: a plain check that catches noise, turned axes and inverted images,
 not every other organ.
 """
+SIDE, MOST_SIDE = 32, 4096  # an input's side is a multiple of the one, and at most the other
 MARGIN = 0.5  # a feature may leave the training volumes' range by this share of its width
 
 
@@ -120,31 +121,63 @@ def model_names() -> list[str]:
 
 
 def facts_of(name: str) -> dict:
-    """model.json of a released student. Raises InputError for an unknown name."""
-    return json.loads(
-        (paths.MODELS / known(name, model_names(), "released model") / FACTS).read_text()
-    )
+    """model.json of a released student. Raises InputError for an unknown name, and where it is not
+    what `export` writes."""
+    path = paths.MODELS / known(name, model_names(), "released model") / FACTS
+    problem, facts = whole.fault(path), {}
+    if not problem:
+        try:
+            facts = json.loads(path.read_bytes())
+            problem = facts_fault(facts)
+        except (ValueError, RecursionError) as error:
+            problem = f"it is no JSON ({whole.reason(error)})"
+    if problem:
+        raise InputError(
+            "what is said of a released model cannot be used",
+            where=paths.shown(path),
+            got=problem,
+            do="get the file again from the repository",
+        )
+    return facts
+
+
+def facts_fault(facts) -> str:
+    """What keeps a model.json from being one, in a few words; "" where nothing does."""
+    kinds = {"sha256": str, "n_labeled": int, "test_dice": float, "image_size": int, "seen": dict}
+    for key, kind in kinds.items():
+        if not isinstance(facts, dict) or type(facts.get(key)) is not kind:
+            return f"its {key} is missing or of another kind"
+    if fault := class_faults(facts.get("classes")):
+        return fault[0]
+    if facts["image_size"] not in range(SIDE, MOST_SIDE + 1, SIDE):
+        return f"its image_size is {facts['image_size']}"
+    for name, bounds in facts["seen"].items():
+        if not (isinstance(bounds, list) and list(map(type, bounds)) == [float, float]):
+            return f"its bounds of {name!r} are no two numbers"
+    return ""
 
 
 def load(name: str) -> Student:
     """A released student in full precision; InputError unless the weights are the recorded ones."""
     facts, file = facts_of(name), paths.MODELS / name / WEIGHTS
-    got = repro.file_sha256(file) if file.exists() else "no file"
-    if got != facts["sha256"]:
+    network, problem = UNet(len(facts["classes"]) + 1), whole.fault(file, facts["sha256"] or "none")
+    if not problem:
+        try:
+            network.load_state_dict(
+                {
+                    key: value.float() if value.is_floating_point() else value
+                    for key, value in load_file(file).items()
+                }
+            )
+        except RuntimeError as error:  # of other classes than model.json names
+            problem = whole.reason(error)
+    if problem:
         raise InputError(
             "damaged weights of a released model",
             where=paths.shown(file),
-            expected=f"sha256 {facts['sha256'][:12]}",
-            got=got[:12],
+            got=problem,
             do="get the file again from the repository",
         )
-    network = UNet(len(facts["classes"]) + 1)
-    network.load_state_dict(
-        {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in load_file(file).items()
-        }
-    )
     seen = {feature: tuple(bounds) for feature, bounds in facts["seen"].items()}
     return Student(
         name, network.eval().to(find_device()), tuple(facts["classes"]), facts["image_size"], seen
@@ -182,13 +215,13 @@ def export(profile: str, dataset: str) -> Path:
     facts = facts_from(profile, run_id, manifest, student) | {
         "sha256": repro.file_sha256(folder / WEIGHTS)
     }
-    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    whole.write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
     halved = load(dataset)
     val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
     facts["val_dice_half"] = mean_dice(halved, val)
     facts["val_dice"] = mean_dice(student, val)
-    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
-    write_text(folder / CARD, card(facts, manifest))
+    whole.write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    whole.write_text(folder / CARD, card(facts, manifest))
     return folder
 
 
