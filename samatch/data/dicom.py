@@ -83,6 +83,7 @@ def _slices(folder: Path) -> set[str]:
 
 # Kinds of values (VR) whose length takes four bytes; a length that is told by a mark at the end.
 LONG = [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"]
+SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 UNDEFINED = 0xFFFFFFFF
 SYNTAX, PIXELS = (0x0002, 0x0010), (0x7FE0, 0x0010)
 IMPLICIT = b"1.2.840.10008.1.2"
@@ -90,15 +91,20 @@ OTHER_ORDERS = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99")  # big-endian
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether an element before the pixels, or the pixels, end after the file's end. GDCM sets the
+    """Whether an element before the pixels, or the pixels, end after the file's end, or the file's
+    own group, number 2, is not first or has a kind of value that there is not. GDCM sets the
     memory aside that a damaged length asks for, up to 4 GB each time."""
     content, at, syntax = path.read_bytes(), 132, b""
     if content[128:at] != b"DICM":
         return False
+    if content[at : at + 2] != b"\2\0":
+        return True
     while at + 12 <= len(content):
         tag, kind = struct.unpack_from("<HH", content, at), content[at + 4 : at + 6]
         if tag[0] != 2 and syntax in OTHER_ORDERS:
             return False
+        if tag[0] == 2 and kind not in LONG + SHORT:
+            return True
         if tag[0] == 0xFFFE or (tag[0] != 2 and syntax == IMPLICIT):  # an item has no kind
             kind, head, length = b"", 8, struct.unpack_from("<I", content, at + 4)[0]
         elif kind in LONG:

@@ -85,7 +85,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(problem)
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            # By the member's whole name: "a.npy" alone would find the array called a.
+            return {name: file[f"{name}.npy"] for name in file.files}
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a changed header
         raise ValueError(f"it is damaged ({reason(error)})") from error
 
