@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from samatch.config.profiles import WHOLE_CHAIN
-from samatch.results import tables
+from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.results import seed_tables, tables
 from samatch.results.equal_length import at_equal_length
 from tests.made import records
 
@@ -54,3 +54,51 @@ def test_the_test_is_that_of_the_whole_family(made):
     assert own.p_bonferroni == mine.p_bonferroni == min(1, mine.p * len(family))
     assert own.median_difference == mine.median_difference
     assert pd.isna(table.p_bonferroni[REFERENCE])
+
+
+@pytest.fixture
+def with_start(made):
+    """The same, and SAM-Match from the start with its match stage of no iterations."""
+    runs, cases = made
+    for name, start in ((REFERENCE, "acdc-n3-fixmatch-s0"), ("acdc-n3-fixmatch-s0", "")):
+        new = f"{name}-{FROM_START}"
+        runs = pd.concat([runs, runs[runs.run_id == name].assign(run_id=new, variant=FROM_START)])
+        source = cases[cases.run_id == (start or "acdc-n3-supervised-s0")]
+        cases = pd.concat([cases, source.assign(run_id=new)])
+    return runs.reset_index(drop=True), cases.reset_index(drop=True)
+
+
+def test_the_supervised_network_once_more_is_no_method(with_start):
+    """A match stage of no iterations is in no table and in no family of tests."""
+    runs, cases = with_start
+    stand_in = f"acdc-n3-fixmatch-s0-{FROM_START}"
+    assert list(runs.run_id[tables.is_stand_in(runs)]) == [stand_in]
+    assert stand_in not in set(tables.headline(runs).run_id)
+    assert stand_in not in set(at_equal_length("laptop", runs, cases, REFERENCE).run_id)
+    names = tables.wilcoxon_table(runs, cases, reference=REFERENCE).comparison
+    assert not names.str.contains("from the start").any()
+
+
+def test_guiding_from_the_start_is_a_reference_of_its_own(with_start):
+    runs, cases = with_start
+    started = f"{REFERENCE}-{FROM_START}"
+    table = at_equal_length("laptop", runs, cases, started).set_index("run_id")
+    assert table.method[started] == "SAM-Match (FixMatch), from the start"
+    # Its cases were made those of FixMatch, which is 0.02 worse than the longer one throughout.
+    longer = table.loc[f"acdc-n3-fixmatch-s0-{WHOLE_CHAIN}"]
+    assert longer.median_difference == pytest.approx(-0.02)
+    assert pd.isna(table.p_bonferroni[REFERENCE])  # no SAM-Match is in another's family
+    families = tables.wilcoxon_table(runs, cases, reference=REFERENCE)
+    mine = tables.wilcoxon_table(runs, cases, reference=started)
+    assert list(families.comparison) == list(mine.comparison)
+
+
+def test_families_over_seeds_are_apart(with_start):
+    runs, cases = with_start
+    again = [frame.assign(run_id=frame.run_id.str.replace("-s0", "-s1")) for frame in (runs, cases)]
+    runs = pd.concat([runs, again[0].assign(seed=1)], ignore_index=True)
+    cases = pd.concat([cases, again[1]], ignore_index=True)
+    table = seed_tables.wilcoxon_over_seeds(runs, cases)
+    assert set(table.reference) == {"SAM-Match (FixMatch)", "SAM-Match (FixMatch), from the start"}
+    both = [set(found.comparison) for _, found in table.groupby("reference")]
+    assert both[0] == both[1] and "FixMatch, at equal length" in both[0]

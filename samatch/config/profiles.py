@@ -154,7 +154,7 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
-WHOLE_CHAIN = "whole_chain"
+WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
@@ -186,7 +186,7 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "sam_512": _sam(image_size=512),
     "ema_proposer": {"joint": {"train.proposer": "ema"}},
     # SAM guides from the supervised start, as long as both stages: no student has to learn alone.
-    "guided_from_start": {
+    FROM_START: {
         "match": {"train.iterations": 0},
         "joint": {"train.iterations": double, "train.lr": double},
     },
@@ -251,7 +251,7 @@ ABLATIONS: list[Level] = [
     *_factor(
         "joint training",
         as_long_as_the_match_stage="",
-        from_the_supervised_start_as_long_as_both="guided_from_start",
+        from_the_supervised_start_as_long_as_both=FROM_START,
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),

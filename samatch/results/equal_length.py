@@ -3,7 +3,7 @@ what each costs and reaches, and the paired test against SAM-Match."""
 
 import pandas as pd
 
-from samatch.config.profiles import WHOLE_CHAIN
+from samatch.config.profiles import FROM_START, WHOLE_CHAIN
 from samatch.config.settings import RunConfig, make_config, parent_configs
 from samatch.results import stats, tables
 
@@ -11,17 +11,19 @@ from samatch.results import stats, tables
 def at_equal_length(
     profile: str, runs: pd.DataFrame, per_case: pd.DataFrame, reference: str
 ) -> pd.DataFrame:
-    """One row per method, the best test Dice first: SAM-Match's run `reference`, the same training
-    without SAM, and the runs of its budget and seed that have the variant `whole_chain`.
+    """One row per method, the best test Dice first: SAM-Match around the match method of the run
+    `reference`, after its match stage and from the start, the same training without SAM, and the
+    runs of that budget and seed that have the variant `whole_chain`.
 
     minutes: of the run's training and all of its parents', without SAM's embeddings. dice in
-    percent, mean over patients; median_difference, ci_low, ci_high and p_bonferroni as in
-    `tables.wilcoxon_table`, whose family is larger: every comparison method of that seed.
+    percent, mean over patients; median_difference, ci_low, ci_high and p_bonferroni: of `reference`
+    against the method, as in `tables.wilcoxon_table`, whose family is larger: every comparison
+    method of that seed.
     """
     mine = runs.set_index("run_id").loc[reference]
     same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
-    control = (same.method == mine.method) & (same.variant == tables.NO_SAM)
-    shown = same[(same.variant == WHOLE_CHAIN) | control | (same.run_id == reference)]
+    chain = (same.method == mine.method) & same.variant.isin(["", tables.NO_SAM, FROM_START])
+    shown = same[chain | (same.variant == WHOLE_CHAIN)]
     table = tables.summary(shown, per_case)
     run_of = shown.set_index("run_id")
     table["method"] = [

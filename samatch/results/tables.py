@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.config.profiles import ABLATIONS, WHOLE_CHAIN
+from samatch.config.profiles import ABLATIONS, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results import clinical, stats
@@ -34,16 +34,19 @@ VARIANT_LABELS = {
     "as_published": "as published",
     CHOSEN: "chosen in each fold",
     WHOLE_CHAIN: "at equal length",
+    FROM_START: "from the start",
     "sam_512": "SAM's input 512",
     **{
         level.variant: f"{level.factor}: {level.level}"
         for level in ABLATIONS
-        if level.variant not in ("", NO_SAM, "box", "as_published")
+        if level.variant not in ("", NO_SAM, FROM_START, "box", "as_published")
     },
 }
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", WHOLE_CHAIN, "box", "as_published")
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", WHOLE_CHAIN, FROM_START, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
+# Variants that are tested against every comparison method as the default is.
+ALSO_TESTED = (*CONTROLS, FROM_START)
 # The candidates for SAM-Match; where there are several, validation chooses.
 COMBINE_VARIANTS = ("",)
 NOT_RUN = "not run"
@@ -184,7 +187,7 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
 def headline(runs: pd.DataFrame) -> pd.DataFrame:
     """The main table's runs: every method, at its stage's length and at that of SAM-Match's whole
     chain; SAM-Match in its ways to combine; not the whole grid."""
-    return runs[runs.variant.isin(VARIANT_ORDER)].reset_index(drop=True)
+    return runs[runs.variant.isin(VARIANT_ORDER) & ~is_stand_in(runs)].reset_index(drop=True)
 
 
 def main_budget(runs: pd.DataFrame) -> pd.DataFrame:
@@ -285,9 +288,14 @@ def unchanged(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
 
 def is_comparison(runs: pd.DataFrame, control: str = NO_SAM) -> pd.Series:
     """Which runs a SAM-Match is compared with: methods without SAM, and the variant `control`."""
-    return (runs.method != FINETUNE) & (
-        ~runs.method.str.startswith(GUIDED) | (runs.variant == control)
-    )
+    guided = runs.method.str.startswith(GUIDED)
+    return (runs.method != FINETUNE) & ~is_stand_in(runs) & (~guided | (runs.variant == control))
+
+
+def is_stand_in(runs: pd.DataFrame) -> pd.Series:
+    """Which runs are the match stage, of no iterations, of a SAM-Match that guides from the start:
+    the supervised network once more."""
+    return (runs.variant == FROM_START) & ~runs.method.str.startswith(GUIDED)
 
 
 def ablation_grid(
