@@ -317,9 +317,9 @@ def test_two_machines_with_one_process_number_write_two_files(tmp_path, monkeypa
     monkeypatch.setattr(os, "getpid", lambda: 7)
     names, real = set(), Path.write_text
 
-    def noted(path, text):
+    def noted(path, text, **how):
         names.add(path.name)
-        return real(path, text)
+        return real(path, text, **how)
 
     monkeypatch.setattr(Path, "write_text", noted)
     records.write_text(tmp_path / "runs.csv", "a")

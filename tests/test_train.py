@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samatch.config.profiles import ABLATIONS
+from samatch.config.profiles import ABLATIONS, FROM_START
 from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import draw_batch
 from samatch.data.manifest import load_manifest
@@ -259,9 +259,12 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
     assert {
         variant: found for variant, found in sams.items() if found not in ([], [""], ["box"])
     } == {variant: [variant] for variant in own if variant != "box"}
-    assert all(
-        "phantom-n1-fixmatch-s0" in record["config"]["parents"] for record in trained.values()
-    )
+    students = {
+        variant: next(run for run in record["config"]["parents"] if "-fixmatch-" in run)
+        for variant, record in trained.items()
+    }
+    assert students.pop(FROM_START) == f"phantom-n1-fixmatch-s0-{FROM_START}"
+    assert set(students.values()) == {"phantom-n1-fixmatch-s0"}
     assert [
         trained[variant]["selected_iteration"] for variant in ("", "half_joint", "no_sam_half")
     ] == [2, 1, 1]
