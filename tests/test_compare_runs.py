@@ -1,9 +1,12 @@
 """The same runs trained twice, by hand."""
 
+import sys
+
 import pandas as pd
 import pytest
 
 from samatch.system.errors import InputError
+from tools import compare_runs
 from tools.compare_runs import compared
 
 
@@ -37,3 +40,18 @@ def test_runs_with_other_settings_are_not_the_same(tmp_path):
     b = folder(tmp_path / "b", [(0.5, 0.7), (0.8, 0.8)], settings="other")
     with pytest.raises(InputError, match="no run is in both folders"):
         compared(a, b, "settings")
+
+
+def test_rows_of_other_changes_and_other_runs_stay(tmp_path, monkeypatch):
+    a = folder(tmp_path / "a", [(0.5, 0.7), (0.8, 0.8)])
+    b = folder(tmp_path / "b", [(0.6, 0.6), (0.8, 0.8)])
+    into = tmp_path / "all.csv"
+    kept = compared(a, b, "elsewhere").assign(mean_apart=-1.0)
+    other = kept.head(1).assign(run_id="acdc-n3-bcp-s0", changed="again")
+    pd.concat([kept, other, kept.assign(changed="again")]).to_csv(into, index=False)
+    monkeypatch.setattr(
+        sys, "argv", ["compare_runs.py", str(a), str(b), "--changed", "again", "--into", str(into)]
+    )
+    compare_runs.main()
+    found = pd.read_csv(into).groupby("changed").mean_apart.apply(sorted)
+    assert found["elsewhere"] == [-1, -1] and found["again"] == pytest.approx([-1, 0, 10])

@@ -3,8 +3,8 @@
     python tools/compare_runs.py RESULTS_A RESULTS_B --changed "another machine" --into FILE.csv
 
 RESULTS_A and RESULTS_B are folders with runs.csv and per_case.csv, as `samatch tables --into`
-writes them. A run is the same where its id and its settings' hash are. FILE.csv keeps the rows of
-other changes that it holds.
+writes them. A run is the same where its id and its settings' hash are. FILE.csv keeps the rows that
+it holds of other changes and other runs.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def main() -> None:
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     if args.into.exists():
-        others = read_table(args.into)
-        table = pd.concat([others[others.changed != args.changed], table])
+        table = pd.concat([read_table(args.into), table])
+        table = table.drop_duplicates(["changed", "run_id"], keep="last")
     args.into.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.into, table.to_csv(index=False, float_format="%.6g"))
     print(table.round(2).to_string(index=False))

@@ -120,7 +120,7 @@ def at_equal_length(profile: str, dataset: str) -> str:
     runs, per_case = records(profile, dataset)
     guided = runs[(runs.variant == FROM_START) & runs.method.str.startswith(GUIDED)]
     reference = guided.run_id[guided.seed == guided.seed.min()].iloc[0]
-    table = equal_length.at_equal_length(profile, runs, per_case, reference)
+    table = equal_length.at_equal_length(runs, per_case, reference)
     compared = table.p_bonferroni.notna()
     points = 100 * table[list(tables.stats.INTERVAL)]
     return markdown(

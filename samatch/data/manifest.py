@@ -98,10 +98,8 @@ class Manifest:
     @property
     def credit(self) -> str:
         """What stands below a picture of its images: whose they are, and the licence."""
-        return (
-            f"Images: {self.title}. Source: {self.source}. Licence: {self.licence}. "
-            f"{self.citation}."
-        )
+        told = f"Images: {self.title}. Source: {self.source}. Licence: {self.licence}."
+        return told if self.citation == "none" else f"{told} {self.citation}."
 
     def patients(self, split: str) -> tuple[str, ...]:
         """Patients of train (in labeled order), val or test. Raises InputError on another word."""

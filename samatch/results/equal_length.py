@@ -4,13 +4,10 @@ what each costs and reaches, and the paired test against SAM-Match."""
 import pandas as pd
 
 from samatch.config.profiles import FROM_START, WHOLE_CHAIN
-from samatch.config.settings import RunConfig, make_config, parent_configs
 from samatch.results import stats, tables
 
 
-def at_equal_length(
-    profile: str, runs: pd.DataFrame, per_case: pd.DataFrame, reference: str
-) -> pd.DataFrame:
+def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per method, the best test Dice first: SAM-Match around the match method of the run
     `reference`, after its match stage and from the start, the same training without SAM, and the
     runs of that budget and seed that have the variant `whole_chain`.
@@ -30,9 +27,7 @@ def at_equal_length(
         tables.label(run_of.method[run_id], run_of.variant[run_id].replace(WHOLE_CHAIN, ""))
         for run_id in table.run_id
     ]
-    table["minutes"] = [
-        chain_minutes(config_of(profile, run_id, runs), runs) for run_id in table.run_id
-    ]
+    table["minutes"] = [chain_minutes(run_id, runs) for run_id in table.run_id]
     tests = tables.wilcoxon_table(runs, per_case, reference=reference)
     run_ids = {name: run_id for run_id, name in tables.names_of(runs).items()}
     tests = tests.assign(run_id=tests.comparison.map(run_ids)).set_index("run_id")
@@ -41,20 +36,12 @@ def at_equal_length(
     return table.sort_values("dice", ascending=False, ignore_index=True)
 
 
-def config_of(profile: str, run_id: str, runs: pd.DataFrame) -> RunConfig:
-    """The config that a run of a table had, by its names."""
-    run = runs.set_index("run_id").loc[run_id]
-    dataset = run_id.split(f"-n{run.n_labeled}-")[0]
-    return make_config(
-        profile, dataset, int(run.n_labeled), run.method, run.sam, int(run.seed), run.variant
-    )
-
-
-def chain_minutes(config: RunConfig, runs: pd.DataFrame) -> float:
+def chain_minutes(run_id: str, runs: pd.DataFrame) -> float:
     """Minutes of training of a run and of all its parents; NaN where one is not on record."""
-    seconds = runs.set_index("run_id").seconds
+    rows = runs.set_index("run_id")
 
-    def chain(run: RunConfig) -> set[str]:
-        return {run.run_id}.union(*(chain(parent) for parent in parent_configs(run)))
+    def chain(member: str) -> set[str]:
+        parents = rows.parents[member].split() if member in rows.index else []
+        return {member}.union(*map(chain, parents))
 
-    return seconds.reindex(sorted(chain(config))).sum(skipna=False) / 60
+    return rows.seconds.reindex(sorted(chain(run_id))).sum(skipna=False) / 60

@@ -182,7 +182,8 @@ def lines_of(joint: RunConfig, variants: list[str]) -> Iterator[str]:
     if fixed_encoder(joint):
         count, seconds = embedding_seconds(joint)
         total += seconds
-        yield f"{duration(seconds):>12}  SAM's embeddings of {count} slices, once for all runs"
+        if count:
+            yield f"{duration(seconds):>12}  SAM's embeddings of {count} slices, once for all runs"
     yield f"{duration(total):>12}  in all, one after the other"
     if less := shorter(joint.profile):
         yield f"shorter: make reproduce PROFILE={less} DATASET={joint.dataset}"
