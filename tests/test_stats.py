@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch.results import stats
+from samatch.results import formulae, stats
 from samatch.system.errors import InputError
 
 
@@ -92,3 +92,13 @@ def test_bonferroni_over_the_family():
     assert table.significant.to_dict() == {"worse": True, "same": False}
     with pytest.raises(InputError, match="unknown run"):
         stats.wilcoxon_family(scores, "ours", ["missing"])
+
+
+def test_what_floats_add_breaks_no_tie_and_makes_no_difference():
+    """0.1 + 0.2 - 0.3 is no difference, and 0.8 - 0.7 is as large as 0.3 - 0.4."""
+    noisy = np.array([0.1 + 0.2 - 0.3, 0.8 - 0.7, 0.3 - 0.4, 0.6, 0.9])
+    plain = np.array([0.0, 0.1, -0.1, 0.6, 0.9])
+    assert len(set(np.abs(noisy))) == 5  # as floats they are all different
+    assert stats.paired_test(noisy) == stats.paired_test(plain)
+    assert formulae.paired(noisy) == formulae.paired(plain)
+    assert stats.paired_test(noisy)["zeros"] == 1

@@ -12,6 +12,7 @@ EXACT_UP_TO = 50  # untied differences; above, the normal approximation
 TIED_UP_TO = 13  # the same where some are tied
 RESAMPLES = 9999
 ALPHA = 0.05
+DECIMALS = 10  # of a difference: float noise makes no two of them differ
 
 
 def number(text: str) -> float:
@@ -139,7 +140,7 @@ def holm(p: list[float]) -> list[float]:
 
 def paired(difference: np.ndarray) -> dict:
     """Every column that a paired test of one comparison has, but for the corrected p."""
-    defined = difference[~np.isnan(difference)]
+    defined = np.array([round(float(d), DECIMALS) for d in difference if not math.isnan(d)])
     moved = int((defined != 0).sum())
     low, high = median_interval(defined)
     return {

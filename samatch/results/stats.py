@@ -15,6 +15,7 @@ from samatch.system.errors import InputError, known
 
 UNITS = {"patient": "patient_id", "volume": "case_id"}
 ALPHA = 0.05
+DECIMALS = 10  # of a paired difference
 DISTANCES = ["hd95", "asd"]
 INTERVAL = ("median_difference", "ci_low", "ci_high")  # columns of a paired test
 
@@ -75,6 +76,7 @@ def wilcoxon_family(
 def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
+    Differences are taken to DECIMALS: what sums of floats add beyond makes no two of them differ.
     p: zeros are dropped; exact for at most 50 untied or 13 tied differences, else by the normal
     approximation, corrected for ties, not for continuity.
     rank_biserial: (W+ - W-) / (W+ + W-), in [-1, 1]; median difference with a 95 % bootstrap
@@ -82,7 +84,7 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
     defined difference p is NaN: nothing was tested.
     """
     dropped = int(np.isnan(difference).sum())
-    difference = difference[~np.isnan(difference)]
+    difference = difference[~np.isnan(difference)].round(DECIMALS)
     moved = difference[difference != 0]
     n, zeros = len(difference), len(difference) - len(moved)
     result = {
