@@ -85,21 +85,35 @@ def panel(figure, name):
 
 
 @pytest.mark.parametrize(
-    ("gains", "helps", "median", "harms"),
+    ("gains", "helps", "median", "harms", "rejected"),
     [
-        ([1, 5, -3, 2, 0], (1, 1), (0, 3), (2, 5)),
-        ([4, 1, 3, 2], (0, 1), (2, 2), (1, 4)),  # the better of both middle ones
-        ([7, 7, 7], (0, 1), (1, 2), (2, 3)),  # three slices, not one thrice
+        ([1, 5, -3, 2, 0], (1, 1), (0, 3), (2, 5), (4, 4)),
+        ([4, 1, 3, 2], (0, 1), (2, 2), (1, 4), (3, 3)),  # the better of both middle ones
+        ([7, 7, 7, 7], (0, 1), (1, 2), (3, 4), (2, 3)),  # four slices, not one four times
     ],
 )
-def test_the_rule_takes_the_greatest_the_median_and_the_least_gain(gains, helps, median, harms):
-    assert walkthrough.choose(gains) == {"helps": helps, "median": median, "harms": harms}
+def test_the_rule_takes_the_greatest_the_median_and_the_least_gain(
+    gains, helps, median, harms, rejected
+):
+    """Of the slices that are left, the last has the fewest pixels that are taught."""
+    kept = np.linspace(1.0, 0.5, len(gains))
+    assert walkthrough.choose(gains, kept) == {
+        "helps": helps,
+        "median": median,
+        "harms": harms,
+        "rejected": rejected,
+    }
 
 
-@pytest.mark.parametrize("gains", [[], [1.0, 2.0], [1.0, float("nan"), 2.0]])
+def test_the_slice_with_the_fewest_taught_pixels_has_a_row_though_it_gains_nothing_special():
+    gains, kept = [9, 4, 3, 2, 1, -9], [0.1, 0.9, 0.2, 0.8, 0.3, 0.0]
+    assert walkthrough.choose(gains, kept)["rejected"] == (4, 5)  # 0, 2 and 5 have their rows
+
+
+@pytest.mark.parametrize("gains", [[], [1.0, 2.0, 3.0], [1.0, float("nan"), 2.0, 3.0]])
 def test_too_few_slices_or_one_without_a_dice_are_refused(gains):
-    with pytest.raises(InputError, match="three slices"):
-        walkthrough.choose(gains)
+    with pytest.raises(InputError, match="four slices"):
+        walkthrough.choose(gains, np.ones(len(gains)))
 
 
 def test_dice_and_gain_as_counted_by_hand():
@@ -126,7 +140,7 @@ def test_every_printed_number_stands_in_the_record():
     keep[0, :6] = False  # 6 of 144 pixels
     rows = chosen_slices(dataclasses.replace(MISSED, keep=keep))
     table = strips.record(rows, Count(np.array([75.0, 0.0, -1.0])), ("RV", "LV"), "a rule")
-    assert len(table) == 2 * 3 * 3 and set(table.rule) == {"a rule"} and set(table.slices) == {3}
+    assert len(table) == 2 * 4 * 3 and set(table.rule) == {"a rule"} and set(table.slices) == {3}
     start = table[(table.time == "start") & (table.role == "helps")].set_index("map")
     assert start.dice.to_dict() == {"student": 25, "SAM": 50, "combined": 100}
     assert start.dice_RV.to_dict() == {"student": 50, "SAM": 100, "combined": 100}

@@ -25,11 +25,12 @@ from samatch.results.curves import SOURCE_STYLES
 from samatch.results.plots import DOUBT, around, class_color, stamp
 
 DPI = 150
-ROLES = {"helps": "SAM helps most", "median": "median slice", "harms": "SAM harms most"}
-ROLES_LATER = {
-    "helps": "the slice that SAM helped most",
-    "median": "the median slice",
-    "harms": "the slice that SAM harmed most",
+# What a row is called at the time of the choice, and later.
+ROLES = {
+    "helps": ("SAM helps most", "the slice that SAM helped most"),
+    "median": ("median slice", "the median slice"),
+    "harms": ("SAM harms most", "the slice that SAM harmed most"),
+    "rejected": ("most pixels rejected", "the slice of which most was rejected"),
 }
 MAPS = {"student": "student", "sam": "SAM", "both": "combined"}
 
@@ -232,8 +233,8 @@ def _column(number: float) -> float:
 
 def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, under: dict[str, str]) -> None:
     said, shown = one.at[time], window(list(one.at.values()))
-    names = ROLES if time == next(iter(one.at)) else ROLES_LATER
-    words = f"{names[one.role]}: {signed(said.gain)} Dice points over the student"
+    name = ROLES[one.role][time != next(iter(one.at))]
+    words = f"{name}: {signed(said.gain)} Dice points over the student"
     sheet.text(EDGE, top - NAME + 0.06, words, fontsize=9.5, weight="bold")
     where = f"{one.case_id.replace('_', ' ')}, slice {one.slice}"
     sheet.text(WIDTH - EDGE, top - NAME + 0.06, where, fontsize=8.5, ha="right", color=INK)

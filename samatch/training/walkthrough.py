@@ -27,7 +27,7 @@ from samatch.networks.unet import UNet
 from samatch.results import strips, tables
 from samatch.results.records import write_table
 from samatch.results.runs import Run
-from samatch.results.strips import Chosen, Count, Opinions
+from samatch.results.strips import ROLES, Chosen, Count, Opinions
 from samatch.sam.model import SamModel, resize
 from samatch.sam.prompts import prompt_from_probs
 from samatch.system import paths
@@ -48,7 +48,7 @@ from samatch.training.task import (
 RULE = (
     "of the unlabeled training slices whose hidden label shows every class, by the gain at the "
     "start of joint training (Dice of the combined map less Dice of the student's, mean over "
-    "classes): greatest, median, least"
+    "classes): greatest, median, least; and of the others the one with the fewest taught pixels"
 )
 TIMES = {
     "start": "Joint training starts: {student} student, fine-tuned SAM",
@@ -76,7 +76,7 @@ class Pair:
 
 
 def walk(config: RunConfig, every: int = 1) -> tuple[list[Chosen], Count]:
-    """Three slices by RULE at the start and the end of the joint run, and the gains of all slices.
+    """Four slices by RULE at the start and the end of the joint run, and the gains of all slices.
 
     every: take each `every`-th of the slices, in the manifest's order. Raises InputError where the
     run or one of its parents is not complete on this machine, or does what is not drawn.
@@ -86,8 +86,8 @@ def walk(config: RunConfig, every: int = 1) -> tuple[list[Chosen], Count]:
     load_parents(pair.method, config)
     places = places_of(pair.data.unlabeled, config.train.image_size, pair.data.manifest.classes)
     places = places[::every]
-    gains = gains_of(pair, places)
-    chosen = choose(gains)
+    gains, kept = gains_and_kept(pair, places)
+    chosen = choose(gains, kept)
     found = {role: {"start": opinions(pair, places[n])} for role, (n, _) in chosen.items()}
     load_end(pair)
     for role, (number, _) in chosen.items():
@@ -129,23 +129,27 @@ def embedder_of_places(
     return encoded
 
 
-def choose(gains: np.ndarray) -> dict[str, tuple[int, int]]:
-    """Role -> (number of the slice, rank of its gain from 1), three different slices by RULE.
+def choose(gains: np.ndarray, kept: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Role -> (number of the slice, rank of its gain from 1), four different slices by RULE.
 
-    gains: (N,) points. Of an even number the better of both middle ones; equal gains rank in their
-    order. Raises InputError on fewer than three slices or a gain that is not a number.
+    gains: (N,) points; kept: (N,) share of the pixels that are taught. Of an even number the better
+    of both middle ones; of equals the first. Raises InputError on fewer than four slices or a gain
+    that is not a number.
     """
     gains = np.asarray(gains, dtype=float)
-    if len(gains) < 3 or np.isnan(gains).any():
+    if len(gains) < len(ROLES) or np.isnan(gains).any():
         raise InputError(
-            "no three slices to choose from",
-            expected="at least 3 unlabeled training slices whose hidden label shows every class",
+            "no four slices to choose from",
+            expected="at least 4 unlabeled training slices whose hidden label shows every class",
             got=f"{len(gains)}, {int(np.isnan(gains).sum())} of them without a Dice",
             do="choose a data set whose training patients all have labels",
         )
-    order = np.argsort(-gains, kind="stable")
+    order = np.argsort(-gains, kind="stable").tolist()
     ranks = {"helps": 0, "median": (len(gains) - 1) // 2, "harms": len(gains) - 1}
-    return {role: (int(order[rank]), rank + 1) for role, rank in ranks.items()}
+    found = {role: order[rank] for role, rank in ranks.items()}
+    others = [number for number in range(len(gains)) if number not in found.values()]
+    found["rejected"] = min(others, key=lambda number: kept[number])
+    return {role: (number, order.index(number) + 1) for role, number in found.items()}
 
 
 def refuse_unfinished(config: RunConfig) -> None:
@@ -188,13 +192,15 @@ def places_of(volumes: list[Volume], size: int, classes: tuple[str, ...]) -> lis
     return found
 
 
-def gains_of(pair: Pair, places: list[Place]) -> np.ndarray:
-    """(N,) gain of each slice in points of Dice."""
-    progress, gains = Progress("opinions of unlabeled slices", len(places)), []
+def gains_and_kept(pair: Pair, places: list[Place]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) gain of each slice in points of Dice, and (N,) share of its pixels that are taught."""
+    progress, found = Progress("opinions of unlabeled slices", len(places)), []
     for number, place in enumerate(places, 1):
-        gains.append(opinions(pair, place).gain)
+        said = opinions(pair, place)
+        found.append((said.gain, said.keep.mean()))
         progress(number)
-    return np.array(gains)
+    gains, kept = np.array(found).reshape(-1, 2).T
+    return gains, kept
 
 
 @torch.no_grad()
@@ -269,7 +275,7 @@ def main(words: list[str] | None = None) -> None:
     """Writes strip.png and strip.csv."""
     parser = joint_run_parser(
         "samatch strip",
-        "The method on three unlabeled slices chosen by rule, by a finished joint run.",
+        "The method on four unlabeled slices chosen by rule, by a finished joint run.",
         "strip.csv",
     )
     parser.add_argument(
