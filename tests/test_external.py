@@ -1,6 +1,9 @@
 """An external test: test cases alone, masks at the picture's size, students that never saw it."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -71,10 +74,17 @@ def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeyp
     curate("there", table, ["lesion"])
     record = train(make_config("demo", "here", 3, "supervised"))
     collect("demo", "here", tmp_path / "tracked" / "demo" / "here")
-    found = external("demo", "there", "here")
+    found = external("demo", "there", "here", pd.DataFrame())
     assert found.case_id.tolist() == ["a0", "a1"] and set(found.split) == {"external"}
     image = np.asarray(Image.open(tmp_path / "data" / "there" / "a1.png"))
     label = released.of_run("demo", record["run_id"]).segment(image[None])
     assert found.n_pred[1] == (label == 1).sum() and found.n_ref[1] == 15 * 17
     with pytest.raises(InputError, match="cannot test students"):
-        external("demo", "phantom", "here")
+        external("demo", "phantom", "here", pd.DataFrame())
+    told = found.assign(dice=0.123)
+    assert external("demo", "there", "here", told).dice.tolist() == found.dice.tolist()
+    shutil.rmtree(paths.runs_dir("demo") / record["run_id"])
+    kept = external("demo", "there", "here", told)
+    pd.testing.assert_frame_equal(kept, told)
+    with pytest.raises(InputError, match="complete run"):
+        external("demo", "there", "here", told.assign(run_id="another"))

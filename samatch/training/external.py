@@ -2,7 +2,8 @@
 
     samatch external --profile laptop --dataset stu_hospital --of busi
 
-Reads the finished default runs of `--of` on this machine; one row per run, case and class.
+Reads the finished runs of `--of` that its tables show; one row per run, case and class. A student
+that is not on this machine keeps the rows that the table has of it.
 """
 
 import argparse
@@ -13,9 +14,9 @@ import pandas as pd
 from samatch.config.settings import FINETUNE
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
-from samatch.results.records import read_results
+from samatch.results.records import read_results, read_table
 from samatch.results.runs import complete_run
-from samatch.results.tables import NO_SAM
+from samatch.results.tables import VARIANT_ORDER, is_stand_in
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
@@ -29,10 +30,12 @@ def file_name(dataset: str) -> str:
     return f"external_{dataset}.csv"
 
 
-def external(profile: str, dataset: str, of: str) -> pd.DataFrame:
+def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.DataFrame:
     """run_id, method, variant, seed and the columns of per_case.csv, for every student of `of`.
 
-    Raises InputError where the two sets have other classes.
+    earlier: such a table or an empty one, from which a student keeps its rows that is on record
+    but not on this machine. Raises InputError where a student is in neither place, and where the
+    two sets have other classes.
     """
     manifest, trained = load_manifest(dataset), load_manifest(of)
     if manifest.classes != trained.classes:
@@ -42,33 +45,47 @@ def external(profile: str, dataset: str, of: str) -> pd.DataFrame:
             got=", ".join(manifest.classes),
             do="choose sets of the same classes",
         )
+    students = students_on_record(profile, of)
+    volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
+    tables, progress = [], Progress(f"students on {dataset}", len(students))
+    for number, run in enumerate(students.itertuples(), 1):
+        here = (paths.runs_dir(profile) / run.run_id / "run.json").exists()
+        kept = pd.DataFrame() if here or earlier.empty else earlier[earlier.run_id == run.run_id]
+        new = kept.empty
+        tables.append(tested(profile, run, volumes, manifest.distances) if new else kept)
+        progress(number)
+    return pd.concat(tables, ignore_index=True)
+
+
+def students_on_record(profile: str, of: str) -> pd.DataFrame:
+    """The rows of runs.csv whose students are tested. Raises InputError where there is none."""
     runs, _ = read_results(profile, of, paths.results_dir(profile, of))
-    students = runs[(runs.method != FINETUNE) & runs.variant.isin(("", NO_SAM))]
+    students = runs[
+        (runs.method != FINETUNE) & runs.variant.isin(VARIANT_ORDER) & ~is_stand_in(runs)
+    ]
     if students.empty:
         raise InputError(
             f"no student of {of} on record",
             where=f"profile {profile}",
             do="train one and collect the tables first",
         )
-    volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
-    tables, progress = [], Progress(f"students on {dataset}", len(students))
-    for number, run in enumerate(students.itertuples(), 1):
-        _, record = complete_run(profile, run.run_id)
-        if record["config_sha256"] != run.config_sha256:
-            raise InputError(
-                "a run on this machine is not the one on record",
-                where=run.run_id,
-                expected=run.config_sha256[:12],
-                got=record["config_sha256"][:12],
-                do="collect the tables again, or train the run on record",
-            )
-        rows = of_student(released.of_run(profile, run.run_id), volumes, manifest.distances)
-        facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant}
-        tables.append(rows.assign(seed=run.seed, **facts))
-        progress(number)
-    found = pd.concat(tables, ignore_index=True)
-    first = ["run_id", "method", "variant", "seed"]
-    return found[first + [column for column in found if column not in first]]
+    return students
+
+
+def tested(profile: str, run, volumes: list[Volume], distances: str) -> pd.DataFrame:
+    """Rows of one run of runs.csv. Raises InputError where it is not on this machine."""
+    _, record = complete_run(profile, run.run_id)
+    if record["config_sha256"] != run.config_sha256:
+        raise InputError(
+            "a run on this machine is not the one on record",
+            where=run.run_id,
+            expected=run.config_sha256[:12],
+            got=record["config_sha256"][:12],
+            do="collect the tables again, or train the run on record",
+        )
+    rows = of_student(released.of_run(profile, run.run_id), volumes, distances)
+    facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant, "seed": run.seed}
+    return pd.concat([pd.DataFrame(facts, index=rows.index), rows], axis=1)
 
 
 def of_student(student: released.Student, volumes: list[Volume], distances: str) -> pd.DataFrame:
@@ -92,8 +109,9 @@ def main(words: list[str] | None = None) -> None:
         "--into", type=Path, help="folder of the table; default: the results of --of"
     )
     args = parser.parse_args(words)
-    table = external(args.profile, args.dataset, args.of)
     target = (args.into or paths.results_dir(args.profile, args.of)) / file_name(args.dataset)
+    earlier = read_table(target) if target.exists() else pd.DataFrame()
+    table = external(args.profile, args.dataset, args.of, earlier)
     write_text(target, table.to_csv(index=False, float_format="%.6g"))
     print((100 * table.groupby("run_id").dice.mean()).round(1).to_string())
     print(f"written: {paths.shown(target)}")
