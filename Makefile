@@ -41,7 +41,6 @@ LAUNCH ?=
 export LAUNCH LIST
 SIDE_BY_SIDE ?= $(if $(LAUNCH),50,2)
 TRAIN_LIST = $(PY) -W ignore tools/train_list.py --side-by-side $(SIDE_BY_SIDE)
-VARIANTS := no_sam box
 
 .PHONY: help install reproduce run runs ablations comparisons seeds folds data verify manifest predict strip film audit benchmark test unit lint nbval notebooks tables figures pages faults book lock clean
 help:  ## list the targets
@@ -58,7 +57,7 @@ $(READY): requirements.lock pyproject.toml
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
 	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
-	 { [ "$$1" = demo ] || $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD) --variants "$(VARIANTS)"; } && \
+	 { [ "$$1" = demo ] || $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD); } && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
 	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
 	 echo "notebooks: executed/$$1/$$2/$(TAG)/   results: executed/$$1/$$2/results/   figures: executed/$$1/$$2/figures/"
@@ -76,7 +75,7 @@ $(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
-	@printf -- '--method samatch-$(METHOD) --variant %s\n' $(VARIANTS) | $(TRAIN_LIST) - -- $(RUN_ARGS)
+	@$(PY) tools/list_runs.py reproduce $(METHOD) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET)
 	@touch $@
 

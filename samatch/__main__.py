@@ -34,7 +34,7 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "training.pace",
         [],
         "how long the trainings of make reproduce will take here",
-        "--profile laptop --dataset acdc --variants no_sam,box",
+        "--profile laptop --dataset acdc",
     ),
     "predict": (
         "training.predict",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from samatch.data.manifest import load_manifest
 from samatch.system import paths
 from samatch.training import pace
 from tests.hand_made import tiny
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import list_runs  # noqa: E402
 
 
 def labels_told(capsys):
@@ -50,29 +54,52 @@ def test_steps_validations_and_the_end_make_a_run():
 
 
 def test_parents_come_first_and_once():
-    runs = pace.runs_of(tiny(), ["no_sam", "box"])
+    runs = pace.runs_left(pace.runs_of(tiny()))
     assert [(run.method, run.variant) for run in runs] == [
         ("supervised", ""),
         ("fixmatch", ""),
         ("finetune", ""),
         ("samatch-fixmatch", ""),
-        ("samatch-fixmatch", "no_sam"),
+        ("fixmatch", "guided_from_start"),  # the supervised network, by no iteration
+        ("samatch-fixmatch", "guided_from_start"),
         ("finetune", "box"),
         ("samatch-fixmatch", "box"),
+        ("fixmatch", "whole_chain"),
+        ("samatch-fixmatch", "no_sam"),
     ]
 
 
-def test_what_has_ended_is_not_counted(tiny_profile, complete, capsys):
+def test_make_trains_what_is_told():
+    told = {(run.method, run.variant) for run in pace.runs_of(tiny())[1:]}
+    lines = [line.split() for line in list_runs.runs("reproduce", "fixmatch")]
+    assert told == {(words[1], words[3]) for words in lines}
+
+
+@pytest.fixture()
+def less_wanted(monkeypatch):
+    """`make reproduce` with the joint run alone, and one run beside it where it is asked for."""
+
+    def want(*named):
+        monkeypatch.setattr(pace, "reproduced", lambda match: list(named))
+
+    want()
+    return want
+
+
+def test_what_has_ended_is_not_counted(tiny_profile, complete, capsys, less_wanted):
     paths.runs_dir("demo").mkdir(parents=True)
     for run in complete.glob("phantom-*"):
         shutil.copytree(run, paths.runs_dir("demo") / run.name)
-    assert [run.variant for run in pace.runs_of(tiny(), ["no_sam"])] == ["no_sam"]
     pace.main(["--sam", "tiny"])
     assert "every training of these notebooks has ended already" in capsys.readouterr().out
+    less_wanted(("samatch-fixmatch", "no_sam"))
+    left = pace.runs_left(pace.runs_of(tiny()))
+    assert [run.variant for run in left] == ["no_sam"]
 
 
-def test_a_table_is_told_and_no_run_is_begun(tiny_profile, capsys):
-    pace.main(["--sam", "tiny", "--variants", "no_sam"])
+def test_a_table_is_told_and_no_run_is_begun(tiny_profile, capsys, less_wanted):
+    less_wanted(("samatch-fixmatch", "no_sam"), ("fixmatch", "guided_from_start"))
+    pace.main(["--sam", "tiny"])
     rows = labels_told(capsys)
     assert rows[:5] == [
         "Supervised",

@@ -193,8 +193,9 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
         assert alone.train.iterations == sum(run.train.iterations for run in chain)
         assert not any(parent.variant for parent in parent_configs(alone))
     assert (
-        len(more) == len(set(more)) == 6
+        len(more) == len(set(more)) == 12
         and "--method samatch-bcp --variant no_sam --seed 2" in more
+        and "--method bcp --variant whole_chain --seed 1" in more
     )
     for line in grid:
         words = line.split()

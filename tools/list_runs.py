@@ -1,42 +1,47 @@
 """Prints one line of arguments for `samatch train` a run.
 
-usage: list_runs.py ablations|comparisons|seeds MATCH_METHOD
+usage: list_runs.py reproduce|ablations|comparisons|seeds MATCH_METHOD
 """
 
 import sys
 
 from samatch.config.profiles import ABLATIONS, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
+from samatch.config.words import reproduced
 from samatch.methods.base import method_names
 from samatch.system.errors import InputError, known
 
 SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
 
 
+KINDS = ("reproduce", "ablations", "comparisons", "seeds")
+
+
 def runs(kind: str, match: str) -> list[str]:
-    """The grid of SAM-Match around `match`; every match method, trained as long as SAM-Match's
-    student in both its stages; or SAM-Match and what it is compared with first, on other seeds.
+    """What `make reproduce` trains beside SAM-Match around `match`; the grid of SAM-Match; every
+    match method, trained as long as SAM-Match's student in both its stages; or SAM-Match and what
+    it is compared with first, on other seeds.
     """
-    known(kind, ("ablations", "comparisons", "seeds"), "list of runs")
+    known(kind, KINDS, "list of runs")
+    beside = [line_of(*run) for run in reproduced(match)]
+    if kind == "reproduce":
+        return beside
     if kind == "seeds":
-        words = (
-            f"--method {match}",
-            f"--method {GUIDED}{match}",
-            f"--method {GUIDED}{match} --variant no_sam",
-        )
-        return [f"{line} --seed {seed}" for line in words for seed in SEEDS]
+        lines = (line_of(match), line_of(GUIDED + match), *beside)
+        return [f"{line} --seed {seed}" for line in lines for seed in SEEDS]
     if kind == "ablations":
-        return [
-            f"--method {GUIDED}{match} --variant {variant}"
-            if variant
-            else f"--method {GUIDED}{match}"
-            for variant in dict.fromkeys(level.variant for level in ABLATIONS)
-        ]
+        variants = dict.fromkeys(level.variant for level in ABLATIONS)
+        return [line_of(GUIDED + match, variant) for variant in variants]
     return [
-        f"--method {name} --variant {WHOLE_CHAIN}"
+        line_of(name, WHOLE_CHAIN)
         for name in method_names()
         if name not in (SUPERVISED, FINETUNE) and not name.startswith(GUIDED)
     ]
+
+
+def line_of(method: str, variant: str = "") -> str:
+    """The arguments of one run."""
+    return f"--method {method}" + (f" --variant {variant}" if variant else "")
 
 
 if __name__ == "__main__":

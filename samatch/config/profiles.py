@@ -198,6 +198,9 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "as_published": _boxed(published="all"),
 }
 
+# What `make reproduce` trains beside the stages of SAM-Match, the longest first: stage, variant.
+REPRODUCED = (("joint", FROM_START), ("joint", "box"), ("match", WHOLE_CHAIN), ("joint", "no_sam"))
+
 
 @dataclass(frozen=True)
 class Level:

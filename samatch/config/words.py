@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from samatch.config.profiles import PROFILES
+from samatch.config.profiles import PROFILES, REPRODUCED
 from samatch.config.settings import GUIDED, RunConfig, make_config
 
 
@@ -39,3 +39,9 @@ def joint_config(args: argparse.Namespace) -> RunConfig:
     """The default joint training around --method, which may be named with or without its SAM."""
     method = GUIDED + args.method.removeprefix(GUIDED)
     return make_config(args.profile, args.dataset, args.n_labeled, method, args.sam, args.seed)
+
+
+def reproduced(match: str) -> list[tuple[str, str]]:
+    """Method and variant of what `make reproduce` trains beside the stages of SAM-Match."""
+    method_of = {"match": match, "joint": GUIDED + match}
+    return [(method_of[stage], variant) for stage, variant in REPRODUCED]

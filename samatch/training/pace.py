@@ -1,6 +1,6 @@
 """How long the runs of `make reproduce` will take on this machine: some steps of each are tried.
 
-    samatch time --profile laptop --dataset acdc --variants no_sam,box
+    samatch time --profile laptop --dataset acdc
 
 Nothing is written but embeddings of a few slices, which the trainings then find ready.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from samatch.config.profiles import PROFILES
-from samatch.config.settings import FINETUNE, RunConfig, make_config, parent_configs
-from samatch.config.words import joint_config, run_parser
+from samatch.config.settings import FINETUNE, GUIDED, RunConfig, make_config, parent_configs
+from samatch.config.words import joint_config, reproduced, run_parser
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.results import tables
 from samatch.results.runs import Run
@@ -137,9 +137,25 @@ def embedding_seconds(config: RunConfig) -> tuple[int, float]:
     return count, count * seconds / len(image)
 
 
-def runs_of(joint: RunConfig, variants: list[str]) -> list[RunConfig]:
-    """The runs that are not complete of a joint training, its variants and all of their parents, in
-    order of training."""
+def runs_of(joint: RunConfig) -> list[RunConfig]:
+    """The runs of `make reproduce` for this joint training, but for their parents."""
+    named = [(joint.method, ""), *reproduced(joint.method.removeprefix(GUIDED))]
+    return [
+        make_config(
+            joint.profile,
+            joint.dataset,
+            joint.n_labeled,
+            method,
+            joint.sam_name,
+            joint.seed,
+            variant,
+        )
+        for method, variant in named
+    ]
+
+
+def runs_left(wanted: list[RunConfig]) -> list[RunConfig]:
+    """The wanted runs and their parents that are not complete, in order of training."""
     found: dict[str, RunConfig] = {}
 
     def add(config: RunConfig) -> None:
@@ -148,18 +164,8 @@ def runs_of(joint: RunConfig, variants: list[str]) -> list[RunConfig]:
         if not Run(config).complete:
             found[config.run_id] = config
 
-    for variant in ("", *variants):
-        add(
-            make_config(
-                joint.profile,
-                joint.dataset,
-                joint.n_labeled,
-                joint.method,
-                joint.sam_name,
-                joint.seed,
-                variant,
-            )
-        )
+    for config in wanted:
+        add(config)
     return list(found.values())
 
 
@@ -169,13 +175,14 @@ def shorter(profile: str) -> str:
     return names[names.index(profile) - 1] if profile != names[0] else ""
 
 
-def lines_of(joint: RunConfig, variants: list[str]) -> Iterator[str]:
+def lines_of(joint: RunConfig) -> Iterator[str]:
     """What `samatch time` prints, line by line as it is measured."""
     total = 0.0
-    for config in runs_of(joint, variants):
+    for config in runs_left(runs_of(joint)):
         seconds = expected_seconds(config, pace_of(config))
         total += seconds
-        yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}"
+        if config.train.iterations:
+            yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}"
     if not total:
         yield "every training of these notebooks has ended already"
         return
@@ -203,10 +210,8 @@ def main(words: list[str] | None = None) -> None:
         "fixmatch",
         "the match method that SAM guides",
     )
-    parser.add_argument("--variants", default="", help="of the joint training, beside the default")
-    args = parser.parse_args(words)
-    joint = joint_config(args)
+    joint = joint_config(parser.parse_args(words))
     check_names(joint)
     print("expected on this machine, from some steps of each training:", flush=True)
-    for line in lines_of(joint, args.variants.replace(",", " ").split()):
+    for line in lines_of(joint):
         print(line, flush=True)
