@@ -10,9 +10,9 @@ from tools import compare_runs
 from tools.compare_runs import compared
 
 
-def folder(path, dice, settings="s"):
+def folder(path, dice, settings="s", variant=""):
     path.mkdir()
-    ids = ["acdc-n3-supervised-s0", "acdc-n3-fixmatch-s0"]
+    ids = ["acdc-n3-supervised-s0" + variant, "acdc-n3-fixmatch-s0"]
     runs = pd.DataFrame({"run_id": ids, "config_sha256": settings, "val_dice": [0.5, 0.6]})
     runs.to_csv(path / "runs.csv", index=False)
     cases = [
@@ -40,6 +40,16 @@ def test_runs_with_other_settings_are_not_the_same(tmp_path):
     b = folder(tmp_path / "b", [(0.5, 0.7), (0.8, 0.8)], settings="other")
     with pytest.raises(InputError, match="no run is in both folders"):
         compared(a, b, "settings")
+
+
+def test_a_variant_of_a_run_may_have_another_setting(tmp_path):
+    a = folder(tmp_path / "a", [(0.5, 0.7), (0.8, 0.8)])
+    b = folder(tmp_path / "b", [(0.6, 0.6), (0.9, 0.9)], settings="other", variant="-threads2")
+    table = compared(a, b, "two threads", "threads2")
+    assert table.run_id.tolist() == ["acdc-n3-supervised-s0"]  # the other is no such variant
+    assert table.mean_apart.tolist() == pytest.approx([10])
+    with pytest.raises(InputError, match="no run is in both folders"):
+        compared(a, b, "four threads", "threads4")
 
 
 def test_rows_of_other_changes_and_other_runs_stay(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@
 
 RESULTS_A and RESULTS_B are folders with runs.csv and per_case.csv, as `samatch tables --into`
 writes them. A run is the same where its id and its settings' hash are. FILE.csv keeps the rows that
-it holds of other changes and other runs.
+it holds of other changes and other runs. With --variant the runs of RESULTS_B differ in a setting:
+they are that variant of the runs of RESULTS_A.
 """
 
 import argparse
@@ -20,12 +21,15 @@ from samatch.system.whole import write_text
 SAME = ["run_id", "config_sha256"]
 
 
-def compared(first: Path, second: Path, changed: str) -> pd.DataFrame:
+def compared(first: Path, second: Path, changed: str, variant: str = "") -> pd.DataFrame:
     """One row per run that both folders hold: validation and test Dice (%) of both, the mean and
     the largest absolute difference of a test unit in points. Raises InputError without any.
+
+    variant: of the runs in `second`, which may have another setting then.
     """
     a, b = (read_table(folder / "runs.csv") for folder in (first, second))
-    same = a.merge(b, on=SAME, suffixes=("_a", "_b"))
+    b["run_id"] = b.run_id.map(lambda run: without(variant, run))
+    same = a.merge(b, on=["run_id"] if variant else SAME, suffixes=("_a", "_b"))
     if same.empty:
         raise InputError(
             "no run is in both folders",
@@ -37,6 +41,7 @@ def compared(first: Path, second: Path, changed: str) -> pd.DataFrame:
     of_a, of_b = (
         100 * stats.unit_scores(read_table(folder / "per_case.csv")) for folder in (first, second)
     )
+    of_b = of_b.rename(columns=lambda run: without(variant, run))
     apart = {
         run: (of_a[run] - of_b[run]).abs() for run in same.run_id if run in of_a and run in of_b
     }
@@ -54,15 +59,24 @@ def compared(first: Path, second: Path, changed: str) -> pd.DataFrame:
     )
 
 
+def without(variant: str, run_id: str) -> str:
+    """The run id without its variant; another run's is none of the runs that are compared."""
+    end = f"-{variant}"
+    if not variant:
+        return run_id
+    return run_id.removesuffix(end) if run_id.endswith(end) else ""
+
+
 def main() -> None:
     """Reads the command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs=2, type=Path)
     parser.add_argument("--changed", required=True, help="what differs, in a few words")
     parser.add_argument("--into", required=True, type=Path, help="CSV file of all comparisons")
+    parser.add_argument("--variant", default="", help="of the runs in the second folder")
     args = parser.parse_args()
     try:
-        table = compared(*args.folders, args.changed)
+        table = compared(*args.folders, args.changed, args.variant)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     if args.into.exists():
