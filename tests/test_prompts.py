@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samatch.config.settings import Refine, prompt_kinds
+from samatch.config.checks import prompt_kinds
+from samatch.config.settings import Refine
 from samatch.sam.prompts import (
     NO_POINT,
     Prompt,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from samatch import methods
-from samatch.config.settings import GUIDED, RunConfig, checked
+from samatch.config.checks import checked
+from samatch.config.settings import GUIDED, RunConfig
 from samatch.data.batches import Batch
 from samatch.data.volumes import UNKNOWN
 from samatch.sam.prompts import class_masks
