@@ -52,6 +52,24 @@ def test_what_is_exported_is_the_run_in_half_precision(exported):
     assert "Not for clinical use" in (folder / "README.md").read_text()
 
 
+def test_validation_chooses_the_run_of_both_orders_and_of_no_other_variant(monkeypatch):
+    runs = pd.DataFrame(
+        [
+            ("first", "samatch-fixmatch", "", 0.70),
+            ("start", "samatch-fixmatch", "guided_from_start", 0.72),
+            ("again", "samatch-fixmatch", "", 0.71),
+            ("box", "samatch-fixmatch", "box", 0.80),
+            ("alone", "fixmatch", "guided_from_start", 0.90),
+        ],
+        columns=["run_id", "method", "variant", "val_dice"],
+    )
+    monkeypatch.setattr(released, "read_results", lambda *place: (runs, None))
+    assert released.best_run("laptop", "acdc") == "start"
+    monkeypatch.setattr(released, "read_results", lambda *place: (runs[3:], None))
+    with pytest.raises(InputError, match="no SAM-Match run of acdc on record"):
+        released.best_run("laptop", "acdc")
+
+
 def test_one_flipped_byte_is_refused(exported):
     file = exported[1] / "student.safetensors"
     content = bytearray(file.read_bytes())

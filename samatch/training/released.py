@@ -5,7 +5,7 @@
 
 A folder holds `student.safetensors` (half precision), `model.json` (what it is, what it saw,
 hashes) and a card for readers, README.md. `samatch models --export acdc` writes all three from
-the best default run on validation.
+the best SAM-Match run on validation, in the paper's order or from the start.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
+from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
 from samatch.data.about import class_faults
 from samatch.data.manifest import Manifest, load_manifest
@@ -185,12 +186,13 @@ def load(name: str) -> Student:
 
 
 def best_run(profile: str, dataset: str) -> str:
-    """The default SAM-Match run with the best validation Dice among the tracked ones."""
+    """The SAM-Match run with the best validation Dice among the tracked ones of either order: after
+    its match stage, or from the start."""
     runs, _ = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
-    own = runs[runs.method.str.startswith(GUIDED) & (runs.variant == "")]
+    own = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(("", FROM_START))]
     if own.empty:
         raise InputError(
-            f"no default SAM-Match run of {dataset} on record",
+            f"no SAM-Match run of {dataset} on record",
             where=f"results/{profile}/{dataset}",
             do="train and collect one first",
         )
