@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from samatch.config.profiles import PROFILES
 from samatch.config.settings import RunConfig
 from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.system import paths, repro, whole
@@ -220,7 +221,8 @@ def run_folder(config: RunConfig) -> Path:
 
 def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
     """Folder and record of a complete run on this machine. Raises InputError with those that there
-    are, and on a trial, which is no result."""
+    are, on a trial, which is no result, and on an unknown profile."""
+    known(profile, PROFILES, "profile")
     found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
     folder = found[known(run_id, found, f"complete run of profile {profile}")]
     record = read_record(folder / "run.json")
