@@ -92,6 +92,36 @@ def test_a_step_never_waits_for_the_device(name, prompt, config, monkeypatch):
     )
 
 
+def test_slices_that_do_not_fit_stay_on_the_host_and_batches_reach_the_device(config):
+    """The batch is that of slices on the device: the same numbers are drawn."""
+    soft = dataclasses.replace(config.augment, soft_labels=True)
+    config = dataclasses.replace(config, augment=soft)
+    image, label = torch.rand(20, 1, SIZE, SIZE), torch.zeros(20, SIZE, SIZE, dtype=torch.uint8)
+    probs = torch.rand(8, CLASSES, SIZE, SIZE)
+
+    def drawn(pool):
+        return draw_batch(pool, 8, config, torch.Generator().manual_seed(0), 0, unlabeled=True)
+
+    with NoWaiting():
+        far = drawn(SlicePool(image, label.to(META, non_blocking=True), probs))
+    near = drawn(SlicePool(image, label, probs))
+    for name in ("image_l", "label_l", "image_w", "image_s1", "hidden_label_u"):
+        there, here = getattr(far, name), getattr(near, name)
+        assert there.device == META and (there.shape, there.dtype) == (here.shape, here.dtype)
+    pool = SlicePool(image, label, probs)
+    numbers = torch.tensor([3, 1])
+    assert torch.equal(pool.rows(pool.image, numbers, numbers), image[[3, 1]])
+
+
+def test_a_gpu_keeps_what_takes_half_of_its_free_memory(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert devices.home_of(500, "cuda", "the slices") == torch.device("cuda")
+    assert devices.home_of(10**12, "cpu", "the slices") == torch.device("cpu")
+    assert not capsys.readouterr().out
+    assert devices.home_of(501, "cuda", "the slices") == torch.device("cpu")
+    assert capsys.readouterr().out.startswith("the slices stay in the host's memory: 501 bytes")
+
+
 def test_this_test_can_fail():
     with NoWaiting(), pytest.raises(AssertionError, match="waits"):
         torch.ones(3).to(META)
