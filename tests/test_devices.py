@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from samatch.__main__ import main
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.methods.base import method_class, method_names
 from samatch.methods.sam_match import SamMatch
@@ -157,6 +158,20 @@ def test_running_out_of_memory_says_what_to_lower(error, what, told):
             raise error
     assert "acdc-n3-fixmatch-s0" in str(found.value) and "batch_unlabeled" in str(found.value)
     assert len(str(found.value).splitlines()) == 4
+
+
+def test_any_command_that_runs_out_of_memory_ends_with_one_message(monkeypatch):
+    def fails(error):
+        def main_of_command(words):
+            raise error
+
+        monkeypatch.setattr(released, "main", main_of_command)
+        main(["models"])
+
+    with pytest.raises(SystemExit, match="error: not enough memory for samatch models\n.*GiB$"):
+        fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails(RuntimeError("shapes differ"))
 
 
 def test_another_error_of_torch_stays_what_it_is():

@@ -51,14 +51,14 @@ def memory_checked(where: str, do: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         first = (str(error).splitlines() or ["no memory left"])[0]
         raise InputError("not enough memory", where=where, got=first[:160], do=do) from None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """torch has an error of its own for a GPU, and none for the host's memory."""
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking: torch has an error of its own for a GPU, none for the host's."""
     return isinstance(
         error, MemoryError | torch.OutOfMemoryError
     ) or "can't allocate memory" in str(error)
