@@ -97,7 +97,8 @@ def help_text() -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Hands the words to the command's module; bad input ends with one `error: ...`, status 1."""
+    """Hands the words to the command's module; bad input, and memory that is lacking, end with one
+    `error: ...`, status 1."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         return print(help_text())
@@ -111,6 +112,13 @@ def main(words: list[str] | None = None) -> None:
         importlib.import_module(f"samatch.{module}").main(before + rest)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+    except (MemoryError, RuntimeError) as error:
+        from samatch.system.devices import out_of_memory  # torch: seconds, and many do without
+
+        if not out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or ["no memory left"])[0]
+        raise SystemExit(f"error: not enough memory for samatch {name}\n  got: {first}") from None
 
 
 if __name__ == "__main__":

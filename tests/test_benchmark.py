@@ -19,6 +19,7 @@ from samatch.methods.base import method_class, predict_weak
 from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.sam.model import build_sam
+from samatch.system import paths
 
 B, S, CLASSES = 2, 32, 4
 
@@ -215,3 +216,16 @@ def test_every_class_is_in_every_image_once_and_of_one_size(count):
         and sizes[0, 0] > 100
         and label.max() == count
     )
+
+
+def test_the_pages_profile_is_the_tracked_one_and_says_what_its_parts_add_up_to():
+    page = (paths.ROOT / "docs" / "speed.md").read_text()
+    table = page.partition("watched step | plain | samatch |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[2:]]
+    *parts, (last, *in_all) = rows
+    tracked = pd.read_csv(paths.TRACKED_RESULTS / "benchmarks" / "profile_cpu.csv")
+    assert last == "in all"
+    for column, side in enumerate(("plain_s", "samatch_s")):
+        of_parts = sum(float(row[1 + column]) for row in parts)
+        assert float(in_all[column]) == round(tracked[side].sum(), 1)
+        assert float(in_all[column]) == pytest.approx(of_parts, abs=0.05 * len(parts))

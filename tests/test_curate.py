@@ -1,6 +1,8 @@
 """A set of one's own: from files to a manifest, to a training, to masks; and everything wrong with
 it in one message."""
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -388,6 +390,9 @@ def test_pictures_get_pictures_and_broken_ones_stop_everything(
         match="second: 2 faults(.|\n)*wrote; where they are labels",
     ):
         predict(student, tmp_path / "new" / "second", tmp_path / "other")
+    shutil.rmtree(folder / "manifest")
+    curate("lesions", None, ["nodule"])
+    assert of_run("demo", record["run_id"]).classes == ("lesion",)  # those it was trained on
     (tmp_path / "new" / "b.png").write_bytes(b"no")
     png(tmp_path / "new" / "c.png", np.zeros((8, 8), np.uint8))
     with told("new images of which two are broken", match="2 faults"):

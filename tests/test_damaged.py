@@ -18,6 +18,7 @@ from samatch.data.dicom import _is_cut
 from samatch.data.images import read, read_label
 from samatch.data.listing import from_folder
 from samatch.system.archives import unpack
+from samatch.system.errors import InputError
 from tests.damages import gzipped, outcomes, with_checksums
 from tests.made import VOLUME, nifti, stack, write_series
 from tests.told import FETCHED
@@ -248,6 +249,27 @@ def test_archives_that_are_refused(tmp_path, make, message, what, told):
     make(tmp_path / "a.archive")
     with told(what, match=message, room=FETCHED):
         unpack(tmp_path / "a.archive", tmp_path / "into")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_folder_that_cannot_take_an_archives_files_is_told(tmp_path, kind):
+    """The archive is whole: nobody should get it again. The limit on a file's size stands for a
+    full disk, a file in the folder's place for a forbidden one."""
+    (tmp_path / "a.bin").write_bytes(b"x" * 200_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.bin", "a.bin")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.bin", "a.bin")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(InputError, match="cannot unpack(.|\n)*where: into(.|\n)*free some"):
+            unpack(tmp_path / f"a.{kind}", tmp_path / "into")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with pytest.raises(InputError, match="cannot write to a folder(.|\n)*DATA=DIR"):
+        unpack(tmp_path / f"a.{kind}", tmp_path / "a.bin")
+    assert unpack(tmp_path / f"a.{kind}", tmp_path / "into") == 1
 
 
 def test_hidden_files_are_no_cases(tmp_path):

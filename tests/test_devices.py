@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from samatch.__main__ import main
 from samatch.data.batches import SlicePool, draw_batch
 from samatch.methods.base import method_class, method_names
 from samatch.methods.sam_match import SamMatch
@@ -92,6 +93,36 @@ def test_a_step_never_waits_for_the_device(name, prompt, config, monkeypatch):
     )
 
 
+def test_slices_that_do_not_fit_stay_on_the_host_and_batches_reach_the_device(config):
+    """The batch is that of slices on the device: the same numbers are drawn."""
+    soft = dataclasses.replace(config.augment, soft_labels=True)
+    config = dataclasses.replace(config, augment=soft)
+    image, label = torch.rand(20, 1, SIZE, SIZE), torch.zeros(20, SIZE, SIZE, dtype=torch.uint8)
+    probs = torch.rand(8, CLASSES, SIZE, SIZE)
+
+    def drawn(pool):
+        return draw_batch(pool, 8, config, torch.Generator().manual_seed(0), 0, unlabeled=True)
+
+    with NoWaiting():
+        far = drawn(SlicePool(image, label.to(META, non_blocking=True), probs))
+    near = drawn(SlicePool(image, label, probs))
+    for name in ("image_l", "label_l", "image_w", "image_s1", "hidden_label_u"):
+        there, here = getattr(far, name), getattr(near, name)
+        assert there.device == META and (there.shape, there.dtype) == (here.shape, here.dtype)
+    pool = SlicePool(image, label, probs)
+    numbers = torch.tensor([3, 1])
+    assert torch.equal(pool.rows(pool.image, numbers, numbers), image[[3, 1]])
+
+
+def test_a_gpu_keeps_what_takes_half_of_its_free_memory(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert devices.home_of(500, "cuda", "the slices") == torch.device("cuda")
+    assert devices.home_of(10**12, "cpu", "the slices") == torch.device("cpu")
+    assert not capsys.readouterr().out
+    assert devices.home_of(501, "cuda", "the slices") == torch.device("cpu")
+    assert capsys.readouterr().out.startswith("the slices stay in the host's memory: 501 bytes")
+
+
 def test_this_test_can_fail():
     with NoWaiting(), pytest.raises(AssertionError, match="waits"):
         torch.ones(3).to(META)
@@ -127,6 +158,20 @@ def test_running_out_of_memory_says_what_to_lower(error, what, told):
             raise error
     assert "acdc-n3-fixmatch-s0" in str(found.value) and "batch_unlabeled" in str(found.value)
     assert len(str(found.value).splitlines()) == 4
+
+
+def test_any_command_that_runs_out_of_memory_ends_with_one_message(monkeypatch):
+    def fails(error):
+        def main_of_command(words):
+            raise error
+
+        monkeypatch.setattr(released, "main", main_of_command)
+        main(["models"])
+
+    with pytest.raises(SystemExit, match="error: not enough memory for samatch models\n.*GiB$"):
+        fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails(RuntimeError("shapes differ"))
 
 
 def test_another_error_of_torch_stays_what_it_is():

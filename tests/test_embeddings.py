@@ -8,6 +8,7 @@ import torch
 
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
+from samatch.sam import embeddings
 from samatch.sam.embeddings import EmbeddingCache
 from samatch.sam.model import build_sam
 
@@ -83,3 +84,16 @@ def test_an_id_that_is_a_path_writes_nothing_outside(volumes, tmp_path):
     cache = EmbeddingCache(sam, [renamed(volumes[0], "../../x")], home, bf16=False)
     assert cache.of_case("../../x").shape[0] == len(volumes[0].image)
     assert len(files(tmp_path)) == 1 and files(tmp_path)[0].startswith("a/b/64-")
+
+
+def test_embeddings_that_do_not_fit_on_the_device_are_sent_batch_by_batch(
+    volumes, tmp_path, monkeypatch
+):
+    """The meta device has no values: what arrives there is told by its device."""
+    monkeypatch.setattr(embeddings, "home_of", lambda size, device, what: torch.device("cpu"))
+    monkeypatch.setattr(embeddings, "encode", lambda _, image, *__: np.zeros((len(image), 2, 3, 3)))
+    sam = build_sam("tiny", image_size=32, num_classes=4)
+    cache = EmbeddingCache(sam, volumes, tmp_path, bf16=False, device="meta")
+    found = cache[torch.tensor([1, 0])]
+    assert found.shape == (2, 2, 3, 3) and found.device.type == "meta"
+    assert found.dtype == torch.float32

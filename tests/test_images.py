@@ -87,6 +87,22 @@ def test_a_file_of_a_series_that_cannot_be_read_is_told(tmp_path, told):
         read(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"array": VOLUME[:, :4]}, "slices of several sizes(.|\n)*got: 7 x 4, 7 x 6"),
+        ({"spacing": (3.0, 1.25, 4.0)}, "pixels of several sizes(.|\n)*got: 1.5 x 1.25, 3 x 1.25"),
+    ],
+)
+def test_a_slice_of_another_scan_in_a_series_is_told(tmp_path, other, message):
+    """One series by its number, but one slice has another size, or larger pixels."""
+    write_series(tmp_path / "s")
+    write_series(tmp_path / "other", **other)
+    (tmp_path / "other" / "02.dcm").replace(tmp_path / "s" / "02.dcm")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "s")
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, orientation, name):

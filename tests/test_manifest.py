@@ -1,11 +1,18 @@
 import dataclasses
+import re
 from collections import Counter
 
 import pytest
 import yaml
 
 from samatch.data.curate import draw_splits
-from samatch.data.manifest import Case, load_manifest, manifest_faults, write_manifest
+from samatch.data.manifest import (
+    Case,
+    load_manifest,
+    manifest_faults,
+    manifest_folders,
+    write_manifest,
+)
 from samatch.data.splits import budgets, draw, sizes
 from samatch.data.volumes import Entry
 from samatch.system import paths
@@ -233,3 +240,14 @@ def test_sizes_and_draws_by_hand():
     assert found["test"] != draw(strata, (0.6, 0.1, 0.3), 1, unused=["n"])["test"]
     with pytest.raises(InputError, match="too few patients"):
         draw({"a": "", "b": ""}, (0.7, 0.1, 0.2), 0)
+
+
+def test_whose_images_are_used_stands_in_the_citation_file():
+    """Every data set that has a DOI, with its first author."""
+    cited = (paths.ROOT / "CITATION.cff").read_text()
+    named = {name: load_manifest(name).citation for name in manifest_folders()}
+    dois = {name: re.search(r"doi (\S+)", text) for name, text in named.items() if "doi" in text}
+    assert {"acdc", "busi", "chaos", "stu_hospital"} <= set(dois)
+    for name, doi in dois.items():
+        assert f"doi: {doi[1]}" in cited, name
+        assert f"family-names: {named[name].split(' et al.')[0]}" in cited, name

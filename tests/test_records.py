@@ -14,6 +14,7 @@ from samatch.results.records import (
     read_table,
     result_faults,
 )
+from samatch.results.runs import complete_run
 from samatch.system import paths
 from samatch.system.errors import InputError
 from tests.made import records, trained
@@ -223,3 +224,21 @@ def test_runs_of_an_earlier_manifest_with_the_same_data_go_with_todays(folder):
     runs.assign(manifest_sha256=["strange", *mixed[1:]]).to_csv(folder / "runs.csv", index=False)
     with pytest.raises(InputError, match="2 different manifests"):
         read_results("laptop", "acdc", folder)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--profile", "laptp"], "unknown profile(.|\n)*is laptop meant"),
+        (["--profile", "../laptop"], "unknown profile"),
+        (["--profile", "laptop", "--dataset", "../acdc"], "impossible name of a data set"),
+    ],
+)
+def test_tables_are_written_in_their_own_folder_alone(words, message, tmp_path):
+    trained("../acdc-n3-a-s0")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        report.main(["--dataset", "acdc", *words])
+    with pytest.raises(InputError, match="unknown profile"):
+        complete_run("..", "acdc-n3-a-s0")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -10,10 +10,7 @@ import pytest
 from samatch.config.settings import make_config
 from samatch.data.curate import curate
 from samatch.results import examples, runs, stats
-from samatch.results.records import (
-    collect,
-    read_table,
-)
+from samatch.results.records import collect, collect_trials, read_table
 from samatch.results.runs import Run, read_predictions, write_predictions
 from samatch.system import paths, repro
 from samatch.system.errors import InputError
@@ -66,6 +63,18 @@ def test_a_complete_run_of_other_data_is_refused(file, word, told):
         Run(config)
     assert f"got: {word} " in str(error.value) and "config" not in str(error.value)
     finished(Run(make_config("demo", "nums", 1, "fixmatch")))  # another run is none of its business
+
+
+@pytest.mark.parametrize("trial, gather", [("", collect), ("does it help?", collect_trials)])
+def test_runs_of_other_data_are_not_gathered(trial, gather):
+    """The manifest was made anew, and nobody has trained since."""
+    path = own_set() / "cases.csv"
+    finished(Run(make_config("demo", "nums", 1, "supervised"), trial))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.assign(label_sha256="0" * 64).to_csv(path, index=False)
+    with pytest.raises(InputError, match="trained on other data than its set has now") as error:
+        gather("demo", "nums")
+    assert "nums-n1-supervised-s0" in str(error.value) and "delete" in str(error.value)
 
 
 def test_examples_of_patients_with_numbers_for_names(tmp_path):

@@ -100,6 +100,24 @@ def test_a_notebook_is_executed_with_its_parameters_or_leaves_no_target(tmp_path
     ]
 
 
+def test_a_killed_kernel_is_one_line_and_leaves_the_notebook_as_far_as_it_ran(tmp_path):
+    killed = notebook(tmp_path / "killed.ipynb", "import os; os.kill(os.getpid(), 9)")
+    failed = run(killed, tmp_path / "out" / "killed.ipynb")
+    *_, what, where = failed.stderr.splitlines()
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert what.startswith("error: killed.ipynb failed since its kernel was killed")
+    assert where.endswith("killed.failed.ipynb")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["killed.failed.ipynb"]
+
+
+def test_a_file_where_the_folder_of_notebooks_belongs_is_one_error(tmp_path):
+    (tmp_path / "out").write_text("")
+    refused = run(notebook(tmp_path / "a.ipynb", "print(1)"), tmp_path / "out" / "a.ipynb")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert refused.stderr.startswith("error: cannot write to a folder")
+    assert "OUT=DIR" in refused.stderr
+
+
 def test_linter_passes_a_good_notebook(tmp_path):
     assert check_notebooks.notebook_faults(notebook(tmp_path / "a.ipynb", "print(1)")) == []
 

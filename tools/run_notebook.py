@@ -3,8 +3,8 @@
 usage: run_notebook.py SOURCE OUTPUT name=value ...
        run_notebook.py --in-place SOURCE
 
-In place is for tracked notebooks: their own parameters, clean metadata. A notebook that fails
-leaves OUTPUT with the ending .failed.ipynb and no OUTPUT.
+In place is for tracked notebooks: their own parameters, clean metadata. A notebook that fails, or
+whose kernel dies, leaves OUTPUT with the ending .failed.ipynb and no OUTPUT.
 """
 
 import os
@@ -17,9 +17,13 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from samatch.system.paths import ROOT  # makes relative SAMATCH_* absolute, before the cwd changes
+from samatch.system.errors import InputError
+
+# Makes relative SAMATCH_* absolute, before the working directory changes.
+from samatch.system.paths import ROOT, make_folder
 
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
@@ -78,8 +82,9 @@ class Reporter(threading.Thread):
 
 
 def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
-    """Runs `source` into `output`, which appears only when every cell has passed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Runs `source` into `output`, which appears only when every cell has passed. Raises InputError
+    where nothing may be written there."""
+    make_folder(output.parent, "make ... OUT=DIR")
     failed = output.with_suffix(".failed.ipynb")
     partial = output.with_suffix(".partial.ipynb")
     with tempfile.TemporaryDirectory() as folder:
@@ -97,12 +102,11 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
                 progress_bar=False,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
-        except papermill.PapermillExecutionError as error:
+        except (papermill.PapermillExecutionError, DeadKernelError) as error:
             partial.replace(failed)
             reporter.say("FAILED", "\n")
             raise SystemExit(
-                f"error: {source.name} failed in cell {error.exec_count}: "
-                f"{error.ename}: {error.evalue}\n"
+                f"error: {source.name} failed {why_failed(error)}\n"
                 f"       the notebook as far as it ran: {failed}"
             ) from None
         finally:
@@ -110,6 +114,13 @@ def execute(source: Path, output: Path, parameters: dict, name: str) -> None:
     failed.unlink(missing_ok=True)
     partial.replace(output)
     reporter.say("done", "\n")
+
+
+def why_failed(error: papermill.PapermillExecutionError | DeadKernelError) -> str:
+    """The failing cell and its error, or that the kernel has died."""
+    if isinstance(error, DeadKernelError):
+        return "since its kernel was killed, by a user or where the memory was full"
+    return f"in cell {error.exec_count}: {error.ename}: {error.evalue}"
 
 
 def clean_metadata(path: Path) -> None:
@@ -137,7 +148,10 @@ def main() -> None:
     source = Path(words[1] if in_place else words[0]).resolve()
     output = source if in_place else Path(words[1]).resolve()
     parameters = checked_parameters(source, words[2:])
-    execute(source, output, parameters, source.stem)
+    try:
+        execute(source, output, parameters, source.stem)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
     if in_place:
         clean_metadata(output)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from samatch.config.settings import Augment, RunConfig
 from samatch.data import augment, prepared
 from samatch.data.volumes import Volume
-from samatch.system.devices import send
+from samatch.system.devices import home_of, send
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:
@@ -37,9 +37,10 @@ def soft_label(volume: Volume, size: int, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SlicePool:
-    """Every slice of some volumes on one device: image (N, 1, S, S) float32, label (N, S, S) uint8
-    (a batch's are int64), and for the first n slices, the labeled ones, where soft labels are asked
-    for, soft (n, C, S, S) float32."""
+    """Every slice of some volumes: image (N, 1, S, S) float32, label (N, S, S) uint8 (a batch's are
+    int64), and for the first n slices, the labeled ones, where soft labels are asked for, soft
+    (n, C, S, S) float32. Batches are made where the label lies; image and soft may lie in the
+    host's memory, where a GPU has no room for them."""
 
     image: Tensor
     label: Tensor
@@ -55,11 +56,17 @@ class SlicePool:
     ) -> "SlicePool":
         """Slices of the volumes in their order, at size x size; the labeled volumes come first."""
         images, labels = zip(*(resized(volume, size) for volume in volumes), strict=True)
-        return cls(
-            torch.cat(images).to(device),
-            torch.cat(labels).to(device),
-            None if soft is None else soft.to(device),
-        )
+        image, label = torch.cat(images), torch.cat(labels).to(device)
+        large = image.nbytes + (0 if soft is None else soft.nbytes)
+        home = home_of(large, device, "the slices")
+        return cls(image.to(home), label, None if soft is None else soft.to(home))
+
+    def rows(self, values: Tensor, numbers: Tensor, index: Tensor) -> Tensor:
+        """values[index] where `index` lies; `numbers` are the same numbers on the host, for values
+        that lie there."""
+        if values.device == index.device:
+            return values[index]
+        return send(values[numbers], index.device)
 
     def with_object(self, n_labeled: int) -> Tensor:
         """Numbers of the labeled slices that hold an object; of all of them where none does."""
@@ -133,31 +140,32 @@ def draw_batch(
     """A batch drawn with replacement: the first slices of the pool are the labeled ones, the rest
     unlabeled."""
     size, settings = config.train.image_size, config.augment
-    device, progress = pool.image.device, iteration / config.train.iterations
+    device, progress = pool.label.device, iteration / config.train.iterations
 
-    index_l = send(draw_labeled(pool, n_labeled_slices, config, generator), device)
+    numbers = draw_labeled(pool, n_labeled_slices, config, generator)
+    index_l = send(numbers, device)
     theta_l = send(augment.random_affine(len(index_l), settings, generator), device)
     moved = (
         send(augment.elastic_field(len(index_l), size, settings.elastic, generator), device)
         if settings.elastic
         else None
     )
-    image_l = augment.warp(pool.image[index_l], theta_l, size, displacement=moved)
+    image_l = pool.rows(pool.image, numbers, index_l)
+    image_l = augment.warp(image_l, theta_l, size, displacement=moved)
     label_l = (
         augment.warp_label(pool.label_of(index_l), theta_l, size, moved)
         if pool.soft is None
-        else augment.warp_probs(pool.soft[index_l], theta_l, size, moved)
+        else augment.warp_probs(pool.rows(pool.soft, numbers, index_l), theta_l, size, moved)
     )
     if settings.jitter_labeled:
         image_l = augment.strong_view(image_l, settings, generator)
     if not unlabeled:
         return Batch(image_l, label_l, index_l, theta_l, iteration, progress)
     count = config.train.batch_unlabeled
-    index_u = send(
-        torch.randint(n_labeled_slices, len(pool), (count,), generator=generator), device
-    )
+    numbers = torch.randint(n_labeled_slices, len(pool), (count,), generator=generator)
+    index_u = send(numbers, device)
     theta_u = send(augment.random_affine(count, settings, generator), device)
-    image_w = augment.warp(pool.image[index_u], theta_u, size)
+    image_w = augment.warp(pool.rows(pool.image, numbers, index_u), theta_u, size)
     hidden_label_u = augment.warp_label(pool.label_of(index_u), theta_u, size)
     views: dict[str, Tensor] = {}
     for number in range(1, strong_views + 1):

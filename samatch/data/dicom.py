@@ -53,6 +53,7 @@ def read_series(folder: Path) -> Picture:
             )
         headers = [_header(sitk, file) for file in files]
         _check_sizes(folder, headers)
+        _check_alike(folder, headers)
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
@@ -146,8 +147,8 @@ PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
 def _header(sitk, file: str) -> dict:
-    """Position in mm along the slice's normal, whether pixels have a size, the numbers of
-    DICOM_TAGS or None."""
+    """Position in mm along the slice's normal, shape and size of a pixel as ITK reads them and as
+    stated, the numbers of DICOM_TAGS or None."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -161,6 +162,8 @@ def _header(sitk, file: str) -> dict:
         | numbers
         | {
             "position": float(normal @ np.array(reader.GetOrigin())),
+            "shape": reader.GetSize()[:2],
+            "pixel": reader.GetSpacing()[:2],
             "sizes": [reader.GetMetaData(t) for t in PIXEL_SPACINGS if reader.HasMetaDataKey(t)],
         }
     )
@@ -179,6 +182,26 @@ def _check_sizes(folder: Path, headers: list[dict]) -> None:
                 expected="two positive numbers",
                 got=repr(text),
                 do="export the series again",
+            )
+
+
+def _check_alike(folder: Path, headers: list[dict]) -> None:
+    """Raises InputError where slices differ in how many pixels they have, or how large these are:
+    ITK gives every slice the first one's size."""
+    first = headers[0]["pixel"]
+    several = not all(np.allclose(header["pixel"], first, rtol=0.01) for header in headers)
+    for what, key, differ in (
+        ("slices", "shape", len({header["shape"] for header in headers}) > 1),
+        ("pixels", "pixel", several),
+    ):
+        if differ:
+            found = sorted({header[key] for header in headers})
+            raise InputError(
+                f"{what} of several sizes in a DICOM series",
+                where=folder.name,
+                expected="one size in all slices",
+                got=", ".join(f"{x:g} x {y:g}" for x, y in found[:3]),
+                do="move the slices of another scan away",
             )
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from samatch.config.settings import RunConfig
-from samatch.data.manifest import load_manifest, manifest_folders
-from samatch.results.runs import file_of, read_record
+from samatch.results.runs import file_of, manifest_of, read_record, refuse_other_data
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 from samatch.system.whole import reason, write_text
@@ -105,7 +104,8 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
 
     A run that the folder holds already stays there, unless this machine has a run of the same name:
     that one replaces it. Which set a run is of stands in its own record: names of sets may begin
-    alike. Trials are no results and stay out. Raises InputError with every damaged file at once.
+    alike. Trials are no results and stay out. Raises InputError with every damaged file, and every
+    run of other data than the set has now, at once.
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     fresh, records = _fresh(profile, dataset)
@@ -127,12 +127,14 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
 def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Path, dict]]:
     """The three tables of this machine's results of a set, and the record of each run.json."""
     records, rows, logs, cases, faults = {}, [], [], [], []
+    manifest = manifest_of(dataset)
     for path in sorted(paths.runs_dir(profile).glob(f"{glob.escape(dataset)}-*/run.json")):
         try:
             record = read_record(path)
             row = _row(record, path)
             if record["config"]["dataset"] != dataset or record["status"] != "complete":
                 continue
+            refuse_other_data(record, manifest)
             log, of_cases = (
                 read_table(path.with_name(f"{n}.csv")) for n in ("train_log", "per_case")
             )
@@ -223,11 +225,12 @@ def collect_trials(profile: str, dataset: str) -> pd.DataFrame:
     """One row per trial of a profile and set on this machine: what it asked, the
     settings in which the trials of its method differ, validation Dice (%) of what
     was trained and, where a SAM took part, of SAM and of the refined map."""
-    rows = []
+    rows, manifest = [], manifest_of(dataset)
     for path in sorted(paths.runs_dir(profile).glob("*/run.json")):
         record = read_record(path)
         if record["status"] != "trial" or record["config"]["dataset"] != dataset:
             continue
+        refuse_other_data(record, manifest)
         cases = read_table(path.with_name("per_case.csv"))
         dice = 100 * cases.groupby("split").dice.mean()
         by_class = 100 * cases[cases.split == "val"].groupby("class", sort=False).dice.mean()
@@ -316,10 +319,9 @@ def read_results(
 def todays(dataset: str, hashes: pd.Series) -> pd.Series:
     """Hashes of cases.csv, today's in the place of earlier
     ones with the same images, labels and patients."""
-    if dataset not in manifest_folders():
-        return hashes
-    manifest = load_manifest(dataset)
-    return hashes.mask(hashes.isin(manifest.earlier_sha256), manifest.sha256)
+    if manifest := manifest_of(dataset):
+        return hashes.mask(hashes.isin(manifest.earlier_sha256), manifest.sha256)
+    return hashes
 
 
 def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:

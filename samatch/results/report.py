@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from samatch.config.profiles import PROFILES
 from samatch.config.settings import GUIDED
 from samatch.results import folds, seed_tables, stats, tables
 from samatch.results.records import collect, collect_trials, read_results, write_csvs
 from samatch.system import paths
+from samatch.system.errors import known
+from samatch.system.names import checked_word
 from samatch.system.whole import write_text
 
 
@@ -128,6 +131,8 @@ def main(words: list[str] | None = None) -> None:
         "--tracked", action="store_true", help="renew the tables of all tracked records instead"
     )
     args = parser.parse_args(words)
+    known(args.profile, PROFILES, "profile")  # both are parts of folders' names
+    checked_word(args.dataset, "data set")
     if args.tracked:
         return print(f"{len(renew_tracked())} tables written from the tracked records")
     if args.trials:

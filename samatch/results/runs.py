@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from samatch.config.profiles import PROFILES
 from samatch.config.settings import RunConfig
-from samatch.data.manifest import load_manifest
+from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
@@ -220,7 +221,8 @@ def run_folder(config: RunConfig) -> Path:
 
 def complete_run(profile: str, run_id: str) -> tuple[Path, dict]:
     """Folder and record of a complete run on this machine. Raises InputError with those that there
-    are, and on a trial, which is no result."""
+    are, on a trial, which is no result, and on an unknown profile."""
+    known(profile, PROFILES, "profile")
     found = {path.parent.name: path.parent for path in paths.runs_dir(profile).glob("*/run.json")}
     folder = found[known(run_id, found, f"complete run of profile {profile}")]
     record = read_record(folder / "run.json")
@@ -255,6 +257,31 @@ def read_record(path: Path) -> dict:
             do="restore the file, or delete the run's folder and train it again",
         )
     return record
+
+
+def refuse_other_data(record: dict, manifest: Manifest | None) -> None:
+    """Raises InputError where a run was trained on other images, labels or splits than its set has
+    now. Of a set without a manifest here (None), and by a record without hashes, nothing is
+    known."""
+    if manifest is None:
+        return
+    todays = {"manifest": manifest.sha256, "splits": manifest.splits_sha256}
+    found = {name: record.get(f"{name}_sha256") or todays[name] for name in todays}
+    if found["manifest"] in manifest.earlier_sha256:  # the same images, labels and patients
+        found["manifest"] = todays["manifest"]
+    if other := [name for name in todays if found[name] != todays[name]]:
+        raise InputError(
+            "a run was trained on other data than its set has now",
+            where=record["run_id"],
+            expected=", ".join(f"{name} {todays[name][:12]}" for name in other),
+            got=", ".join(f"{name} {found[name][:12]}" for name in other),
+            do="delete the run's folder and train it again",
+        )
+
+
+def manifest_of(dataset: str) -> Manifest | None:
+    """The set's manifest, None where this machine has none."""
+    return load_manifest(dataset) if dataset in manifest_folders() else None
 
 
 def _record_sha256(record: dict) -> str:

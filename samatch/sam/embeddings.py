@@ -3,8 +3,8 @@
 With a frozen image encoder the embedding of a slice never changes, so that fine-tuning of the
 decoder and joint training need no encoder pass at all. One file a volume, named after the image's
 content, so that a changed image never meets the embeddings of the old one; float16; memory-mapped
-on a CPU, all on the device on a GPU (a slice of a 256 x 256 LiteMedSAM or of a ViT at 1024 takes 2
-MiB).
+on a CPU, all on the device on a GPU that has room for them (a slice of a 256 x 256 LiteMedSAM or of
+a ViT at 1024 takes 2 MiB).
 
 Each file ends with the sha256 of everything before it, behind the array, where numpy does not look:
 file and hash are one, and are replaced in one go. It is checked once a process; a file that is
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from samatch.sam.model import SamModel
 from samatch.system import paths, repro, whole
+from samatch.system.devices import home_of, send
 from samatch.system.errors import InputError
 
 DIGEST = hashlib.sha256().digest_size
@@ -72,9 +73,10 @@ class EmbeddingCache:
             print(f"{len(problems)} files of cached embeddings were made again ({why})")
         self._where = [(array, row) for array in self._arrays.values() for row in range(len(array))]
         self.device = torch.device(device)
+        size = sum(array.nbytes for array in self._arrays.values())
         self._resident = (
             None
-            if self.device.type == "cpu"
+            if home_of(size, device, "SAM's embeddings").type == "cpu"
             else torch.cat(
                 [torch.tensor(array, device=self.device) for array in self._arrays.values()]
             )
@@ -88,7 +90,7 @@ class EmbeddingCache:
         if self._resident is not None:
             return self._resident[index].float()
         rows = np.stack([self._where[i][0][self._where[i][1]] for i in index.tolist()])
-        return torch.from_numpy(rows).float()
+        return send(torch.from_numpy(rows), self.device).float()
 
     def of_case(self, case_id: str) -> Tensor:
         """(D, C, h, w) embeddings of all slices of a case."""

@@ -1,5 +1,6 @@
 """Unpacking archives that users bring: nothing leaves the folder, no links, bounded size."""
 
+import errno
 import stat
 import tarfile
 import zipfile
@@ -7,9 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
+from samatch.system.whole import reason
 
 MOST_BYTES = 20 << 30
 MOST_FILES = 200_000
+# Of the folder, not of the archive: a full disk, a limit, no right to write.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
@@ -17,7 +21,8 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
     look at every member; returns the number of files.
 
     Raises InputError with all faults: paths that lead out of the
-    folder, links and devices, more than `most_bytes` unpacked.
+    folder, links and devices, more than `most_bytes` unpacked; and
+    where the folder cannot take the files.
     """
     try:
         opened = zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
@@ -28,7 +33,7 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
                 _faults(members, most_bytes),
                 "do not unpack it; get the archive from its source again",
             )
-            folder.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(folder, "DATA=DIR")
             if isinstance(opened, zipfile.ZipFile):
                 opened.extractall(folder)
             else:
@@ -36,6 +41,13 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
     except InputError:
         raise
     except Exception as error:  # zipfile, tarfile and their packers each raise their own kinds
+        if getattr(error, "errno", None) in NO_ROOM:
+            raise InputError(
+                "cannot unpack an archive",
+                where=paths.shown(folder),
+                got=reason(error),
+                do="free some space, or choose another folder with DATA=DIR, and run again",
+            ) from error
         raise InputError(
             "unreadable archive",
             where=paths.shown(archive),

@@ -34,20 +34,31 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
+def home_of(size: int, device: torch.device | str, what: str) -> torch.device:
+    """Where `size` bytes lie that every step takes a few rows of: on the device, or, where they
+    would fill more than half of what a GPU has free, in the host's memory, which is said."""
+    device = torch.device(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * size
+    if size <= free / 2:
+        return device
+    print(f"{what} stay in the host's memory: {size:,} bytes, and the GPU has {free:,} free")
+    return torch.device("cpu")
+
+
 @contextlib.contextmanager
 def memory_checked(where: str, do: str) -> Iterator[None]:
     """Within it, running out of memory is an InputError; `do` says what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         first = (str(error).splitlines() or ["no memory left"])[0]
         raise InputError("not enough memory", where=where, got=first[:160], do=do) from None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """torch has an error of its own for a GPU, and none for the host's memory."""
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking: torch has an error of its own for a GPU, none for the host's."""
     return isinstance(
         error, MemoryError | torch.OutOfMemoryError
     ) or "can't allocate memory" in str(error)

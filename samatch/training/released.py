@@ -109,9 +109,10 @@ def seen_by(volumes: list[Volume]) -> dict[str, tuple[float, float]]:
 
 
 def of_run(profile: str, run_id: str) -> Student:
-    """The student of a finished run on this machine."""
+    """The student of a finished run on this machine. Its classes are those that it was trained on,
+    whatever the set's manifest says now; a record of an earlier version does not tell them."""
     folder, record = complete_run(profile, run_id)
-    classes = load_manifest(record["config"]["dataset"]).classes
+    classes = record.get("classes") or load_manifest(record["config"]["dataset"]).classes
     network = student_in(folder, len(classes) + 1).to(find_device())
     return Student(run_id, network, tuple(classes), record["config"]["train"]["image_size"], {})
 

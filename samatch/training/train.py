@@ -111,6 +111,7 @@ def facts_of(task: Task, state: TrainingState) -> dict:
         "selected_iteration": state.iteration,
         "seconds": round(state.seconds, 1),
         "selection_rule": SELECTION_RULE,
+        "classes": list(task.data.manifest.classes),
         "device": device_name(task.data.device),
         "weights_sha256": weights_sha256(task.config.sam_name) if published else "",
         "trainable_parameters": trainable(task.method),
