@@ -18,6 +18,14 @@ METHOD ?= fixmatch
 SAM ?= lite_medsam
 SEED ?= 0
 N ?= 3
+# Words that stand in recipes: nothing in them means anything to a shell. Paths and lists reach it as
+# environment variables instead.
+WORDS := PROFILE DATASET METHOD SAM SEED N MODEL RUN SIDE_BY_SIDE
+MARKS := ` " ' ; & | < > ( ) { } * ? ~ ! \ $$ \#
+$(foreach word,$(WORDS),$(foreach mark,$(MARKS),$(if $(findstring $(mark),$(value $(word))),\
+  $(error $(word)=$(value $(word)) is no name: it holds $(mark)))))
+$(foreach word,$(WORDS),$(if $(word 2,$(value $(word))),$(error $(word)=$(value $(word)) is no name: it holds a blank)))
+export NAME CLASSES CSV ARCHIVE IMAGES MASKS
 ifdef DATA
 # Made absolute by samatch/system/paths.py: $(abspath) would cut a name with a blank in two.
 export SAMATCH_DATA := $(DATA)
@@ -71,7 +79,10 @@ endef
 $(foreach i,$(shell seq 2 $(words $(NOTEBOOKS))),$(eval $(call after,$(word $(shell expr $(i) - 1),$(NOTEBOOKS)),$(word $(i),$(NOTEBOOKS)))))
 $(DONE)/05_ablations.ipynb: $(DONE)/runs.done
 
-$(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) tools/run_notebook.py
+# A set whose manifest has changed is another one. (Of a folder with a blank, make cannot say so.)
+MANIFEST := $(wildcard data_manifests/$(DATASET)/*)
+MANIFEST += $(if $(DATA),$(if $(word 2,$(DATA)),,$(wildcard $(DATA)/$(DATASET)/manifest/*)))
+$(DONE)/%.ipynb: notebooks/%.ipynb $(LIBRARY) $(READY) $(MANIFEST) tools/run_notebook.py
 	@$(PY) tools/run_notebook.py $< $@ profile=$(PROFILE) dataset=$(DATASET) n_labeled=$(N) method=$(METHOD) sam=$(SAM) seed=$(SEED)
 
 $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
@@ -94,13 +105,13 @@ folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DA
 	@$(PY) -m samatch folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
 
 data: $(READY)  ## get and prepare a data set: DATASET=acdc, busi or chaos; DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
-	@$(PY) -m samatch data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
+	@$(PY) -m samatch data --dataset $(or $(DATASET),acdc) $(if $(ARCHIVE),--archive "$$ARCHIVE")
 verify: $(READY)  ## check every file and array of a set against its manifest
 	@$(PY) -m samatch verify --dataset $(or $(DATASET),acdc)
 manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
-	@$(PY) -m samatch manifest --name "$(NAME)" --classes "$(CLASSES)" --seed $(SEED) $(if $(CSV),--csv "$(CSV)") $(CURATE_ARGS)
+	@$(PY) -m samatch manifest --name "$$NAME" --classes "$$CLASSES" --seed $(SEED) $(if $(CSV),--csv "$$CSV") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
-	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$(IMAGES)" "$(MASKS)"
+	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$$IMAGES" "$$MASKS"
 strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
 	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 film: $(READY)  ## one unlabeled slice over a joint training that was run with --film: PROFILE=laptop DATASET=acdc
@@ -125,13 +136,13 @@ nbval: $(READY)
 	SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(filter-out $(FROM_RECORDS),$(NOTEBOOKS))
 
 notebooks: $(READY)  ## execute all tracked notebooks in place, with their own parameters
-	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
+	@for notebook in $(NOTEBOOKS); do SAMATCH_FIGURES="$(CURDIR)/figures" $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
 
 tables: $(READY)  ## make every tracked table anew from the tracked per-case values, and the pages that show them
 	@$(PY) -m samatch tables --tracked
 	@$(PY) tools/write_pages.py
 figures: $(READY)  ## execute in place the notebooks that draw the tracked figures from the tracked records
-	@for notebook in $(FROM_RECORDS); do SAMATCH_FIGURES=$(CURDIR)/figures $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
+	@for notebook in $(FROM_RECORDS); do SAMATCH_FIGURES="$(CURDIR)/figures" $(PY) tools/run_notebook.py --in-place $$notebook || exit 1; done
 pages: $(READY)  ## fill the tables of README.md and docs from the tracked results
 	@$(PY) tools/write_pages.py
 

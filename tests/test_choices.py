@@ -108,3 +108,38 @@ def test_make_hands_a_folder_with_a_blank_on(tmp_path):
             text=True,
         )
         assert done.stdout.strip() == expected, done.stderr
+
+
+def made(tmp_path, *words):
+    """What a recipe of the real Makefile hands to Python, and what make says, of these words."""
+    fake, owned = tmp_path / "python", tmp_path / "owned"
+    fake.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" >{tmp_path}/words\n')
+    fake.chmod(0o755)
+    words = [word.replace("OWNED", str(owned)) for word in words]
+    done = subprocess.run(
+        ["make", "-C", ROOT, "-o", ".venv/.installed", f"PY={fake}", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert not owned.exists()
+    seen = tmp_path / "words"
+    return (seen.read_text().splitlines() if seen.exists() else []), done.stderr
+
+
+@pytest.mark.parametrize("mark", ["; touch OWNED", "$$(touch OWNED)", "`touch OWNED`", "'", " x"])
+@pytest.mark.parametrize("name", ["DATASET", "PROFILE"])
+def test_no_word_of_make_is_run_by_a_shell(tmp_path, name, mark):
+    seen, told = made(tmp_path, "verify", f"{name}=acdc{mark}")
+    assert not seen and "is no name: it holds" in told
+
+
+def test_paths_and_names_reach_the_program_as_they_are(tmp_path):
+    odd = 'a "b" `touch OWNED`; touch OWNED'
+    seen, _ = made(tmp_path, "manifest", f"NAME={odd}", "CLASSES=a,b", "CSV=/my data/x's.csv")
+    odd = odd.replace("OWNED", str(tmp_path / "owned"))
+    assert seen[2:] == ["manifest", "--name", odd, "--classes", "a,b", "--seed", "0"] + [
+        "--csv",
+        "/my data/x's.csv",
+    ]
+    seen, _ = made(tmp_path, "predict", "MODEL=acdc", "IMAGES=my 'images'", "MASKS=$$HOME")
+    assert seen[2:] == ["predict", "--model", "acdc", "my 'images'", "$HOME"]

@@ -373,7 +373,9 @@ def result_faults(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
     ]
     for column in ("manifest_sha256", "splits_sha256"):
         if runs[column].nunique() > 1:
-            faults.append(f"runs of {runs[column].nunique()} different manifests ({column})")
+            of_each = runs.groupby(column, sort=False).run_id.first()
+            found = ", ".join(f"{hash[:12]} ({run}, ...)" for hash, run in of_each.items())
+            faults.append(f"runs of {len(of_each)} different manifests ({column}): {found}")
     test = per_case[per_case.split == "test"]
     faults += _case_set_faults(
         test.groupby("run_id")[["case_id", "class"]].apply(
