@@ -112,7 +112,7 @@ manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,M
 	@$(PY) -m samatch manifest --name "$$NAME" --classes "$$CLASSES" --seed $(SEED) $(if $(CSV),--csv "$$CSV") $(CURATE_ARGS)
 predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
 	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$$IMAGES" "$$MASKS"
-strip: $(READY)  ## the method on three unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
+strip: $(READY)  ## the method on four unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
 	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 film: $(READY)  ## one unlabeled slice over a joint training that was run with --film: PROFILE=laptop DATASET=acdc
 	@$(PY) -W ignore -m samatch film $(RUN_ARGS) --method $(METHOD)

@@ -160,7 +160,7 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
     ]
     assert boxes.difference.tolist() == pytest.approx(3 * [100 * (mine[0] - mine[1])])
     assert cells.loc[("combine", "consensus"), "difference"] == 0
-    assert cells.loc[("combine", "student alone"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
+    assert cells.loc[("combine", "no SAM"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
 
 
 def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
 from samatch.results import budgets, equal_length, folds, seed_tables, tables
 from samatch.results.records import read_results, read_table
@@ -52,7 +52,6 @@ def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def summary(profile: str, dataset: str) -> str:
     """Each method of the main table, mean over its seeds: Dice by class, and distances."""
     runs, per_case = records(profile, dataset)
-    runs = runs[runs.variant != WHOLE_CHAIN]  # these have a table of their own
     table = seed_tables.summary_over_seeds(tables.headline(runs), per_case)
     classes = [name for name in dict.fromkeys(per_case["class"]) if f"dice_{name}" in table]
     columns = {"method": table.method}

@@ -25,7 +25,7 @@ def double(value: Number) -> Number:
 
 # A profile overrides, in this order: everywhere ("all"), by match method, by stage.
 # SAM is asked without a prompt, from its class queries alone, and what it says is averaged with the
-# student's map: trials on validation chose it (results/laptop/acdc/trials.csv). Where boxes are
+# student's map (results/laptop/acdc/trials.csv has the trials on validation). Where boxes are
 # asked, they have a margin of 2 pixels: at the published 10 the box of a cavity is that of the ring
 # around it, and SAM answers with the ring (notebook 03).
 # Joint training is as long as the match stage in every profile, as in the paper.
@@ -236,7 +236,7 @@ ABLATIONS: list[Level] = [
         replace="replace",
         agree="agree",
         weighted_by_reliability="weighted",
-        student_alone="no_sam",
+        no_SAM="no_sam",
     ),
     *_factor("what is rejected", nothing="", by_agreement_and_ignored="gate"),
     *_factor("SAM's say", at_once="", growing="rampup"),
@@ -254,7 +254,7 @@ ABLATIONS: list[Level] = [
     *_factor(
         "joint training",
         as_long_as_the_match_stage="",
-        from_the_supervised_start_as_long_as_both=FROM_START,
+        instead_of_the_match_stage_as_well=FROM_START,
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),

@@ -71,6 +71,8 @@ def in_reading_order(runs: pd.DataFrame) -> pd.DataFrame:
 def label(method: str, variant: str = "") -> str:
     """A method's name for tables and figures."""
     match = METHOD_LABELS.get(method.removeprefix(GUIDED), method.removeprefix(GUIDED))
+    if variant == FROM_START and not method.startswith(GUIDED):
+        return f"{match}, not trained"  # what a SAM-Match from the start begins with
     if not method.startswith(GUIDED):
         return match if not variant else f"{match}, {VARIANT_LABELS.get(variant, variant)}"
     if variant == NO_SAM:
@@ -81,9 +83,12 @@ def label(method: str, variant: str = "") -> str:
 
 
 def names_of(runs: pd.DataFrame) -> dict[str, str]:
-    """run_id -> name, with the SAM, budget or seed where most runs have another one."""
-    usual = {column: _most_common(runs[column]) for column in ("n_labeled", "seed")} | {
-        "sam": _most_common(runs.sam[runs.sam != ""])
+    """run_id -> name, with the SAM or budget where most runs have another one, and with a seed
+    that is not the lowest."""
+    usual = {
+        "n_labeled": _most_common(runs.n_labeled),
+        "seed": runs.seed.min(),
+        "sam": _most_common(runs.sam[runs.sam != ""]),
     }
     names = {}
     for run in runs.itertuples():
