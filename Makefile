@@ -61,7 +61,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(LOCK)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@$(PY) -W ignore -c "import matplotlib.font_manager" 2>/dev/null  # lists the fonts once; a first notebook would say so
+	@$(PY) -c "import matplotlib.font_manager"  # lists the fonts once; a first notebook would say so
 	@touch $@
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table

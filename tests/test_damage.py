@@ -176,7 +176,6 @@ def student_weights(made):
 
 
 TOLD = {
-    ("run.json", "a byte"): "a run.json with one flipped byte",
     ("run.json", "empty"): "an empty run.json",
     ("run.json", "forbidden"): "a run.json of another user",
     ("run.json", "folder"): "a folder called run.json",
@@ -224,6 +223,17 @@ def test_damage_is_one_error_or_changes_nothing(
         assert len(str(error.value).splitlines()) <= 5
         if what := TOLD.get((name, damage)):
             told.row(what, str(error.value), READ_BACK)
+
+
+def test_a_changed_digit_of_a_record_is_told(made, tiny_profile, told):
+    """Still JSON: where a flipped byte of a record lies decides whether it is."""
+    shutil.copytree(made / "runs", paths.runs_dir("demo").parent)
+    where, read = READERS["run.json"]
+    path = where() / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
+    with pytest.raises(InputError) as error:
+        read()
+    told.row("a run.json with one changed digit", str(error.value), READ_BACK)
 
 
 def test_a_damaged_state_is_said_in_one_line_and_the_older_one_goes_on(interrupted, capsys):

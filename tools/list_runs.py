@@ -12,8 +12,6 @@ from samatch.methods.base import method_names
 from samatch.system.errors import InputError, known
 
 SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
-
-
 KINDS = ("reproduce", "ablations", "comparisons", "seeds")
 
 
