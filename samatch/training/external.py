@@ -16,7 +16,7 @@ from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.results.records import read_results, read_table
 from samatch.results.runs import complete_run
-from samatch.results.tables import VARIANT_ORDER, is_stand_in
+from samatch.results.tables import headline
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
@@ -47,12 +47,14 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
         )
     students = students_on_record(profile, of)
     volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
+    known_rows = dict(list(earlier.groupby("run_id"))) if len(earlier) else {}
     tables, progress = [], Progress(f"students on {dataset}", len(students))
     for number, run in enumerate(students.itertuples(), 1):
         here = (paths.runs_dir(profile) / run.run_id / "run.json").exists()
-        kept = pd.DataFrame() if here or earlier.empty else earlier[earlier.run_id == run.run_id]
-        new = kept.empty
-        tables.append(tested(profile, run, volumes, manifest.distances) if new else kept)
+        if run.run_id in known_rows and not here:
+            tables.append(known_rows[run.run_id])
+        else:
+            tables.append(tested(profile, run, volumes, manifest.distances))
         progress(number)
     return pd.concat(tables, ignore_index=True)
 
@@ -60,9 +62,8 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
 def students_on_record(profile: str, of: str) -> pd.DataFrame:
     """The rows of runs.csv whose students are tested. Raises InputError where there is none."""
     runs, _ = read_results(profile, of, paths.results_dir(profile, of))
-    students = runs[
-        (runs.method != FINETUNE) & runs.variant.isin(VARIANT_ORDER) & ~is_stand_in(runs)
-    ]
+    shown = headline(runs)
+    students = shown[shown.method != FINETUNE]
     if students.empty:
         raise InputError(
             f"no student of {of} on record",
