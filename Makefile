@@ -93,7 +93,10 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
+	 { [ "$$1" = demo ] || [ "$$LAUNCH" ] || $(PY) tools/list_runs.py $@ $(METHOD) | \
+	   $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD) --list -; } && \
+	 $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2
 run-%: $(DONE)/04_joint_training.ipynb
 	@$(PY) tools/list_runs.py $* $(METHOD) | $(TRAIN_LIST) - -- $(RUN_ARGS)
 	@$(PY) -m samatch tables --profile $(PROFILE) --dataset $(DATASET) --print

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from samatch.config.settings import make_config
+from samatch.config.words import read_list
 from samatch.data.manifest import load_manifest
 from samatch.system import paths
+from samatch.system.errors import InputError
 from samatch.training import pace
 from tests.hand_made import tiny
 
@@ -91,7 +93,7 @@ def test_what_has_ended_is_not_counted(tiny_profile, complete, capsys, less_want
     for run in complete.glob("phantom-*"):
         shutil.copytree(run, paths.runs_dir("demo") / run.name)
     pace.main(["--sam", "tiny"])
-    assert "every training of these notebooks has ended already" in capsys.readouterr().out
+    assert "every training of these has ended already" in capsys.readouterr().out
     less_wanted(("samatch-fixmatch", "no_sam"))
     left = pace.runs_left(pace.runs_of(tiny()))
     assert [run.variant for run in left] == ["no_sam"]
@@ -137,3 +139,39 @@ def test_durations(seconds, told):
 def test_make_asks_before_anything_long():
     recipe = (Path(__file__).parents[1] / "Makefile").read_text().split("reproduce: ")[1]
     assert recipe.index("samatch time") < recipe.index("$(MAKE) --no-print-directory run")
+    recipe = (Path(__file__).parents[1] / "Makefile").read_text().split("comparisons seeds: ")[1]
+    assert recipe.index("--list -") < recipe.index("$(MAKE) --no-print-directory run-$@")
+
+
+def test_a_list_is_told_one_line_for_all_seeds(tiny_profile, tmp_path, capsys):
+    """Two seeds of one training count twice and are tried once, their parents with them."""
+    runs = tmp_path / "runs.txt"
+    runs.write_text("# two seeds\n--method fixmatch --seed 1\n\n--method fixmatch --seed 2\n")
+    pace.main(["--sam", "tiny", "--list", str(runs)])
+    told = capsys.readouterr().out
+    assert "Supervised, 2 seeds" in told and "FixMatch, 2 seeds" in told
+    assert told.splitlines()[-1].endswith("in all, one after the other")
+    assert "SAM" not in told and "shorter" not in told
+
+
+def test_a_line_may_name_its_own_data_and_profile():
+    joint = make_config("laptop", "acdc", 3, "samatch-fixmatch", seed=4)
+    lines = ["--method unimatch", "--dataset chaos --method bcp --variant whole_chain --seed 1"]
+    runs = pace.runs_of_list(lines, joint)
+    assert [(r.dataset, r.method, r.variant, r.seed) for r in runs] == [
+        ("acdc", "unimatch", "", 4),
+        ("chaos", "bcp", "whole_chain", 1),
+    ]
+
+
+@pytest.mark.parametrize("lines", [[], ["", "# nothing"]])
+def test_an_empty_list_is_refused(lines):
+    with pytest.raises(InputError, match="holds no run"):
+        pace.runs_of_list(lines, tiny())
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "list").write_bytes(b"\xff\xfe\x00")
+    for name in (tmp_path / "list", tmp_path / "none", tmp_path):
+        with pytest.raises(InputError, match="cannot read the list of runs"):
+            read_list(str(name))

@@ -228,7 +228,7 @@ def test_words_of_a_line_reach_the_training_and_no_shell(tmp_path, capsys, launc
 def test_one_run_under_two_settings_is_refused_before_it_is_trained(tmp_path, capsys, launch):
     launcher, asked = launch
     lines = [f"--method supervised --variant x --set train.lr={lr}" for lr in ("0.1", "0.2", "0.1")]
-    jobs = train_list.read_list(lines, COMMON)
+    jobs = train_list.jobs_of(lines, COMMON)
     assert [job.name for job in jobs.values()] == ["phantom-n3-supervised-s0-x", "line 2"]
     assert "two lines name one run" in jobs["line 2"].fault and asked() == []
 
@@ -256,7 +256,7 @@ def test_no_more_run_at_once_than_asked_and_an_interruption_ends_them(tmp_path):
     script = tmp_path / "sleep.sh"
     script.write_text(f"#!/bin/bash\necho $$ >>{tmp_path}/pids\nexec sleep 60\n")
     script.chmod(0o755)
-    jobs = train_list.read_list([f"--method supervised --seed {n}" for n in (1, 2, 3)], COMMON)
+    jobs = train_list.jobs_of([f"--method supervised --seed {n}" for n in (1, 2, 3)], COMMON)
 
     async def interrupted():
         work = asyncio.create_task(train_list.train_all(jobs, [str(script)], 2))

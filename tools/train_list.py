@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samatch.config.settings import RunConfig, parent_configs
+from samatch.config.words import read_list
 from samatch.results.runs import PATIENCE, Run
 from samatch.system import paths, whole
 from samatch.system.errors import InputError
@@ -66,7 +67,7 @@ class Job:
         return paths.runs_dir("logs") / self.run.config.profile / f"{self.name}.log"
 
 
-def read_list(lines: Iterable[str], common: list[str]) -> dict[str, Job]:
+def jobs_of(lines: Iterable[str], common: list[str]) -> dict[str, Job]:
     """The jobs of a list, parents before children; `common` words stand before those of every line.
 
     Blank lines and what follows a # are nothing. A line that names no run, or a run that an earlier
@@ -267,22 +268,8 @@ def main(words: list[str] | None = None) -> int:
         raise InputError("LAUNCH names no program", got=launch[0])
     if args.side_by_side < 1:
         raise InputError("SIDE_BY_SIDE is impossible", expected="1 or more", got=args.side_by_side)
-    jobs = read_list(_lines(args.list), words[end + 1 :])
+    jobs = jobs_of(read_list(args.list), words[end + 1 :])
     return _work_off(jobs, launch, args.side_by_side)
-
-
-def _lines(name: str) -> list[str]:
-    if name == "-":
-        return sys.stdin.read().splitlines()
-    try:
-        return Path(name).read_text().splitlines()
-    except OSError as error:
-        raise InputError(
-            "cannot read the list of runs",
-            where=name or "LIST is not set",
-            got=error.strerror,
-            do="make runs LIST=file; tools/list_runs.py prints lists",
-        ) from None
 
 
 def _work_off(jobs: dict[str, Job], launch: list[str], at_once: int) -> int:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from samatch.config.settings import RunConfig
@@ -257,13 +260,12 @@ def _legend(
     sheet: Sheet, classes: tuple[str, ...], threshold: float, foot: float, outline: bool = False
 ) -> None:
     """Of the classes, of what is not taught, and of an outlined hidden label or the doubt."""
-    handles = []
+    handles: list[Artist] = []
     for index, cls in enumerate(classes):
         color = class_color(index)
         handles.append(Patch(facecolor=color, alpha=0.6, edgecolor=color, label=cls))
     if outline:
-        line = Patch(facecolor="#888888", edgecolor="white", label="hidden label, outlined")
-        handles.append(line)
+        handles.append(_white_line("hidden label"))
     else:
         handles.append(Patch(facecolor=strips.DOUBT, label="not sure"))
     words = f"below {threshold:g}: not taught"
@@ -271,6 +273,12 @@ def _legend(
     place = (0.5, (foot - LEGEND - 0.12) / sheet.height)
     style = {"ncols": len(handles), "frameon": False, "fontsize": 8.5, "handlelength": 1.5}
     sheet.figure.legend(handles=handles, loc="lower center", bbox_to_anchor=place, **style)
+
+
+def _white_line(label: str) -> Line2D:
+    """A legend's handle for a white line, over a dark one that shows it on white paper."""
+    dark = [patheffects.Stroke(linewidth=4, foreground="#666666"), patheffects.Normal()]
+    return Line2D([], [], color="white", linewidth=1.4, path_effects=dark, label=label)
 
 
 def sentences(config: RunConfig, manifest: Manifest, film: Film) -> list[str]:

@@ -1,25 +1,29 @@
-"""How long the runs of `make reproduce` will take on this machine: some steps of each are tried.
+"""How long runs will take on this machine: those of `make reproduce`, or of a list. Some steps of
+each are tried.
 
     samatch time --profile laptop --dataset acdc
+    samatch time --list FILE
 
 Nothing is written but embeddings of a few slices, which the trainings then find ready.
 """
 
 import dataclasses
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from samatch.config.profiles import PROFILES
 from samatch.config.settings import FINETUNE, GUIDED, RunConfig, make_config, parent_configs
-from samatch.config.words import joint_config, reproduced, run_parser
+from samatch.config.words import joint_config, read_list, reproduced, run_parser
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.results import tables
 from samatch.results.runs import Run
 from samatch.sam.embeddings import cache_folder, encode, encoder_key, file_of
 from samatch.system.devices import find_device
+from samatch.system.errors import InputError
 from samatch.training.optimizers import make_optimizers
 from samatch.training.task import (
     Task,
@@ -30,11 +34,12 @@ from samatch.training.task import (
     untrained,
     validate,
 )
-from samatch.training.train import take_step
+from samatch.training.train import read_words, take_step
 
 # The first steps are slower. 24 is a multiple of sam.update_every in every profile.
 FIRST, STEPS = 2, 24
-ENOUGH_S = 60.0  # of trying one run
+ENOUGH_S = 60.0  # of trying one run; of many, a quarter
+FEW = 12
 SLICES = 24  # of each kind, or those of one patient where he has more
 
 
@@ -175,25 +180,54 @@ def shorter(profile: str) -> str:
     return names[names.index(profile) - 1] if profile != names[0] else ""
 
 
-def lines_of(joint: RunConfig) -> Iterator[str]:
-    """What `samatch time` prints, line by line as it is measured."""
-    total = 0.0
-    for config in runs_left(runs_of(joint)):
-        seconds = expected_seconds(config, pace_of(config))
+def runs_of_list(lines: Iterable[str], joint: RunConfig) -> list[RunConfig]:
+    """The runs that lines of arguments for `samatch train` name; what a line leaves out is as in
+    `joint`. Blank lines and what follows a # are nothing. Raises InputError where no run is named.
+    """
+    common = [
+        f"--profile={joint.profile}",
+        f"--dataset={joint.dataset}",
+        f"--n-labeled={joint.n_labeled}",
+        f"--sam={joint.sam_name}",
+        f"--seed={joint.seed}",
+    ]
+    named = [words for line in lines if (words := shlex.split(line, comments=True))]
+    if not named:
+        raise InputError("the list holds no run", do="write one line of arguments for each run")
+    return [read_words([*common, *words]).config for words in named]
+
+
+def but_for_seeds(runs: list[RunConfig]) -> list[list[RunConfig]]:
+    """The runs in groups that differ in the seed alone, in order of their first."""
+    groups: dict[RunConfig, list[RunConfig]] = {}
+    for config in runs:
+        groups.setdefault(dataclasses.replace(config, seed=0, parents=()), []).append(config)
+    return list(groups.values())
+
+
+def lines_of(wanted: list[RunConfig]) -> Iterator[str]:
+    """What `samatch time` prints of runs and their parents, line by line as it is measured.
+
+    Runs that differ in their seed alone are tried once, and are one line."""
+    left = runs_left(wanted)
+    if not left:
+        yield "every training of these has ended already"
+        return
+    total, alike = 0.0, but_for_seeds(left)
+    enough = ENOUGH_S if len(alike) <= FEW else ENOUGH_S / 4
+    for runs in alike:
+        config = runs[0]
+        seconds = len(runs) * expected_seconds(config, pace_of(config, enough))
         total += seconds
         if config.train.iterations:
-            yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}"
-    if not total:
-        yield "every training of these notebooks has ended already"
-        return
-    if fixed_encoder(joint):
-        count, seconds = embedding_seconds(joint)
+            times = f", {len(runs)} seeds" if len(runs) > 1 else ""
+            yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}{times}"
+    if with_sam := [config for config in left if config.sam_name and fixed_encoder(config)]:
+        count, seconds = embedding_seconds(with_sam[-1])
         total += seconds
         if count:
             yield f"{duration(seconds):>12}  SAM's embeddings of {count} slices, once for all runs"
     yield f"{duration(total):>12}  in all, one after the other"
-    if less := shorter(joint.profile):
-        yield f"shorter: make reproduce PROFILE={less} DATASET={joint.dataset}"
 
 
 def duration(seconds: float) -> str:
@@ -203,15 +237,27 @@ def duration(seconds: float) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """`samatch time`: how long the runs of `make reproduce` that are left will take here."""
+    """`samatch time`: how long the runs of `make reproduce`, or of a list, that are left will take
+    here."""
     parser = run_parser(
         "samatch time",
-        "How long the trainings of make reproduce take on this machine.",
+        "How long the trainings of make reproduce, or of a list, take on this machine.",
         "fixmatch",
         "the match method that SAM guides",
     )
-    joint = joint_config(parser.parse_args(words))
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        help="lines of arguments for samatch train instead; - is the standard input",
+    )
+    args = parser.parse_args(words)
+    joint = joint_config(args)
     check_names(joint)
+    wanted = runs_of_list(read_list(args.list), joint) if args.list else runs_of(joint)
+    for config in wanted:
+        check_names(config)
     print("expected on this machine, from some steps of each training:", flush=True)
-    for line in lines_of(joint):
+    for line in lines_of(wanted):
         print(line, flush=True)
+    if not args.list and (less := shorter(joint.profile)):
+        print(f"shorter: make reproduce PROFILE={less} DATASET={joint.dataset}", flush=True)

@@ -119,7 +119,7 @@ stop_node() {  # as a power cut does: the daemon and everything on the node at o
     kill_all_of "$1"
 }
 
-SMALL="--set train.iterations=40 --set train.checkpoint_every=4 --set train.val_every=100 --set train.image_size=32"
+SMALL="--set train.iterations=200 --set train.checkpoint_every=10 --set train.val_every=200 --set train.image_size=32"
 make_list() {
     for seed in 1 2 3 4 5; do
         echo "--profile demo --dataset phantom --method supervised --seed $seed --variant tiny $SMALL"
