@@ -18,6 +18,7 @@ from samatch.system.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import answer_table  # noqa: E402
 import write_pages  # noqa: E402
 
 NAMES = ["chaos", "chaos_fold2", "chaos_fold3", "chaos_fold4"]
@@ -217,21 +218,18 @@ WITH_CONTROL = [*SPECS, (("samatch-fixmatch", "", "no_sam"), 0.85, [0.5] * 4)]
 def test_the_answer_is_of_all_patients_once_the_folds_are_pooled(tracked):
     for name in NAMES:
         write_fold(name, WITH_CONTROL)
-    assert write_pages.answer_row("laptop", "chaos")["test units"] == "5 patients"
+    assert answer_table.answer_of("laptop", "chaos")["test units"] == "5 patients"
     folds.write_pooled("laptop", "chaos")
-    row = write_pages.answer_row("laptop", "chaos")
-    assert (row["set"], row["test units"], row["seeds"]) == (
-        "CHAOS liver, 4 folds",
-        "20 patients",
-        "1",
-    )
+    row = answer_table.answer_of("laptop", "chaos")
+    assert (row["test units"], row["seeds"]) == ("20 patients, 4 folds", "1")
     assert (row["Supervised"], row["SAM-Match"], row["FixMatch, continued"]) == (
         "40.2",
         "90.2",
         "85.2",
     )
-    assert row["SAM-Match, SAM at test time"] == "90.2" and row["SAM alone"] == ""
+    assert row["SAM-Match, SAM at test time"] == "90.2" and row["SAM alone"] == "-"
     assert row["SAM-Match against continued"] == "+5.0 (+5.0 to +5.0), p < 0.0001"
+    assert row["from the start against equal length"] == "-"
     page = write_pages.summary("laptop", "chaos_folds")
     assert "| SAM-Match (FixMatch) | 70.0 | 90.2 ± 0.1 | 10.0 |" in page
     assert "| SAM-Match (FixMatch) | Supervised | 20 | +50.0" in write_pages.wilcoxon(

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import answer_table  # noqa: E402
 import check_notebooks  # noqa: E402
 import choose_profile  # noqa: E402
 import list_runs  # noqa: E402
@@ -248,8 +249,8 @@ def test_a_table_of_a_page_is_made_anew_and_an_unknown_one_refused(monkeypatch):
 
 def test_answer_names_the_gain_over_the_same_training_without_sam():
     """Median over patients of the difference of their means over the seeds on record."""
-    row, folder = write_pages.answer_row("laptop", "acdc"), write_pages.paths.TRACKED_RESULTS
-    _, per_case = write_pages.read_results("laptop", "acdc", folder / "laptop" / "acdc")
+    row = answer_table.answer_of("laptop", "acdc")
+    _, per_case = write_pages.tracked("laptop", "acdc")
     scores = write_pages.tables.stats.unit_scores(per_case)
 
     def over_seeds(run_id):
@@ -269,6 +270,8 @@ SEEDS = {
     ("fixmatch", "", ""): {0: (0.7, 0.7)},
     ("samatch-fixmatch", "", "no_sam"): {0: (0.8, 0.8), 1: (0.8, 0.8), 2: (0.1, 0.1)},
     ("samatch-fixmatch", "lite_medsam", ""): {0: (0.8, 0.9), 1: (0.94, 0.82)},
+    ("samatch-fixmatch", "lite_medsam", "guided_from_start"): {1: (0.92, 0.9)},
+    ("fixmatch", "", "whole_chain"): {0: (0.78, 0.78), 1: (0.82, 0.82), 2: (0.1, 0.1)},
     ("finetune", "lite_medsam", ""): {0: (0.4, 0.4), 1: (0.5, 0.5)},
 }
 
@@ -303,12 +306,18 @@ def seeds_on_record(tmp_path, monkeypatch):
 
 def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     """Seed 2 of one side alone does not count; SAM-Match by patient: .87 and .86, control .80."""
-    row = write_pages.answer_row("laptop", "chaos")
-    assert (row["set"], row["test units"], row["seeds"]) == ("CHAOS liver", "2 patients", "2")
+    row = answer_table.answer_of("laptop", "chaos")
+    assert (row["test units"], row["seeds"]) == ("2 patients", "2")
     assert (row["SAM-Match"], row["FixMatch, continued"]) == ("86.5", "80.0")
     assert (row["Supervised"], row["FixMatch"]) == ("60.0", "70.0 (1 of 2 seeds)")
     assert (row["SAM-Match, SAM at test time"], row["SAM alone"]) == ("88.5", "45.0")
     assert row["SAM-Match against continued"].startswith("+6.5 (+6.0 to +7.0), p 0.5000")
+    assert row["FixMatch, at equal length"] == "80.0"
+    assert row["SAM-Match, from the start"] == "91.0 (1 of 2 seeds)"
+    started = row[
+        "from the start against equal length"
+    ]  # seed 1 alone has both: .92 - .82, .9 - .82
+    assert started == "+9.0 (+8.0 to +10.0), p 0.5000 (1 of 2 seeds)"
 
 
 def test_tables_over_seeds_by_hand(seeds_on_record):
@@ -348,7 +357,7 @@ def test_pages_show_the_seeds(seeds_on_record):
 
 def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):
     outcomes = {outcome.name: outcome for outcome in audit.audit_set("laptop", "chaos")[0]}
-    assert outcomes["seeds.csv"].compared == 24 and outcomes["wilcoxon_seeds.csv"].compared == 26
+    assert outcomes["seeds.csv"].compared == 30 and outcomes["wilcoxon_seeds.csv"].compared == 39
     assert not [fault for outcome in outcomes.values() for fault in outcome.faults]
     for name, column in (("seeds", "dice_sd_over_seeds"), ("wilcoxon_seeds", "median_difference")):
         path = seeds_on_record / f"{name}.csv"

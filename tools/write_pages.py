@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from answer_table import answer
+from cells import interval, markdown, one, probability, records, tracked, with_undefined
 
 from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
-from samatch.results import budgets, equal_length, folds, seed_tables, tables
-from samatch.results.records import read_results, read_table
+from samatch.results import budgets, equal_length, seed_tables, tables
+from samatch.results.records import read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
 
@@ -34,19 +36,6 @@ def filled(text: str) -> str:
         return f"{start}{TABLES[known(kind, TABLES, 'kind of table')](profile, dataset)}\n{end}"
 
     return MARKED.sub(make, text)
-
-
-def records(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(runs, per_case) of a tracked set, of its main budget; of <set>_folds, of all folds."""
-    if dataset.endswith("_folds"):
-        return folds.pooled(profile, dataset.removesuffix("_folds"))[:2]
-    runs, per_case = tracked(profile, dataset)
-    return tables.main_budget(runs), per_case
-
-
-def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(runs, per_case) of a tracked set, whatever the budget."""
-    return read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
 
 
 def summary(profile: str, dataset: str) -> str:
@@ -143,99 +132,6 @@ def at_equal_length(profile: str, dataset: str) -> str:
             ],
         }
     )
-
-
-SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
-ANSWER = {
-    "supervised": "Supervised",
-    "fixmatch": "FixMatch",
-    "no_sam": "FixMatch, continued",
-    "finetune": "SAM alone",
-    "guided": "SAM-Match",
-    "refined": "SAM-Match, SAM at test time",
-}
-AGAINST = "SAM-Match against continued"
-
-
-def answer(profile: str, _: str) -> str:
-    """One row per set: test Dice of the default methods, SAM-Match against training without SAM."""
-    rows = [
-        answer_row(profile, name)
-        for name in SETS
-        if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()
-    ]
-    return markdown({name: [row[name] for row in rows] for name in rows[0]})
-
-
-def answer_row(profile: str, dataset: str) -> dict[str, str]:
-    """Column -> cell of the answer's row of one set.
-
-    Where the set's folds are pooled, of all of their patients. Every number is the mean over the
-    seeds that SAM-Match and continued training have; a cell with fewer says so.
-    """
-    pooled = (paths.TRACKED_RESULTS / profile / f"{dataset}_folds" / "per_case.csv").exists()
-    runs, per_case = records(profile, f"{dataset}_folds" if pooled else dataset)
-    n_labeled = int(runs.n_labeled.mode()[0])
-    by_seed = of_answer(runs[runs.n_labeled == n_labeled])
-    both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
-    seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
-    scores = 100 * tables.stats.unit_scores(per_case)
-    refined = 100 * tables.stats.unit_scores(
-        per_case[per_case.split == "test_refined"].assign(split="test")
-    )
-    fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
-    row = {
-        "set": SETS[dataset] + fold_count,
-        "labeled": str(n_labeled),
-        "test units": f"{len(scores)} {tables.unit_name(dataset)}s",
-        "seeds": str(len(seeds)),
-    }
-    row |= {
-        title: over_seeds(scores, by_seed[name], seeds)
-        for name, title in ANSWER.items()
-        if name != "refined"
-    }
-    row[ANSWER["refined"]] = over_seeds(refined, by_seed["guided"], seeds)
-    row[AGAINST] = gain(scores, by_seed, seeds) if both else ""
-    return row
-
-
-def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
-    """Name of ANSWER -> seed -> run_id, of runs of one budget with the SAM that most have."""
-    runs = runs[runs.sam.isin(["", *runs.sam[runs.sam != ""].mode()[:1]])]
-    default = runs[(runs.variant == "") & ~runs.method.str.startswith(GUIDED)]
-    found = {name: {} for name in ANSWER}
-    for run in default.itertuples():
-        found.get(run.method, {})[run.seed] = run.run_id
-    guided = runs[runs.method == f"{GUIDED}fixmatch"]
-    for run in guided[guided.variant == tables.NO_SAM].itertuples():
-        found["no_sam"][run.seed] = run.run_id
-    in_each_fold = (guided.variant == tables.CHOSEN).any()
-    chosen = folds.references(guided) if in_each_fold else tables.all_chosen(guided)
-    for run in guided[guided.run_id.isin(chosen)].itertuples():
-        found["guided"][run.seed] = run.run_id
-    return found
-
-
-def over_seeds(scores: pd.DataFrame, by_seed: dict[int, str], seeds: list[int]) -> str:
-    """Mean over test units of their mean over the seeds; "" where no run has been tested."""
-    ids = [by_seed[seed] for seed in seeds if by_seed.get(seed) in scores]
-    if not ids:
-        return ""
-    fewer = f" ({len(ids)} of {len(seeds)} seeds)" if len(ids) < len(seeds) else ""
-    return f"{scores[ids].mean(axis=1).mean():.1f}{fewer}"
-
-
-def gain(scores: pd.DataFrame, by_seed: dict[str, dict[int, str]], seeds: list[int]) -> str:
-    """Median paired difference of SAM-Match to continued training in points, interval and p."""
-    mine, other = (
-        scores[[by_seed[name][seed] for seed in seeds]].mean(axis=1)
-        for name in ("guided", "no_sam")
-    )
-    test = tables.stats.paired_test((mine - other).to_numpy())
-    low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
-    p = probability(pd.Series([test["p"]]))[0]
-    return f"{interval(median, low, high)}, p {p}"
 
 
 def test_time(profile: str, dataset: str) -> str:
@@ -341,40 +237,6 @@ TABLES = {
     "test_time": test_time,
     "trials": trials,
 }
-
-
-def one(values: pd.Series) -> list[str]:
-    """Numbers with one decimal; "" for NaN."""
-    return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
-
-
-def probability(values: pd.Series) -> list[str]:
-    """p with four decimals; never 0."""
-    return ["< 0.0001" if value < 0.0001 else f"{value:.4f}" for value in values]
-
-
-def interval(median: float, low: float, high: float) -> str:
-    """A difference in points and its interval."""
-    return f"{median:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def with_undefined(distance: float, undefined: int, n_seeds: int = 1) -> str:
-    """A mean distance, and how many cases have none, of all seeds together."""
-    together = f" in {n_seeds} seeds" if n_seeds > 1 else ""
-    return f"{distance:.1f}" + (f" ({undefined} undefined{together})" if undefined else "")
-
-
-def markdown(columns: dict) -> str:
-    """A Markdown table of title -> cells, all of one length."""
-    names = list(columns)
-    rows = zip(*(columns[name] for name in names), strict=True)
-    return "\n".join(
-        [
-            f"| {' | '.join(names)} |",
-            "|---" * len(names) + "|",
-            *(f"| {' | '.join(map(str, row))} |" for row in rows),
-        ]
-    )
 
 
 def main(words: list[str]) -> None:

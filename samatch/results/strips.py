@@ -234,7 +234,7 @@ def _column(number: float) -> float:
 def _slice_row(sheet: Sheet, top: float, one: Chosen, time: str, under: dict[str, str]) -> None:
     said, shown = one.at[time], window(list(one.at.values()))
     name = ROLES[one.role][time != next(iter(one.at))]
-    words = f"{name}: {signed(said.gain)} Dice points, combined map against student's"
+    words = f"{name}: combined map {signed(said.gain)} Dice points"
     sheet.text(EDGE, top - NAME + 0.06, words, fontsize=9.5, weight="bold")
     where = f"{one.case_id.replace('_', ' ')}, slice {one.slice}"
     sheet.text(WIDTH - EDGE, top - NAME + 0.06, where, fontsize=8.5, ha="right", color=INK)

@@ -1,0 +1,121 @@
+"""The first table of README.md: what came out, one column per set."""
+
+import pandas as pd
+from cells import interval, markdown, probability, records
+
+from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.settings import GUIDED
+from samatch.results import folds, tables
+from samatch.system import paths
+
+NOT_TRAINED = "-"
+SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
+ANSWER = {
+    "supervised": "Supervised",
+    "fixmatch": "FixMatch",
+    "no_sam": "FixMatch, continued",
+    WHOLE_CHAIN: "FixMatch, at equal length",
+    "finetune": "SAM alone",
+    "guided": "SAM-Match",
+    FROM_START: "SAM-Match, from the start",
+    "refined": "SAM-Match, SAM at test time",
+}
+# SAM-Match, the control without SAM, the row that sets them side by side.
+AGAINST = (
+    ("guided", "no_sam", "SAM-Match against continued"),
+    (FROM_START, WHOLE_CHAIN, "from the start against equal length"),
+)
+
+
+def answer(profile: str, _: str) -> str:
+    """One column per set: test Dice of the default methods, SAM-Match against training without
+    SAM."""
+    columns = {
+        SETS[name]: answer_of(profile, name)
+        for name in SETS
+        if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()
+    }
+    rows = next(iter(columns.values()))
+    return markdown(
+        {"": list(rows)} | {name: list(cells.values()) for name, cells in columns.items()}
+    )
+
+
+def answer_of(profile: str, dataset: str) -> dict[str, str]:
+    """Row -> cell of the answer's column of one set.
+
+    Where the set's folds are pooled, of all of their patients. Every number is the mean over the
+    seeds that SAM-Match and continued training have; a cell with fewer says so.
+    """
+    pooled = (paths.TRACKED_RESULTS / profile / f"{dataset}_folds" / "per_case.csv").exists()
+    runs, per_case = records(profile, f"{dataset}_folds" if pooled else dataset)
+    n_labeled = int(runs.n_labeled.mode()[0])
+    by_seed = of_answer(runs[runs.n_labeled == n_labeled])
+    both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
+    seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
+    scores = 100 * tables.stats.unit_scores(per_case)
+    refined = 100 * tables.stats.unit_scores(
+        per_case[per_case.split == "test_refined"].assign(split="test")
+    )
+    fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
+    cells = {
+        "labeled": str(n_labeled),
+        "test units": f"{len(scores)} {tables.unit_name(dataset)}s{fold_count}",
+        "seeds": str(len(seeds)),
+    }
+    by_seed["refined"] = by_seed["guided"]
+    for name, title in ANSWER.items():
+        of_way = refined if name == "refined" else scores
+        cells[title] = over_seeds(of_way, by_seed[name], seeds)
+    for mine, other, title in AGAINST:
+        cells[title] = gain(scores, by_seed[mine], by_seed[other], seeds)
+    return cells
+
+
+def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
+    """Name of ANSWER -> seed -> run_id, of runs of one budget with the SAM that most have."""
+    runs = runs[runs.sam.isin(["", *runs.sam[runs.sam != ""].mode()[:1]])]
+    default = runs[(runs.variant == "") & ~runs.method.str.startswith(GUIDED)]
+    found = {name: {} for name in ANSWER}
+    for run in default.itertuples():
+        found.get(run.method, {})[run.seed] = run.run_id
+    guided = runs[runs.method == f"{GUIDED}fixmatch"]
+    for name, mine in (
+        ("no_sam", guided[guided.variant == tables.NO_SAM]),
+        (WHOLE_CHAIN, runs[(runs.method == "fixmatch") & (runs.variant == WHOLE_CHAIN)]),
+        (FROM_START, guided[guided.variant == FROM_START]),
+    ):
+        found[name] |= {run.seed: run.run_id for run in mine.itertuples()}
+    in_each_fold = (guided.variant == tables.CHOSEN).any()
+    chosen = folds.references(guided) if in_each_fold else tables.all_chosen(guided)
+    for run in guided[guided.run_id.isin(chosen)].itertuples():
+        found["guided"][run.seed] = run.run_id
+    return found
+
+
+def over_seeds(scores: pd.DataFrame, by_seed: dict[int, str], seeds: list[int]) -> str:
+    """Mean over test units of their mean over the seeds; a dash where no run has been tested."""
+    ids = [by_seed[seed] for seed in seeds if by_seed.get(seed) in scores]
+    if not ids:
+        return NOT_TRAINED
+    return f"{scores[ids].mean(axis=1).mean():.1f}{fewer(ids, seeds)}"
+
+
+def fewer(found: list, seeds: list[int]) -> str:
+    """Says of how many seeds a cell is, where others are of more."""
+    return f" ({len(found)} of {len(seeds)} seeds)" if len(found) < len(seeds) else ""
+
+
+def gain(
+    scores: pd.DataFrame, guided: dict[int, str], control: dict[int, str], seeds: list[int]
+) -> str:
+    """Median paired difference of SAM-Match to its control over the seeds that both have, in
+    points, interval and p; a dash where no seed has both."""
+    shared = [seed for seed in seeds if {guided.get(seed), control.get(seed)} <= set(scores)]
+    if not shared:
+        return NOT_TRAINED
+    mine, other = (scores[[ids[seed] for seed in shared]].mean(axis=1) for ids in (guided, control))
+    test = tables.stats.paired_test((mine - other).to_numpy())
+    low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
+    p = probability(pd.Series([test["p"]]))[0]
+    return f"{interval(median, low, high)}, p {p}{fewer(shared, seeds)}"
