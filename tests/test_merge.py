@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from samatch.config.settings import make_config
 from samatch.methods._trust import gate, reliability, trusted_pixels
 from samatch.methods.base import PseudoLabel
 from samatch.methods.sam_match import combine, merge, replace_as_published
@@ -55,6 +56,15 @@ def test_ways_to_combine_by_hand(config):
     assert agree.label.flatten().tolist() == [1, 0, 0]
     assert agree.keep.flatten().tolist() == [True, False, False]
     assert combine(settings(config, combine="student").refine, student, sam) is student
+
+
+@pytest.mark.parametrize("variant, taught", [("", False), ("guided_thresh60", True)])
+def test_a_sure_sam_overrules_the_student_only_below_three_quarters(variant, taught):
+    """Mean .63 for the class that the student gives .3 and SAM .96: kept from 0.6 on alone."""
+    refine = make_config("laptop", "phantom", 3, "samatch-fixmatch", variant=variant).refine
+    student = PseudoLabel.from_probs(probs_of([0.7, 0.3]), 0.95)
+    both = combine(refine, student, probs_of([0.04, 0.96]))
+    assert both.label.item() == 1 and both.keep.item() is taught
 
 
 def test_gate_and_fall_back(config):

@@ -149,12 +149,12 @@ def gradients_of_one_step(variant, batch):
 def one_step_variants():
     """(variant, what it stands beside): the paper's box for its own variants, else the default.
 
-    Without those of a stage before, of the training's length and step size, and of how many answers
-    are asked anew, which has tests of its own.
+    Without those of a stage before, of the training's length and step size, and of what has tests
+    of its own: how many answers are asked anew, and from which probability on a pixel is kept.
     """
     for variant, stages in VARIANTS.items():
         joint, parent = stages.get("joint", {}), stages.get("finetune", "")
-        beside = {"train.iterations", "train.lr", "refine.renew"}
+        beside = {"train.iterations", "train.lr", "refine.renew", "refine.sam_conf_thresh"}
         if isinstance(parent, str) and not set(joint) <= beside:
             yield variant, parent
 

@@ -190,6 +190,16 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
         "match": {"train.iterations": 0},
         "joint": {"train.iterations": double, "train.lr": double},
     },
+    # The same, and a pixel is kept from 0.6 on: at 0.75 a kept class has at least one half from the
+    # student, so that SAM never names another; at 0.6 a sure SAM can.
+    "guided_thresh60": {
+        "match": FROM_START,
+        "joint": {
+            "train.iterations": double,
+            "train.lr": double,
+            "refine.sam_conf_thresh": 0.6,
+        },
+    },
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),
@@ -258,6 +268,10 @@ ABLATIONS: list[Level] = [
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),
+    *[
+        Level("kept from, guided from the start", level, variant)
+        for level, variant in (("0.75", FROM_START), ("0.6", "guided_thresh60"))
+    ],
     *_factor(
         "arithmetic, with boxes",
         corrected="box",
