@@ -18,7 +18,7 @@ ANSWER = {
     "finetune": "SAM alone",
     "guided": "SAM-Match",
     FROM_START: "SAM-Match, from the start",
-    "refined": "SAM-Match, SAM at test time",
+    "refined": "mean of both maps at test time",
 }
 # SAM-Match, the control without SAM, the row that sets them side by side.
 AGAINST = (
@@ -60,7 +60,7 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
     fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
     cells = {
         "labeled": str(n_labeled),
-        "test units": f"{len(scores)} {tables.unit_name(dataset)}s{fold_count}",
+        "test units": units_of(per_case, dataset) + fold_count,
         "seeds": str(len(seeds)),
     }
     by_seed["refined"] = by_seed["guided"]
@@ -70,6 +70,14 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
     for mine, other, title in AGAINST:
         cells[title] = gain(scores, by_seed[mine], by_seed[other], seeds)
     return cells
+
+
+def units_of(per_case: pd.DataFrame, dataset: str) -> str:
+    """How many test units, and how many pictures where a unit may be a group of them."""
+    test, name = per_case[per_case.split == "test"], tables.unit_name(dataset)
+    units, cases = test.patient_id.nunique(), test.case_id.nunique()
+    grouped = name == "picture" and cases > units
+    return f"{units} units ({cases} pictures)" if grouped else f"{units} {name}s"
 
 
 def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:

@@ -82,6 +82,7 @@ def around_data(values: np.ndarray, least: float) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
+MOST_PANELS = 8
 SIGNS = {  # sign of a difference: marker, colour, word
     1: ("^", BLUE, "better"),
     -1: ("v", ORANGE, "worse"),
@@ -95,7 +96,7 @@ def paired_differences(
     others: dict[str, str],
     reference_name: str,
     unit: str,
-    most: int = 8,
+    most: int = MOST_PANELS,
 ) -> Figure:
     """Each unit's Dice difference in points, reference minus other, sorted; one scale for all.
 
@@ -142,7 +143,7 @@ def bland_altman(
     panels: dict[str, pd.DataFrame],
     measure: str = "Ejection fraction",
     unit: str = "points",
-    most: int = 8,
+    most: int = MOST_PANELS,
 ) -> Figure:
     """Prediction minus reference over their mean, a panel a method, with 95 % limits.
 

@@ -24,8 +24,7 @@ def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) 
     table = tables.summary(shown, per_case)
     run_of = shown.set_index("run_id")
     table["method"] = [
-        tables.label(run_of.method[run_id], run_of.variant[run_id].replace(WHOLE_CHAIN, ""))
-        for run_id in table.run_id
+        tables.label(run_of.method[run_id], run_of.variant[run_id]) for run_id in table.run_id
     ]
     table["minutes"] = [chain_minutes(run_id, runs) for run_id in table.run_id]
     tests = tables.wilcoxon_table(runs, per_case, reference=reference)

@@ -277,7 +277,7 @@ def card(facts: dict, manifest: Manifest) -> str:
         "Dice on validation": f"{facts['val_dice']:.2f} %; "
         f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
         "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
-        f"{facts['test_patients']} patients (or pictures without one)",
+        f"{facts['test_patients']} test units (patients, or pictures where none is known)",
         f"sha256 of `{WEIGHTS}`": f"`{facts['sha256']}`",
     }
     return "\n".join(
