@@ -15,7 +15,7 @@ from cells import interval, markdown, one, probability, records, tracked, with_u
 
 from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
-from samatch.results import budgets, equal_length, seed_tables, tables
+from samatch.results import budgets, equal_length, folds, seed_tables, tables
 from samatch.results.records import read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
@@ -191,12 +191,17 @@ def label_budgets(profile: str, dataset: str) -> str:
 
 
 def retrained(profile: str, dataset: str) -> str:
-    """The same runs trained again elsewhere: Dice of both, and how far apart the units are."""
+    """The same runs trained again elsewhere: Dice of both, and how far apart the units are. Of
+    <set>_folds, those of every fold."""
+    names: dict[str, str] = {}
+    whole = dataset.removesuffix("_folds")
+    for name in folds.fold_names(whole) if whole != dataset else [dataset]:
+        runs, _ = tracked(profile, name)
+        of_run, fold = tables.names_of(runs), f", {name}" if whole != dataset else ""
+        names |= {run: of_run[run] + fold for run in tables.in_reading_order(runs).run_id}
     table = read_table(paths.TRACKED_RESULTS / "robustness" / "retrained.csv")
-    table = table[table.run_id.str.startswith(f"{dataset}-")]
-    runs, _ = tracked(profile, dataset)
-    names = tables.names_of(runs)
-    place = {run_id: number for number, run_id in enumerate(tables.in_reading_order(runs).run_id)}
+    place = {run_id: number for number, run_id in enumerate(names)}
+    table = table[table.run_id.isin(names)]
     table = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
     return markdown(
         {
