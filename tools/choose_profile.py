@@ -86,7 +86,7 @@ def main() -> None:
     print(
         f"profile {profile} on {dataset} ({why}); choose another with make reproduce "
         f"PROFILE={'|'.join(PROFILES)} "
-        f"DATASET={'|'.join(manifest_folders())} DATA=DIR",
+        f"DATASET={'|'.join(sorted(manifest_folders()))} DATA=DIR",
         file=sys.stderr,
     )
     print(profile, dataset)
