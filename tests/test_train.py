@@ -263,7 +263,8 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
         variant: next(run for run in record["config"]["parents"] if "-fixmatch-" in run)
         for variant, record in trained.items()
     }
-    assert students.pop(FROM_START) == f"phantom-n1-fixmatch-s0-{FROM_START}"
+    for variant in (FROM_START, "guided_thresh60"):
+        assert students.pop(variant) == f"phantom-n1-fixmatch-s0-{FROM_START}"
     assert set(students.values()) == {"phantom-n1-fixmatch-s0"}
     assert [
         trained[variant]["selected_iteration"] for variant in ("", "half_joint", "no_sam_half")
