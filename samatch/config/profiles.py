@@ -269,7 +269,7 @@ ABLATIONS: list[Level] = [
         half_without_SAM="no_sam_half",
     ),
     *[
-        Level("kept from, guided from the start", level, variant)
+        Level("guided from the start, kept from", level, variant)
         for level, variant in (("0.75", FROM_START), ("0.6", "guided_thresh60"))
     ],
     *_factor(
