@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from samatch.config.settings import make_config
-from samatch.config.words import read_list
 from samatch.data.manifest import load_manifest
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import pace
+from samatch.training.lists import read_list
 from tests.hand_made import tiny
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -168,6 +168,33 @@ def test_a_line_may_name_its_own_data_and_profile():
 def test_an_empty_list_is_refused(lines):
     with pytest.raises(InputError, match="holds no run"):
         pace.runs_of_list(lines, tiny())
+
+
+def test_all_lines_that_name_no_run_are_told_at_once():
+    lines = ["--method fixmatsh", "--method fixmatch", "--method 'fixmatch", "--sed 1"]
+    with pytest.raises(InputError) as refusal:
+        pace.runs_of_list(lines, tiny())
+    told = str(refusal.value)
+    assert all(f"line {n}: " in told for n in (1, 3, 4)) and "line 2" not in told
+
+
+def test_runs_of_several_sets_are_told_apart(tiny_profile, monkeypatch):
+    """Each with its set, and the embeddings of each set."""
+    monkeypatch.setattr(pace, "pace_of", lambda *_: pace.Pace(1.0, 0.0, 0.0))
+    monkeypatch.setattr(pace, "embedding_seconds", lambda config: (7, 60.0))
+    lines = [
+        f"--dataset {name} --method finetune --seed {n}"
+        for name in ("acdc", "busi")
+        for n in (1, 2)
+    ]
+    told = list(pace.lines_of(pace.runs_of_list(lines, tiny())))
+    assert [line[14:] for line in told] == [
+        "SAM alone, 2 seeds, acdc",
+        "SAM alone, 2 seeds, busi",
+        "SAM's embeddings of 7 slices of acdc, once for all runs",
+        "SAM's embeddings of 7 slices of busi, once for all runs",
+        "in all, one after the other",
+    ]
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path):

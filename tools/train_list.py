@@ -9,7 +9,6 @@ what is missing.
 import argparse
 import asyncio
 import contextlib
-import io
 import os
 import re
 import shlex
@@ -22,12 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samatch.config.settings import RunConfig, parent_configs
-from samatch.config.words import read_list
 from samatch.results.runs import PATIENCE, Run
 from samatch.system import paths, whole
 from samatch.system.errors import InputError
-from samatch.training.task import check_names
-from samatch.training.train import read_words
+from samatch.training.lists import named, numbered, read_list
 
 TRAIN = (sys.executable, "-W", "ignore", "-m", "samatch", "train", "--wait")
 # What Slurm and the shell add around a training's own words; how Slurm says that a job was ended.
@@ -75,30 +72,13 @@ def jobs_of(lines: Iterable[str], common: list[str]) -> dict[str, Job]:
     InputError where the list is empty.
     """
     jobs: dict[str, Job] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in numbered(lines):
         try:
-            if words := shlex.split(line, comments=True):
-                config, trial = _checked(common + words)
-                _add(jobs, config, trial, [*common, *words])
-        except (InputError, ValueError) as error:
-            brief = error.brief if isinstance(error, InputError) else str(error)
-            jobs[f"line {number}"] = Job(f"line {number}", fault=brief)
-    if not jobs:
-        raise InputError("the list holds no run", do="write one line of arguments for each run")
+            words, config, trial = named(line, common)
+            _add(jobs, config, trial, words)
+        except InputError as error:
+            jobs[f"line {number}"] = Job(f"line {number}", fault=error.brief)
     return jobs
-
-
-def _checked(words: list[str]) -> tuple[RunConfig, str]:
-    """The run that words name, and what it asks as a trial. Raises InputError where it is none."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            args = read_words(words)
-    except SystemExit:  # argparse's way to refuse
-        refusal = (said.getvalue().strip().splitlines() or ["no run"])[-1]
-        raise InputError(refusal.removeprefix("samatch train: error: ")) from None
-    check_names(args.config)
-    return args.config, args.trial
 
 
 def _add(jobs: dict[str, Job], config: RunConfig, trial: str, words: list[str]) -> Job:

@@ -154,6 +154,8 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
+# No match stage, and joint training as long as both.
+_BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
 WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
@@ -188,17 +190,13 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # SAM guides from the supervised start, as long as both stages: no student has to learn alone.
     FROM_START: {
         "match": {"train.iterations": 0},
-        "joint": {"train.iterations": double, "train.lr": double},
+        "joint": _BOTH_STAGES,
     },
     # The same, and a pixel is kept from 0.6 on: at 0.75 a kept class has at least one half from the
     # student, so that SAM never names another; at 0.6 a sure SAM can.
     "guided_thresh60": {
         "match": FROM_START,
-        "joint": {
-            "train.iterations": double,
-            "train.lr": double,
-            "refine.sam_conf_thresh": 0.6,
-        },
+        "joint": {**_BOTH_STAGES, "refine.sam_conf_thresh": 0.6},
     },
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
@@ -236,10 +234,7 @@ ABLATIONS: list[Level] = [
         mask="mask",
         points="points",
     ),
-    *[
-        Level("margin of the box, px at 256", level, variant)
-        for level, variant in (("0", "margin0"), ("2", "box"), ("10", "margin10"))
-    ],
+    *_factor("margin of the box, px at 256", **{"0": "margin0", "2": "box", "10": "margin10"}),
     *_factor(
         "combine",
         consensus="",
@@ -268,10 +263,7 @@ ABLATIONS: list[Level] = [
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),
-    *[
-        Level("guided from the start, kept from", level, variant)
-        for level, variant in (("0.75", FROM_START), ("0.6", "guided_thresh60"))
-    ],
+    *_factor("guided from the start, kept from", **{"0.75": FROM_START, "0.6": "guided_thresh60"}),
     *_factor(
         "arithmetic, with boxes",
         corrected="box",

@@ -1,12 +1,10 @@
 """The words of a command line that name a run: one meaning in every command that takes them."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from samatch.config.profiles import PROFILES, REPRODUCED
 from samatch.config.settings import GUIDED, RunConfig, make_config
-from samatch.system.errors import InputError
 
 
 def run_parser(
@@ -47,19 +45,3 @@ def reproduced(match: str) -> list[tuple[str, str]]:
     """Method and variant of what `make reproduce` trains beside the stages of SAM-Match."""
     method_of = {"match": match, "joint": GUIDED + match}
     return [(method_of[stage], variant) for stage, variant in REPRODUCED]
-
-
-def read_list(name: str) -> list[str]:
-    """The lines of a list of runs, each the arguments of one `samatch train`; "-" is the standard
-    input. Raises InputError where it cannot be read."""
-    if name == "-":
-        return sys.stdin.read().splitlines()
-    try:
-        return Path(name).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "cannot read the list of runs",
-            where=name or "LIST is not set",
-            got=error.strerror if isinstance(error, OSError) else "no text",
-            do="make runs LIST=file; tools/list_runs.py prints lists",
-        ) from None

@@ -8,7 +8,6 @@ Nothing is written but embeddings of a few slices, which the trainings then find
 """
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ import torch
 
 from samatch.config.profiles import PROFILES
 from samatch.config.settings import FINETUNE, GUIDED, RunConfig, make_config, parent_configs
-from samatch.config.words import joint_config, read_list, reproduced, run_parser
+from samatch.config.words import joint_config, reproduced, run_parser
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.results import tables
 from samatch.results.runs import Run
 from samatch.sam.embeddings import cache_folder, encode, encoder_key, file_of
 from samatch.system.devices import find_device
-from samatch.system.errors import InputError
+from samatch.system.errors import InputError, raise_all
+from samatch.training.lists import named, numbered, read_list
 from samatch.training.optimizers import make_optimizers
 from samatch.training.task import (
     Task,
@@ -34,7 +34,7 @@ from samatch.training.task import (
     untrained,
     validate,
 )
-from samatch.training.train import read_words, take_step
+from samatch.training.train import take_step
 
 # The first steps are slower. 24 is a multiple of sam.update_every in every profile.
 FIRST, STEPS = 2, 24
@@ -167,7 +167,7 @@ def runs_left(wanted: list[RunConfig]) -> list[RunConfig]:
         for parent in parent_configs(config):
             add(parent)
         if not Run(config).complete:
-            found[config.run_id] = config
+            found[f"{config.profile} {config.run_id}"] = config
 
     for config in wanted:
         add(config)
@@ -182,8 +182,7 @@ def shorter(profile: str) -> str:
 
 def runs_of_list(lines: Iterable[str], joint: RunConfig) -> list[RunConfig]:
     """The runs that lines of arguments for `samatch train` name; what a line leaves out is as in
-    `joint`. Blank lines and what follows a # are nothing. Raises InputError where no run is named.
-    """
+    `joint`. Raises InputError with all lines that name none."""
     common = [
         f"--profile={joint.profile}",
         f"--dataset={joint.dataset}",
@@ -191,10 +190,14 @@ def runs_of_list(lines: Iterable[str], joint: RunConfig) -> list[RunConfig]:
         f"--sam={joint.sam_name}",
         f"--seed={joint.seed}",
     ]
-    named = [words for line in lines if (words := shlex.split(line, comments=True))]
-    if not named:
-        raise InputError("the list holds no run", do="write one line of arguments for each run")
-    return [read_words([*common, *words]).config for words in named]
+    runs, faults = [], []
+    for number, line in numbered(lines):
+        try:
+            runs.append(named(line, common)[1])
+        except InputError as error:
+            faults.append(f"line {number}: {error.brief}")
+    raise_all("the list of runs", faults, "samatch train --help says what a line may hold")
+    return runs
 
 
 def but_for_seeds(runs: list[RunConfig]) -> list[list[RunConfig]]:
@@ -214,6 +217,7 @@ def lines_of(wanted: list[RunConfig]) -> Iterator[str]:
         yield "every training of these has ended already"
         return
     total, alike = 0.0, but_for_seeds(left)
+    several = len({config.dataset for config in left}) > 1
     enough = ENOUGH_S if len(alike) <= FEW else ENOUGH_S / 4
     for runs in alike:
         config = runs[0]
@@ -221,12 +225,15 @@ def lines_of(wanted: list[RunConfig]) -> Iterator[str]:
         total += seconds
         if config.train.iterations:
             times = f", {len(runs)} seeds" if len(runs) > 1 else ""
-            yield f"{duration(seconds):>12}  {tables.label(config.method, config.variant)}{times}"
-    if with_sam := [config for config in left if config.sam_name and fixed_encoder(config)]:
-        count, seconds = embedding_seconds(with_sam[-1])
+            name = tables.label(config.method, config.variant) + times
+            yield f"{duration(seconds):>12}  {name}{', ' + config.dataset if several else ''}"
+    with_sam = [config for config in left if config.sam_name and fixed_encoder(config)]
+    for config in {(c.profile, c.dataset, c.sam_name): c for c in with_sam}.values():
+        count, seconds = embedding_seconds(config)
         total += seconds
         if count:
-            yield f"{duration(seconds):>12}  SAM's embeddings of {count} slices, once for all runs"
+            slices = f"{count} slices of {config.dataset}"
+            yield f"{duration(seconds):>12}  SAM's embeddings of {slices}, once for all runs"
     yield f"{duration(total):>12}  in all, one after the other"
 
 
@@ -254,8 +261,6 @@ def main(words: list[str] | None = None) -> None:
     joint = joint_config(args)
     check_names(joint)
     wanted = runs_of_list(read_list(args.list), joint) if args.list else runs_of(joint)
-    for config in wanted:
-        check_names(config)
     print("expected on this machine, from some steps of each training:", flush=True)
     for line in lines_of(wanted):
         print(line, flush=True)
