@@ -82,7 +82,6 @@ def around_data(values: np.ndarray, least: float) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
-MOST_PANELS = 8
 SIGNS = {  # sign of a difference: marker, colour, word
     1: ("^", BLUE, "better"),
     -1: ("v", ORANGE, "worse"),
@@ -96,7 +95,7 @@ def paired_differences(
     others: dict[str, str],
     reference_name: str,
     unit: str,
-    most: int = MOST_PANELS,
+    most: int = 8,
 ) -> Figure:
     """Each unit's Dice difference in points, reference minus other, sorted; one scale for all.
 
@@ -143,7 +142,7 @@ def bland_altman(
     panels: dict[str, pd.DataFrame],
     measure: str = "Ejection fraction",
     unit: str = "points",
-    most: int = MOST_PANELS,
+    most: int = 8,
 ) -> Figure:
     """Prediction minus reference over their mean, a panel a method, with 95 % limits.
 
