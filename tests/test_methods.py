@@ -152,10 +152,15 @@ def one_step_variants():
     Without those of a stage before, of the training's length and step size, and of what has tests
     of its own: how many answers are asked anew, and from which probability on a pixel is kept.
     """
+    beside = {"train.iterations", "train.lr", "refine.renew", "refine.sam_conf_thresh"}
+
+    def changed(variant):
+        joint = VARIANTS[variant].get("joint", {})
+        return {key: value for key, value in joint.items() if key not in beside}
+
     for variant, stages in VARIANTS.items():
-        joint, parent = stages.get("joint", {}), stages.get("finetune", "")
-        beside = {"train.iterations", "train.lr", "refine.renew", "refine.sam_conf_thresh"}
-        if isinstance(parent, str) and not set(joint) <= beside:
+        parent = stages.get("finetune", "")
+        if isinstance(parent, str) and changed(variant) not in ({}, changed(parent)):
             yield variant, parent
 
 

@@ -45,10 +45,11 @@ _MAY_BE_ZERO = (
 
 
 def prompt_kinds() -> tuple[str, ...]:
-    """No prompt, and every combination of prompt parts, in one order."""
-    return ("none",) + tuple(
+    """No prompt, every combination of prompt parts, in one order, and first none, then these."""
+    prompts = tuple(
         "+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n)
     )
+    return ("none", *prompts, *(f"none>{prompt}" for prompt in prompts))
 
 
 def _number(text: str) -> float | str:

@@ -18,6 +18,11 @@ def half(count: int) -> int:
     return count // 2
 
 
+def half_more(count: int) -> int:
+    """For a variant that trains half as long again."""
+    return count + count // 2
+
+
 def double(value: Number) -> Number:
     """For a variant that trains twice as long, or with steps twice as large."""
     return 2 * value
@@ -154,6 +159,8 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
+_BOTH_WAYS: Settings = {"sam.prompt_drop": 2 / 3, "train.iterations": half_more}
+_ASKED_TWICE: Settings = {"refine.prompt": "none>box"}
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
 WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
@@ -198,6 +205,14 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
         "match": FROM_START,
         "joint": {**_BOTH_STAGES, "refine.sam_conf_thresh": 0.6},
     },
+    # SAM asked twice: without a prompt, then with the boxes of the mean of that answer and the
+    # student's map. It learns both, in as many steps each as where it learns one.
+    "asked_twice": {"finetune": _BOTH_WAYS, "joint": _ASKED_TWICE},
+    "guided_asked_twice": {
+        "finetune": "asked_twice",
+        "match": FROM_START,
+        "joint": {**_BOTH_STAGES, **_ASKED_TWICE},
+    },
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),
@@ -233,6 +248,7 @@ ABLATIONS: list[Level] = [
         box_consensus="box_consensus",
         mask="mask",
         points="points",
+        nothing_then_box="asked_twice",
     ),
     *_factor("margin of the box, px at 256", **{"0": "margin0", "2": "box", "10": "margin10"}),
     *_factor(
@@ -264,6 +280,9 @@ ABLATIONS: list[Level] = [
         half_without_SAM="no_sam_half",
     ),
     *_factor("guided from the start, kept from", **{"0.75": FROM_START, "0.6": "guided_thresh60"}),
+    *_factor(
+        "guided from the start, asked", nothing=FROM_START, nothing_then_box="guided_asked_twice"
+    ),
     *_factor(
         "arithmetic, with boxes",
         corrected="box",

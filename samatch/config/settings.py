@@ -80,7 +80,8 @@ class Sam:
     # Learned per-class vector on the prompt tokens (ours, not the paper's).
     class_token: bool = True
     views: int = 0  # fixed encoder: augmented views per labeled slice whose embeddings are cached
-    prompt_drop: float = 0.5  # fine-tuning: share of steps without a prompt, class tokens alone
+    # Where SAM learns to answer both ways, the share of its steps without a prompt.
+    prompt_drop: float = 0.5
     lr: float = 5e-5  # AdamW, after 30 rising steps falling as the student's
     weight_decay: float = 0.01
     lambda_unsup: float = 0.25  # weight of SAM's loss against the student's pseudo-label
@@ -91,7 +92,9 @@ class Sam:
 class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
-    prompt: str = "box"  # none (class tokens alone), or box, points and mask, joined by +
+    # none (class tokens alone), or box, points and mask, joined by +, of the student's map;
+    # none>box and the like: first none, then the box of the mean of that answer and this map.
+    prompt: str = "box"
     # Pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI.
     box_margin_px: float = 10.0
     box_jitter: float = 0.1  # fraction of the box's side; reference boxes are drawn uniformly in +-

@@ -7,7 +7,9 @@
 
 What SAM is asked is `refine.prompt`: a box of the student's map and the like (the paper), or
 "none": every class from its learned token alone, an opinion that does not stand on the student's
-map. `combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes
+map. "none>box" asks both in turn (ours, after self-prompting: the first answer draws the next
+prompt): without a prompt, and then with the boxes of the mean of that answer and the student's map.
+`combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes
 P_sam, "consensus" (1 - a) P + a P_sam, "weighted" the same with an a of each image and class
 (`reliability`), "agree" takes P and keeps the pixels where both name the same class, "student"
 leaves P as it is. `published` keeps the arithmetic of the authors' code where it is wrong, one item
@@ -149,13 +151,22 @@ class SamMatch(Method):
     def ask(self, embeddings: Tensor, proposed: PseudoLabel) -> Answer:
         """SAM asked about n images whose embeddings (n, C, h, w) and class maps share a frame."""
         settings = self.config.refine
+        if not settings.prompt.startswith("none"):
+            return self._prompted(embeddings, proposed.probs, proposed.label)
+        alone = self.sam.decode_classes(embeddings)
         if settings.prompt == "none":
-            mask_logits = self.sam.decode_classes(embeddings)
-            present = torch.ones(mask_logits.shape[:2], dtype=torch.bool, device=mask_logits.device)
-            return Answer(mask_logits, expected_iou(mask_logits.detach()), present)
-        prompt = prompt_from_probs(proposed.probs, proposed.label, settings)
+            present = torch.ones(alone.shape[:2], dtype=torch.bool, device=alone.device)
+            return Answer(alone, expected_iou(alone.detach()), present)
+        sam_probs = resize(self._class_probs(alone.detach()), proposed.probs.shape[-1])
+        both = (proposed.probs + sam_probs) / 2
+        return self._prompted(embeddings, both, both.argmax(1), alone)
+
+    def _prompted(
+        self, embeddings: Tensor, probs: Tensor, label: Tensor, alone: Tensor | None = None
+    ) -> Answer:
+        prompt = prompt_from_probs(probs, label, self.config.refine)
         mask_logits, quality = self.sam.decode(embeddings, prompt)
-        return Answer(mask_logits, quality, prompt.present)
+        return Answer(mask_logits, quality, prompt.present, alone)
 
     def networks(self) -> dict[str, nn.Module]:
         """Those of the wrapped method, and "sam"."""
@@ -268,10 +279,16 @@ class SamMatch(Method):
     def _sam_losses(
         self, refinement: Refinement, embeddings_l: Tensor, label_l: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """SAM learns from the reference of labeled slices and the student's map of the others."""
+        """SAM learns from the reference of labeled slices and the student's map of the others.
+
+        Of a SAM that is asked both ways each step draws one, as in its fine-tuning.
+        """
         settings, answer, target = self.config.refine, refinement.answer, refinement.target
-        mask_logits = resize(answer.mask_logits, target.label.shape[-1])
-        if settings.prompt == "none":
+        mask_logits, without = answer.mask_logits, settings.prompt == "none"
+        if answer.alone is not None and torch.rand(()) < self.config.sam.prompt_drop:
+            mask_logits, without = answer.alone, True
+        mask_logits = resize(mask_logits, target.label.shape[-1])
+        if without:
             supervised = classes_loss(self.sam, embeddings_l, label_l)
             unsupervised = segmentation_loss(class_logits(mask_logits), target.label, target.keep)
         else:

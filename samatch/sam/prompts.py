@@ -136,7 +136,7 @@ def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
     image 256 wide (the paper's unit), scaled to this one. Every object is the largest component of
     its class.
     """
-    size, parts = label.shape[-1], settings.prompt.split("+")
+    size, parts = label.shape[-1], settings.prompt.rpartition(">")[2].split("+")
     objects = largest_components(class_masks(label, probs.shape[1]))
     tight, present = boxes_of(objects)
     boxes = widen(tight, settings.box_margin_px * size / 256, size)
