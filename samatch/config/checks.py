@@ -45,11 +45,12 @@ _MAY_BE_ZERO = (
 
 
 def prompt_kinds() -> tuple[str, ...]:
-    """No prompt, every combination of prompt parts, in one order, and first none, then these."""
+    """No prompt, the boxes of all classes at once, every combination of prompt parts, in one order,
+    and first none, then these."""
     prompts = tuple(
         "+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n)
     )
-    return ("none", *prompts, *(f"none>{prompt}" for prompt in prompts))
+    return ("none", "class_boxes", *prompts, *(f"none>{prompt}" for prompt in prompts))
 
 
 def _number(text: str) -> float | str:

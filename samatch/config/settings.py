@@ -92,7 +92,8 @@ class Sam:
 class Refine:
     """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
 
-    # none (class tokens alone), or box, points and mask, joined by +, of the student's map;
+    # none (class queries alone), or of the student's map: box, points and mask, joined by +, a
+    # question for each class; class_boxes: those of all classes in one question to the queries;
     # none>box and the like: first none, then the box of the mean of that answer and this map.
     prompt: str = "box"
     # Pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI.

@@ -1,7 +1,8 @@
 """Stage 2: SAM learns from the labeled slices, asked with the reference's boxes or with nothing.
 
     with boxes:        loss = 2 (Dice + BCE) + MSE(predicted IoU, IoU), of each class (published)
-    without a prompt:  loss = (CE + Dice) / 2 of the class map that the class tokens alone ask for
+    without a prompt:  loss = (CE + Dice) / 2 of the class map that the class queries ask for
+    class_boxes:       the same, and the queries are given the boxes of all classes
 
 Each step draws one of the two, the second with probability `sam.prompt_drop`. With a fixed image
 encoder the embeddings of the slices and of some augmented views of each (`sam.views`) come from the
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from samatch.config.settings import RunConfig
 from samatch.data.batches import Batch
 from samatch.methods.base import Method, StepOutput
-from samatch.sam.model import Embeddings, SamModel, classes_loss, reference_loss
+from samatch.sam.model import Embeddings, SamModel, classes_loss, reference_boxes, reference_loss
 
 
 class FineTune(Method):
@@ -44,6 +45,9 @@ class FineTune(Method):
             embeddings, label = self.sam.encode(batch.image_l), batch.label_l
         if self.answers_alone and torch.rand(()) < self.config.sam.prompt_drop:
             loss, name = classes_loss(self.sam, embeddings, label), "loss_sam_alone"
+        elif self.boxes_at_once:
+            prompt = reference_boxes(label, self.num_classes, self.config.refine.box_jitter)
+            loss, name = classes_loss(self.sam, embeddings, label, prompt), "loss_sam_boxes"
         else:
             loss = reference_loss(
                 self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter
@@ -55,6 +59,11 @@ class FineTune(Method):
     def answers_alone(self) -> bool:
         """Whether this SAM learns to answer without a prompt."""
         return self.sam.class_queries is not None and self.config.sam.prompt_drop > 0
+
+    @property
+    def boxes_at_once(self) -> bool:
+        """Whether the boxes of all classes make one question."""
+        return self.config.refine.prompt == "class_boxes"
 
     def networks(self) -> dict[str, nn.Module]:
         """SAM alone."""

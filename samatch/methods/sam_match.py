@@ -6,9 +6,11 @@
     SAM's own loss     L_sam(labeled) + lambda_unsup L_sam(unlabeled, student's pseudo-label)
 
 What SAM is asked is `refine.prompt`: a box of the student's map and the like (the paper), or
-"none": every class from its learned token alone, an opinion that does not stand on the student's
-map. "none>box" asks both in turn (ours, after self-prompting: the first answer draws the next
-prompt): without a prompt, and then with the boxes of the mean of that answer and the student's map.
+"none": every class from its learned query alone, an opinion that does not stand on the student's
+map. "class_boxes" (ours) gives these queries the boxes of all classes of the student's map, in one
+question instead of one for each class. "none>box" (ours) asks twice: without a prompt, and then
+with the boxes of the mean of that answer and the student's map.
+
 `combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes
 P_sam, "consensus" (1 - a) P + a P_sam, "weighted" the same with an a of each image and class
 (`reliability`), "agree" takes P and keeps the pixels where both name the same class, "student"
@@ -29,13 +31,14 @@ from samatch.methods._refinement import Refinement
 from samatch.methods._trust import gate, reliability, trusted_pixels
 from samatch.methods.base import Method, PseudoLabel, StepOutput, rampup
 from samatch.networks.losses import sam_loss, sam_loss_as_published, segmentation_loss
-from samatch.sam.answer import Answer, class_probs, expected_iou, published_logits
+from samatch.sam.answer import Answer, answer_of_queries, class_probs, published_logits
 from samatch.sam.memory import Memory
 from samatch.sam.model import (
     Embeddings,
     SamModel,
     class_logits,
     classes_loss,
+    reference_boxes,
     reference_loss,
     resize,
 )
@@ -155,8 +158,7 @@ class SamMatch(Method):
             return self._prompted(embeddings, proposed.probs, proposed.label)
         alone = self.sam.decode_classes(embeddings)
         if settings.prompt == "none":
-            present = torch.ones(alone.shape[:2], dtype=torch.bool, device=alone.device)
-            return Answer(alone, expected_iou(alone.detach()), present)
+            return answer_of_queries(alone)
         sam_probs = resize(self._class_probs(alone.detach()), proposed.probs.shape[-1])
         both = (proposed.probs + sam_probs) / 2
         return self._prompted(embeddings, both, both.argmax(1), alone)
@@ -165,6 +167,8 @@ class SamMatch(Method):
         self, embeddings: Tensor, probs: Tensor, label: Tensor, alone: Tensor | None = None
     ) -> Answer:
         prompt = prompt_from_probs(probs, label, self.config.refine)
+        if self.config.refine.prompt == "class_boxes":
+            return answer_of_queries(self.sam.decode_classes(embeddings, prompt))
         mask_logits, quality = self.sam.decode(embeddings, prompt)
         return Answer(mask_logits, quality, prompt.present, alone)
 
@@ -284,12 +288,17 @@ class SamMatch(Method):
         Of a SAM that is asked both ways each step draws one, as in its fine-tuning.
         """
         settings, answer, target = self.config.refine, refinement.answer, refinement.target
-        mask_logits, without = answer.mask_logits, settings.prompt == "none"
+        mask_logits, queries = answer.mask_logits, settings.prompt in ("none", "class_boxes")
         if answer.alone is not None and torch.rand(()) < self.config.sam.prompt_drop:
-            mask_logits, without = answer.alone, True
+            mask_logits, queries = answer.alone, True
         mask_logits = resize(mask_logits, target.label.shape[-1])
-        if without:
-            supervised = classes_loss(self.sam, embeddings_l, label_l)
+        if queries:
+            boxes = (
+                reference_boxes(label_l, self.num_classes, settings.box_jitter)
+                if settings.prompt == "class_boxes"
+                else None
+            )
+            supervised = classes_loss(self.sam, embeddings_l, label_l, boxes)
             unsupervised = segmentation_loss(class_logits(mask_logits), target.label, target.keep)
         else:
             supervised = reference_loss(

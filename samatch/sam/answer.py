@@ -33,6 +33,12 @@ def expected_iou(mask_logits: Tensor) -> Tensor:
     return (intersection + 1) / (union + 1)
 
 
+def answer_of_queries(mask_logits: Tensor) -> Answer:
+    """SAM's class queries answer for every class, asked with boxes or without."""
+    present = torch.ones(mask_logits.shape[:2], dtype=torch.bool, device=mask_logits.device)
+    return Answer(mask_logits, expected_iou(mask_logits.detach()), present)
+
+
 def class_probs(mask_logits: Tensor, as_published: bool = False) -> Tensor:
     """(B, K, H, W) -> (B, C, H, W) in [0, 1], sum 1 over the classes; see `published_logits`."""
     return published_logits(mask_logits, as_published).softmax(1)

@@ -50,16 +50,22 @@ class BatchedMaskDecoder(MaskDecoder):
         return masks, self.iou_prediction_head(decoded[:, 0])[:, :1]
 
     def predict_classes(
-        self, image_embeddings: Tensor, image_pe: Tensor, dense: Tensor, classes: ClassQueries
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        dense: Tensor,
+        classes: ClassQueries,
+        prompts: Tensor,
     ) -> Tensor:
         """All K classes of an image in one pass, as SAMed asks (Zhang & Liu, 2023).
 
         image_embeddings (N, C, h, w), dense (1, C, h, w) -> mask_logits (N, K, 4h, 4w). Each class
-        is asked by its query alone; the queries see one another.
+        is asked by its query; the queries see one another, and the prompts (N, tokens, C).
         """
         count, _, height, width = image_embeddings.shape
         queries = self.mask_tokens.weight[:1] + classes.tokens
         tokens = torch.cat([self.iou_token.weight, queries]).expand(count, -1, -1)
+        tokens = torch.cat([tokens, prompts], dim=1)
         decoded, keys = self.transformer(
             image_embeddings + dense, image_pe.expand(count, -1, -1, -1), tokens
         )

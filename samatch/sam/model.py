@@ -120,11 +120,11 @@ class SamModel(nn.Module):
         mask_logits = mask_logits.masked_fill(absent[..., None, None], ABSENT_LOGIT)
         return mask_logits, iou_pred.masked_fill(absent, 0)
 
-    def decode_classes(self, image_embeddings: Tensor) -> Tensor:
-        """Every class asked by its query alone, without a prompt.
+    def decode_classes(self, image_embeddings: Tensor, prompt: Prompt | None = None) -> Tensor:
+        """Every class asked by its query, in one pass, with the boxes of all of them or without.
 
-        image_embeddings (B, C, h, w) -> mask_logits (B, K, S, S). Raises InputError where the model
-        has no class queries.
+        image_embeddings (B, C, h, w) -> mask_logits (B, K, S, S). An absent class has no box, but
+        an answer. Raises InputError where the model has no class queries.
         """
         if self.class_queries is None:
             raise InputError(
@@ -135,13 +135,31 @@ class SamModel(nn.Module):
             )
         at_once = CPU_PROMPTS if image_embeddings.device.type == "cpu" else len(image_embeddings)
         dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        boxes = self._class_boxes(prompt, image_embeddings)
         answers = [
             self.mask_decoder.predict_classes(
-                some, self.prompt_encoder.get_dense_pe(), dense, self.class_queries
+                some, self.prompt_encoder.get_dense_pe(), dense, self.class_queries, some_boxes
             )
-            for some in image_embeddings.split(at_once)
+            for some, some_boxes in zip(
+                image_embeddings.split(at_once), boxes.split(at_once), strict=True
+            )
         ]
         return torch.cat(answers).float()
+
+    def _class_boxes(self, prompt: Prompt | None, image_embeddings: Tensor) -> Tensor:
+        """Tokens (B, 2 K, C): both corners of each class's box, marked with the class they are of.
+
+        An absent one's are the package's embedding of no point. (B, 0, C) without a prompt.
+        """
+        boxes = None if prompt is None else prompt.resized(self.image_size).boxes
+        if prompt is None or boxes is None or self.class_queries is None:
+            count, channels = image_embeddings.shape[:2]
+            return image_embeddings.new_zeros(count, 0, channels)
+        corners, _ = self.prompt_encoder(None, boxes.flatten(0, 1), None)
+        corners = corners.unflatten(0, prompt.present.shape)
+        nothing = self.prompt_encoder.not_a_point_embed.weight
+        corners = torch.where(prompt.present[..., None, None], corners, nothing)
+        return (corners + self.class_queries.tokens[:, None]).flatten(1, 2)
 
     def forward(self, image: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """One encoder pass an image, whatever K is. See `encode` and `decode`."""
@@ -203,6 +221,13 @@ def every_pair(present: Tensor) -> tuple[Tensor, Tensor]:
     return number // classes, number % classes
 
 
+def reference_boxes(label: Tensor, num_classes: int, box_jitter: float) -> Prompt:
+    """The box of each class of a class map (B, S, S), jittered."""
+    boxes, present = boxes_of(class_masks(label, num_classes))
+    size = label.shape[-1]
+    return Prompt(jitter(boxes, box_jitter, size, torch.default_generator), present, size)
+
+
 def reference_loss(
     sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float
 ) -> Tensor:
@@ -210,11 +235,10 @@ def reference_loss(
 
     image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
     """
+    prompt = reference_boxes(label, num_classes, box_jitter)
+    mask_logits, iou_pred = sam.decode(image_embeddings, prompt)
     masks = class_masks(label, num_classes)
-    boxes, present = boxes_of(masks)
-    boxes = jitter(boxes, box_jitter, label.shape[-1], torch.default_generator)
-    mask_logits, iou_pred = sam.decode(image_embeddings, Prompt(boxes, present, label.shape[-1]))
-    return sam_loss(resize(mask_logits, label.shape[-1]), iou_pred, masks, present)
+    return sam_loss(resize(mask_logits, label.shape[-1]), iou_pred, masks, prompt.present)
 
 
 def class_logits(mask_logits: Tensor) -> Tensor:
@@ -222,12 +246,14 @@ def class_logits(mask_logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(mask_logits[:, :1]), mask_logits], dim=1)
 
 
-def classes_loss(sam: SamModel, image_embeddings: Tensor, label: Tensor) -> Tensor:
-    """SAM's supervised loss without a prompt: (CE + Dice) / 2 of its class map.
+def classes_loss(
+    sam: SamModel, image_embeddings: Tensor, label: Tensor, prompt: Prompt | None = None
+) -> Tensor:
+    """SAM's supervised loss where its class queries answer: (CE + Dice) / 2 of its class map.
 
     image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
     """
-    mask_logits = resize(sam.decode_classes(image_embeddings), label.shape[-1])
+    mask_logits = resize(sam.decode_classes(image_embeddings, prompt), label.shape[-1])
     return segmentation_loss(class_logits(mask_logits), label)
 
 

@@ -129,14 +129,14 @@ def jitter(boxes: Tensor, fraction: float, image_size: int, generator: torch.Gen
 
 
 def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
-    """The prompt that a prediction asks SAM with: what `settings.prompt` names, box, points and
-    mask joined by +.
+    """The prompt that a prediction asks SAM with: what `settings.prompt` names, of boxes, points
+    and mask.
 
     probs: (B, C, H, W) class probabilities; label: (B, H, W) class map. Margins are pixels of an
     image 256 wide (the paper's unit), scaled to this one. Every object is the largest component of
     its class.
     """
-    size, parts = label.shape[-1], settings.prompt.rpartition(">")[2].split("+")
+    size, asked = label.shape[-1], settings.prompt
     objects = largest_components(class_masks(label, probs.shape[1]))
     tight, present = boxes_of(objects)
     boxes = widen(tight, settings.box_margin_px * size / 256, size)
@@ -145,14 +145,14 @@ def prompt_from_probs(probs: Tensor, label: Tensor, settings: Refine) -> Prompt:
         points_of(
             objects, probs[:, 1:], tight, settings.points_foreground, settings.points_background
         )
-        if "points" in parts
+        if "points" in asked
         else (None, None)
     )
     return Prompt(
-        boxes if "box" in parts else None,
+        boxes if "box" in asked else None,
         present,
         size,
-        foreground_logits(probs) if "mask" in parts else None,
+        foreground_logits(probs) if "mask" in asked else None,
         points,
         point_labels,
     )

@@ -75,12 +75,14 @@ def segment_with_reference_boxes(
     image_embeddings: torch.Tensor,
     num_classes: int,
     box_margin_px: float = 0.0,
+    at_once: bool = False,
 ) -> np.ndarray:
     """SAM's class map of a volume prompted with the
     reference's own boxes: an upper bound, not a prediction.
 
     image_embeddings: (D, C, h, w) of the volume's slices;
-    box_margin_px: pixels at 256 added on every side.
+    box_margin_px: pixels at 256 added on every side; at_once: the boxes of all classes make one
+    question.
     """
     label = torch.from_numpy(volume.label)[:, None].float()
     size, device = sam.image_size, image_embeddings.device
@@ -89,7 +91,10 @@ def segment_with_reference_boxes(
     boxes = widen(boxes, box_margin_px * size / 256, size)
     maps = []
     for embeddings, some_boxes, some_present in for_sam(image_embeddings, boxes, present):
-        mask_logits, _ = sam.decode(embeddings, Prompt(some_boxes, some_present, size))
+        prompt = Prompt(some_boxes, some_present, size)
+        mask_logits = (
+            sam.decode_classes(embeddings, prompt) if at_once else sam.decode(embeddings, prompt)[0]
+        )
         mask_logits = F.interpolate(
             resize(mask_logits, size), volume.label.shape[-2:], mode="bilinear", align_corners=False
         )

@@ -211,7 +211,9 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     @torch.no_grad()
     def with_boxes(volume: Volume) -> np.ndarray:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
-            return evaluate.segment_with_reference_boxes(sam, volume, embed(volume), num_classes)
+            return evaluate.segment_with_reference_boxes(
+                sam, volume, embed(volume), num_classes, at_once=method.boxes_at_once
+            )
 
     if not method.answers_alone:
         return Task(config, data, method, with_boxes)
