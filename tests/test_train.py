@@ -233,7 +233,7 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
         )
         for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)
     }
-    assert len({record["config_sha256"] for record in trained.values()}) == len(trained) == 31
+    assert len({record["config_sha256"] for record in trained.values()}) == len(trained) == 33
     sams = {
         variant: [
             parent.partition("finetune-tiny-s0")[2].removeprefix("-")
@@ -253,19 +253,25 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
         "published_loss",
         "as_published",
     )
-    own = ("box", "asked_twice", "sam_untuned", "sam_lora", "sam_all", "sam_random")
+    own = ("box", "class_boxes", "asked_twice", "sam_untuned", "sam_lora", "sam_all", "sam_random")
     assert {variant for variant, found in sams.items() if found == []} == {"no_sam", "no_sam_half"}
     assert {variant for variant, found in sams.items() if found == ["box"]} == {"box", *boxed}
     assert {
         variant: found for variant, found in sams.items() if found not in ([], [""], ["box"])
     } == {variant: [variant] for variant in own if variant != "box"} | {
-        "guided_asked_twice": ["asked_twice"]
+        "guided_class_boxes": ["class_boxes"],
+        "guided_asked_twice": ["asked_twice"],
     }
     students = {
         variant: next(run for run in record["config"]["parents"] if "-fixmatch-" in run)
         for variant, record in trained.items()
     }
-    for variant in (FROM_START, "guided_thresh60", "guided_asked_twice"):
+    for variant in (
+        FROM_START,
+        "guided_thresh60",
+        "guided_class_boxes",
+        "guided_asked_twice",
+    ):
         assert students.pop(variant) == f"phantom-n1-fixmatch-s0-{FROM_START}"
     assert set(students.values()) == {"phantom-n1-fixmatch-s0"}
     assert [
