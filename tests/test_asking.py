@@ -1,5 +1,4 @@
-"""What SAM is asked beside the paper's box: the boxes of all classes at once (`class_boxes`), and
-first nothing, then the boxes of both maps (`none>box`)."""
+"""SAM asked with the boxes of all classes in one question (`class_boxes`)."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -20,72 +19,40 @@ from samatch.training.evaluate import segment_with_reference_boxes
 CLASSES, S = 4, 32
 
 
-class TwoAnswers(torch.nn.Module):
-    """A sure answer without a prompt, and one within the boxes that it is asked with, on record."""
+class WithinBoxes(torch.nn.Module):
+    """Answers with the boxes themselves, as masks, and keeps the prompt."""
 
-    def __init__(self, alone):
-        super().__init__()
-        self.alone, self.boxes, self.present = alone, None, None
+    image_size, prompt = S, None
 
-    def decode_classes(self, image_embeddings, prompt=None):
-        if prompt is not None:
-            return self.decode(image_embeddings, prompt)[0]
-        return torch.where(self.alone, 20.0, -20.0)
+    def decode_classes(self, image_embeddings, prompt):
+        self.prompt = prompt
+        masks = torch.full((*prompt.present.shape, S, S), -20.0)
+        for k, (x0, y0, x1, y1) in enumerate(prompt.boxes[0].round().int().tolist()):
+            masks[0, k, y0 : y1 + 1, x0 : x1 + 1] = 20.0 if prompt.present[0, k] else -20.0
+        return masks
 
     def decode(self, image_embeddings, prompt):
-        self.boxes, self.present = prompt.boxes, prompt.present
-        masks = torch.full((*prompt.present.shape, S, S), -20.0)
-        for k, (x0, y0, x1, y1) in enumerate(prompt.boxes[0].int().tolist()):
-            masks[0, k, y0 : y1 + 1, x0 : x1 + 1] = 20.0 if prompt.present[0, k] else -20.0
-        return masks, torch.ones(prompt.present.shape)
+        return self.decode_classes(image_embeddings, prompt), torch.ones(prompt.present.shape)
 
 
-def asked(config, prompt="none>box", **sam):
-    refine = dataclasses.replace(
-        config.refine, prompt=prompt, combine="consensus", box_margin_px=0.0
-    )
+def asked(config, prompt, **sam):
+    refine = dataclasses.replace(config.refine, prompt=prompt, box_margin_px=0.0)
     return dataclasses.replace(config, refine=refine, sam=dataclasses.replace(config.sam, **sam))
 
 
-def two_opinions():
-    """Class 1: both see it, SAM larger, the student in doubt there. Class 2: SAM alone sees it, the
-    student all but excludes it. Class 3: the student alone, and unsure."""
-    alone = torch.zeros(1, 3, S, S, dtype=torch.bool)
-    alone[0, 0, 4:12, 4:20] = True
-    alone[0, 1, 20:24, 20:24] = True
+@pytest.mark.parametrize("prompt, every_class", [("box", False), ("class_boxes", True)])
+def test_the_boxes_are_those_of_the_students_map(config, prompt, every_class):
+    """The queries answer for a class without a box, too; a box a class is no answer there."""
     probs = torch.zeros(1, CLASSES, S, S)
-    probs[0, 1, 4:12, 4:12] = 0.9
-    probs[0, 1, 4:12, 12:20] = 0.2
-    probs[0, 2, 20:24, 20:24] = 0.001
-    probs[0, 3, 28:30, 2:6] = 0.8
+    probs[0, 1, 4:12, 6:20], probs[0, 3, 28:30, 2:6] = 0.9, 0.8
     probs[0, 0] = 1 - probs[0].sum(0)
-    return alone, probs
-
-
-def test_the_boxes_are_those_of_the_mean_of_both_maps(config):
-    alone, probs = two_opinions()
-    sam, config = TwoAnswers(alone), asked(config)
-    answer = SamMatch(FixMatch(UNet(CLASSES), config), sam, config).ask(
-        torch.zeros(1, 1, 8, 8), PseudoLabel.from_probs(probs, 0.0)
-    )
-    assert sam.boxes[0, 0].tolist() == [4, 4, 19, 11]  # the mean has .6 where the student has .2
-    assert sam.present[0].tolist() == [True, True, False]  # .5005 against .4995; .4 against .6
-    assert sam.boxes[0, 1].tolist() == [20, 20, 23, 23]
-    assert torch.equal(answer.alone > 0, alone)
-    assert torch.equal(answer.mask_logits[0, 0] > 0, alone[0, 0])
-
-
-@pytest.mark.parametrize("prompt", ["box", "class_boxes"])
-def test_asked_once_the_boxes_are_those_of_the_students_map(config, prompt):
-    alone, probs = two_opinions()
-    sam, config = TwoAnswers(alone), asked(config, prompt)
-    answer = SamMatch(FixMatch(UNet(CLASSES), config), sam, config).ask(
-        torch.zeros(1, 1, 8, 8), PseudoLabel.from_probs(probs, 0.0)
-    )
-    assert answer.alone is None and sam.present[0].tolist() == [True, False, True]
-    assert sam.boxes[0, 0].tolist() == [4, 4, 11, 11]
-    # The queries answer for a class without a box, too.
-    assert answer.present[0].tolist() == [True, prompt == "class_boxes", True]
+    sam, config = WithinBoxes(), asked(config, prompt)
+    method = SamMatch(FixMatch(UNet(CLASSES), config), sam, config)
+    answer = method.ask(torch.zeros(1, 1, 8, 8), PseudoLabel.from_probs(probs, 0.0))
+    assert sam.prompt.boxes[0].tolist() == [[6, 4, 19, 11], [0, 0, 0, 0], [2, 28, 5, 29]]
+    assert sam.prompt.present[0].tolist() == [True, False, True]
+    assert answer.present[0].tolist() == [True, every_class, True]
+    assert torch.equal(answer.mask_logits[0] > 0, probs[0, 1:] > 0.5)
 
 
 def corners_of(sam, boxes, present):
@@ -143,22 +110,19 @@ def test_the_references_boxes_of_all_classes_at_once():
     """The upper bound of a SAM that is asked so: a stub answers with the boxes themselves."""
     label = np.zeros((1, 64, 64), np.uint8)
     label[0, 10:31, 20:41], label[0, 50:61, 2:13] = 1, 3
-    volume, sam = SimpleNamespace(label=label), TwoAnswers(None)
-    sam.image_size = S
+    volume, sam = SimpleNamespace(label=label), WithinBoxes()
     maps = segment_with_reference_boxes(sam, volume, torch.zeros(1, 1, 8, 8), CLASSES, at_once=True)
-    assert sam.present[0].tolist() == [True, False, True] and maps.shape == label.shape
+    assert sam.prompt.present[0].tolist() == [True, False, True] and maps.shape == label.shape
     assert {1, 3} == set(np.unique(maps)) - {0}
     assert (maps == label).mean() > 0.95
 
 
-@pytest.mark.parametrize(
-    "drop, learns, rests", [(1.0, "queries", "tokens"), (0.0, "tokens", "queries")]
-)
-def test_a_step_teaches_sam_the_way_that_was_drawn(config, batch, drop, learns, rests):
-    """What one way alone uses has a gradient, what the other alone uses has none."""
-    config = asked(config, prompt_drop=drop)
+def test_a_step_with_all_boxes_teaches_the_queries(config, batch):
+    config = asked(config, "class_boxes")
     sam = build_sam("tiny", image_size=S, num_classes=CLASSES)
     SamMatch(FixMatch(UNet(CLASSES), config), sam, config).step(batch).losses["sam"].backward()
-    own = {"queries": list(sam.class_queries.parameters()), "tokens": [sam.class_tokens]}
-    assert all(p.grad is not None for p in own[learns])
-    assert all(p.grad is None for p in own[rests])
+    assert all(p.grad is not None for p in sam.class_queries.parameters())
+    assert (
+        sam.class_tokens.grad is None
+        and sam.prompt_encoder.point_embeddings[2].weight.grad is not None
+    )

@@ -45,12 +45,11 @@ _MAY_BE_ZERO = (
 
 
 def prompt_kinds() -> tuple[str, ...]:
-    """No prompt, the boxes of all classes at once, every combination of prompt parts, in one order,
-    and first none, then these."""
-    prompts = tuple(
+    """No prompt, every combination of prompt parts, in one order, the boxes of all classes."""
+    prompts = (
         "+".join(parts) for n in (1, 2, 3) for parts in itertools.combinations(_PROMPT_PARTS, n)
     )
-    return ("none", "class_boxes", *prompts, *(f"none>{prompt}" for prompt in prompts))
+    return ("none", *prompts, "class_boxes")
 
 
 def _number(text: str) -> float | str:

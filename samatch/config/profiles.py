@@ -18,11 +18,6 @@ def half(count: int) -> int:
     return count // 2
 
 
-def half_more(count: int) -> int:
-    """For a variant that trains half as long again."""
-    return count + count // 2
-
-
 def double(value: Number) -> Number:
     """For a variant that trains twice as long, or with steps twice as large."""
     return 2 * value
@@ -163,8 +158,6 @@ _CLASS_BOXES: dict[str, Settings] = {
     "finetune": {"sam.prompt_drop": 0.0, "refine.prompt": "class_boxes"},
     "joint": {"refine.prompt": "class_boxes"},
 }
-_BOTH_WAYS: Settings = {"sam.prompt_drop": 2 / 3, "train.iterations": half_more}
-_ASKED_TWICE: Settings = {"refine.prompt": "none>box"}
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
 WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
@@ -209,21 +202,19 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
         "match": FROM_START,
         "joint": {**_BOTH_STAGES, "refine.sam_conf_thresh": 0.6},
     },
-    # Boxes of the student's map, as in the paper, but those of all classes in one question to the
-    # class queries, which costs as much as asking without a prompt; averaged with that map.
+    # From the start with the paper's boxes, averaged with the student's map.
+    "guided_box": {
+        "finetune": "box",
+        "match": FROM_START,
+        "joint": {**_BOTH_STAGES, **_asked(combine="consensus", sam_conf_thresh=0.75)},
+    },
+    # The boxes of all classes in one question to the class queries, which costs as much as asking
+    # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
     "guided_class_boxes": {
         "finetune": "class_boxes",
         "match": FROM_START,
         "joint": {**_BOTH_STAGES, **_CLASS_BOXES["joint"]},
-    },
-    # SAM asked twice: without a prompt, then with the boxes of the mean of that answer and the
-    # student's map. It learns both, in as many steps each as where it learns one.
-    "asked_twice": {"finetune": _BOTH_WAYS, "joint": _ASKED_TWICE},
-    "guided_asked_twice": {
-        "finetune": "asked_twice",
-        "match": FROM_START,
-        "joint": {**_BOTH_STAGES, **_ASKED_TWICE},
     },
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
@@ -261,7 +252,6 @@ ABLATIONS: list[Level] = [
         mask="mask",
         points="points",
         boxes_of_all_classes_at_once="class_boxes",
-        nothing_then_box="asked_twice",
     ),
     *_factor("margin of the box, px at 256", **{"0": "margin0", "2": "box", "10": "margin10"}),
     *_factor(
@@ -297,7 +287,7 @@ ABLATIONS: list[Level] = [
         "guided from the start, asked",
         nothing=FROM_START,
         boxes_of_all_classes_at_once="guided_class_boxes",
-        nothing_then_box="guided_asked_twice",
+        box_consensus="guided_box",
     ),
     *_factor(
         "arithmetic, with boxes",

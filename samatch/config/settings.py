@@ -80,8 +80,7 @@ class Sam:
     # Learned per-class vector on the prompt tokens (ours, not the paper's).
     class_token: bool = True
     views: int = 0  # fixed encoder: augmented views per labeled slice whose embeddings are cached
-    # Where SAM learns to answer both ways, the share of its steps without a prompt.
-    prompt_drop: float = 0.5
+    prompt_drop: float = 0.5  # fine-tuning: share of steps without a prompt, class queries alone
     lr: float = 5e-5  # AdamW, after 30 rising steps falling as the student's
     weight_decay: float = 0.01
     lambda_unsup: float = 0.25  # weight of SAM's loss against the student's pseudo-label
@@ -90,11 +89,10 @@ class Sam:
 
 @dataclass(frozen=True)
 class Refine:
-    """How SAM's answer becomes a pseudo-label (`samatch.methods.samatch.SamMatch.refine`)."""
+    """How SAM's answer becomes a pseudo-label (`samatch.methods.sam_match.SamMatch.refine`)."""
 
     # none (class queries alone), or of the student's map: box, points and mask, joined by +, a
-    # question for each class; class_boxes: those of all classes in one question to the queries;
-    # none>box and the like: first none, then the box of the mean of that answer and this map.
+    # question for each class, or class_boxes, those of all classes in one question to the queries.
     prompt: str = "box"
     # Pixels at 256 on every side of the student's box; published: 10 FixMatch, 5 UniMatch, 30 BUSI.
     box_margin_px: float = 10.0

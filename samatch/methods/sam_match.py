@@ -8,8 +8,7 @@
 What SAM is asked is `refine.prompt`: a box of the student's map and the like (the paper), or
 "none": every class from its learned query alone, an opinion that does not stand on the student's
 map. "class_boxes" (ours) gives these queries the boxes of all classes of the student's map, in one
-question instead of one for each class. "none>box" (ours) asks twice: without a prompt, and then
-with the boxes of the mean of that answer and the student's map.
+question instead of one for each class.
 
 `combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes
 P_sam, "consensus" (1 - a) P + a P_sam, "weighted" the same with an a of each image and class
@@ -154,23 +153,13 @@ class SamMatch(Method):
     def ask(self, embeddings: Tensor, proposed: PseudoLabel) -> Answer:
         """SAM asked about n images whose embeddings (n, C, h, w) and class maps share a frame."""
         settings = self.config.refine
-        if not settings.prompt.startswith("none"):
-            return self._prompted(embeddings, proposed.probs, proposed.label)
-        alone = self.sam.decode_classes(embeddings)
         if settings.prompt == "none":
-            return answer_of_queries(alone)
-        sam_probs = resize(self._class_probs(alone.detach()), proposed.probs.shape[-1])
-        both = (proposed.probs + sam_probs) / 2
-        return self._prompted(embeddings, both, both.argmax(1), alone)
-
-    def _prompted(
-        self, embeddings: Tensor, probs: Tensor, label: Tensor, alone: Tensor | None = None
-    ) -> Answer:
-        prompt = prompt_from_probs(probs, label, self.config.refine)
-        if self.config.refine.prompt == "class_boxes":
+            return answer_of_queries(self.sam.decode_classes(embeddings))
+        prompt = prompt_from_probs(proposed.probs, proposed.label, settings)
+        if settings.prompt == "class_boxes":
             return answer_of_queries(self.sam.decode_classes(embeddings, prompt))
         mask_logits, quality = self.sam.decode(embeddings, prompt)
-        return Answer(mask_logits, quality, prompt.present, alone)
+        return Answer(mask_logits, quality, prompt.present)
 
     def networks(self) -> dict[str, nn.Module]:
         """Those of the wrapped method, and "sam"."""
@@ -283,16 +272,10 @@ class SamMatch(Method):
     def _sam_losses(
         self, refinement: Refinement, embeddings_l: Tensor, label_l: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """SAM learns from the reference of labeled slices and the student's map of the others.
-
-        Of a SAM that is asked both ways each step draws one, as in its fine-tuning.
-        """
+        """SAM learns from the reference of labeled slices and the student's map of the others."""
         settings, answer, target = self.config.refine, refinement.answer, refinement.target
-        mask_logits, queries = answer.mask_logits, settings.prompt in ("none", "class_boxes")
-        if answer.alone is not None and torch.rand(()) < self.config.sam.prompt_drop:
-            mask_logits, queries = answer.alone, True
-        mask_logits = resize(mask_logits, target.label.shape[-1])
-        if queries:
+        mask_logits = resize(answer.mask_logits, target.label.shape[-1])
+        if settings.prompt in ("none", "class_boxes"):
             boxes = (
                 reference_boxes(label_l, self.num_classes, settings.box_jitter)
                 if settings.prompt == "class_boxes"

@@ -18,7 +18,6 @@ class Answer:
     mask_logits: Tensor  # (n, K, S, S)
     quality: Tensor  # (n, K) predicted IoU of each mask
     present: Tensor  # (n, K) bool: what was asked for
-    alone: Tensor | None = None  # (n, K, S, S) mask logits of the answer before, without a prompt
 
 
 def expected_iou(mask_logits: Tensor) -> Tensor:
