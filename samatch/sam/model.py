@@ -38,7 +38,7 @@ class SamModel(nn.Module):
 
     The class token resolves what a box cannot say: that the ring is meant and not the cavity. It is
     added to the sparse prompt embeddings and starts at zero, so that an untuned model is the
-    original. The class queries ask without any prompt.
+    original. The class queries ask for all classes at once, without a prompt or with their boxes.
     """
 
     def __init__(
