@@ -9,7 +9,7 @@ import torch
 from samatch.config.settings import make_config
 from samatch.networks.unet import UNet
 from samatch.sam import model as sam_module
-from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, reference_loss, sam_names
+from samatch.sam.model import ABSENT_LOGIT, build_sam, input_size, sam_names, supervised_loss
 from samatch.sam.models import _tiny_vit
 from samatch.sam.models.lite_medsam import adapt
 from samatch.sam.prompts import Prompt
@@ -178,14 +178,14 @@ def test_lora_changes_the_attention_alone_and_starts_at_the_original():
     assert all(p.grad is None for p in sam.image_encoder.parameters() if not p.requires_grad)
 
 
-def test_reference_loss_falls_when_sam_learns():
+def test_the_supervised_loss_falls_when_sam_learns():
     sam = build_sam("tiny", image_size=32, num_classes=2)
     label = torch.zeros(2, 32, 32, dtype=torch.long)
     label[:, 8:20, 10:24] = 1
     image, optimizer = label[:, None] * 0.8 + 0.1, torch.optim.Adam(sam.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        loss = reference_loss(sam, sam.encode(image), label, 2, 0.1)
+        loss = supervised_loss(sam, sam.encode(image), label, 2, "box", 0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -154,6 +154,7 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
+_CONSENSUS: Settings = {"combine": "consensus", "sam_conf_thresh": 0.75}
 _CLASS_BOXES: dict[str, Settings] = {
     "finetune": {"sam.prompt_drop": 0.0, "refine.prompt": "class_boxes"},
     "joint": {"refine.prompt": "class_boxes"},
@@ -161,6 +162,13 @@ _CLASS_BOXES: dict[str, Settings] = {
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
 WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
+
+
+def _from_start(joint: Settings, sam: str = "") -> dict[str, Settings | str]:
+    """As FROM_START, with more settings of joint training, and the SAM of the variant `sam`."""
+    return {"finetune": sam, "match": FROM_START, "joint": {**_BOTH_STAGES, **joint}}
+
+
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
@@ -168,7 +176,7 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     WHOLE_CHAIN: {"match": {"train.iterations": double}},
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},
-    "box_consensus": _boxed(combine="consensus", sam_conf_thresh=0.75),
+    "box_consensus": _boxed(**_CONSENSUS),
     "mask": _boxed("mask"),
     "points": _boxed("points"),
     "margin0": _boxed(box_margin_px=0.0),
@@ -198,24 +206,13 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     },
     # The same, and a pixel is kept from 0.6 on: at 0.75 a kept class has at least one half from the
     # student, so that SAM never names another; at 0.6 a sure SAM can.
-    "guided_thresh60": {
-        "match": FROM_START,
-        "joint": {**_BOTH_STAGES, "refine.sam_conf_thresh": 0.6},
-    },
-    # From the start with the paper's boxes, averaged with the student's map.
-    "guided_box": {
-        "finetune": "box",
-        "match": FROM_START,
-        "joint": {**_BOTH_STAGES, **_asked(combine="consensus", sam_conf_thresh=0.75)},
-    },
+    "guided_thresh60": _from_start({"refine.sam_conf_thresh": 0.6}),
+    # The same with the paper's boxes, averaged with the student's map.
+    "guided_box": _from_start(_asked(**_CONSENSUS), sam="box"),
     # The boxes of all classes in one question to the class queries, which costs as much as asking
     # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
-    "guided_class_boxes": {
-        "finetune": "class_boxes",
-        "match": FROM_START,
-        "joint": {**_BOTH_STAGES, **_CLASS_BOXES["joint"]},
-    },
+    "guided_class_boxes": _from_start(_CLASS_BOXES["joint"], sam="class_boxes"),
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),

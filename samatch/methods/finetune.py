@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samatch.config.settings import RunConfig
 from samatch.data.batches import Batch
 from samatch.methods.base import Method, StepOutput
-from samatch.sam.model import Embeddings, SamModel, classes_loss, reference_boxes, reference_loss
+from samatch.sam.model import Embeddings, SamModel, supervised_loss
 
 
 class FineTune(Method):
@@ -43,27 +43,19 @@ class FineTune(Method):
             label = self.labels[batch.index_l].long()
         else:
             embeddings, label = self.sam.encode(batch.image_l), batch.label_l
+        prompt = self.config.refine.prompt
         if self.answers_alone and torch.rand(()) < self.config.sam.prompt_drop:
-            loss, name = classes_loss(self.sam, embeddings, label), "loss_sam_alone"
-        elif self.boxes_at_once:
-            prompt = reference_boxes(label, self.num_classes, self.config.refine.box_jitter)
-            loss, name = classes_loss(self.sam, embeddings, label, prompt), "loss_sam_boxes"
-        else:
-            loss = reference_loss(
-                self.sam, embeddings, label, self.num_classes, self.config.refine.box_jitter
-            )
-            name = "loss_sam_boxes"
+            prompt = "none"
+        loss = supervised_loss(
+            self.sam, embeddings, label, self.num_classes, prompt, self.config.refine.box_jitter
+        )
+        name = "loss_sam_alone" if prompt == "none" else "loss_sam_boxes"
         return StepOutput({"sam": loss}, {name: loss.detach()})
 
     @property
     def answers_alone(self) -> bool:
         """Whether this SAM learns to answer without a prompt."""
         return self.sam.class_queries is not None and self.config.sam.prompt_drop > 0
-
-    @property
-    def boxes_at_once(self) -> bool:
-        """Whether the boxes of all classes make one question."""
-        return self.config.refine.prompt == "class_boxes"
 
     def networks(self) -> dict[str, nn.Module]:
         """SAM alone."""

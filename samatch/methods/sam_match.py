@@ -36,12 +36,10 @@ from samatch.sam.model import (
     Embeddings,
     SamModel,
     class_logits,
-    classes_loss,
-    reference_boxes,
-    reference_loss,
     resize,
+    supervised_loss,
 )
-from samatch.sam.prompts import class_masks, prompt_from_probs
+from samatch.sam.prompts import OF_QUERIES, class_masks, prompt_from_probs
 
 
 class SamMatch(Method):
@@ -275,18 +273,12 @@ class SamMatch(Method):
         """SAM learns from the reference of labeled slices and the student's map of the others."""
         settings, answer, target = self.config.refine, refinement.answer, refinement.target
         mask_logits = resize(answer.mask_logits, target.label.shape[-1])
-        if settings.prompt in ("none", "class_boxes"):
-            boxes = (
-                reference_boxes(label_l, self.num_classes, settings.box_jitter)
-                if settings.prompt == "class_boxes"
-                else None
-            )
-            supervised = classes_loss(self.sam, embeddings_l, label_l, boxes)
+        supervised = supervised_loss(
+            self.sam, embeddings_l, label_l, self.num_classes, settings.prompt, settings.box_jitter
+        )
+        if settings.prompt in OF_QUERIES:
             unsupervised = segmentation_loss(class_logits(mask_logits), target.label, target.keep)
         else:
-            supervised = reference_loss(
-                self.sam, embeddings_l, label_l, self.num_classes, settings.box_jitter
-            )
             masks = class_masks(target.label, self.num_classes)
             unsupervised = sam_loss(mask_logits, answer.quality, masks, answer.present)
         if published(settings, "loss"):

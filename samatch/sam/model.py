@@ -18,7 +18,7 @@ from samatch.networks.losses import sam_loss, segmentation_loss
 from samatch.sam import models
 from samatch.sam.lora import add_lora
 from samatch.sam.mask_decoder import BatchedMaskDecoder, ClassQueries
-from samatch.sam.prompts import Prompt, boxes_of, class_masks, jitter
+from samatch.sam.prompts import OF_QUERIES, Prompt, boxes_of, class_masks, jitter
 from samatch.sam.weights import load_weights, read_checkpoint, weights_file
 from samatch.system.errors import InputError, known
 
@@ -228,33 +228,34 @@ def reference_boxes(label: Tensor, num_classes: int, box_jitter: float) -> Promp
     return Prompt(jitter(boxes, box_jitter, size, torch.default_generator), present, size)
 
 
-def reference_loss(
-    sam: SamModel, image_embeddings: Tensor, label: Tensor, num_classes: int, box_jitter: float
+def supervised_loss(
+    sam: SamModel,
+    image_embeddings: Tensor,
+    label: Tensor,
+    num_classes: int,
+    prompt: str,
+    box_jitter: float,
 ) -> Tensor:
-    """SAM's supervised loss: asked with the reference's box of each class, jittered.
+    """SAM's loss against a class map: (CE + Dice) / 2 where its queries answer, asked with nothing
+    ("none") or with the boxes of all classes ("class_boxes"), else `sam_loss`, of a box a class.
+    Boxes are the reference's, jittered.
 
     image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
     """
-    prompt = reference_boxes(label, num_classes, box_jitter)
-    mask_logits, iou_pred = sam.decode(image_embeddings, prompt)
+    size = label.shape[-1]
+    if prompt in OF_QUERIES:
+        asked = None if prompt == "none" else reference_boxes(label, num_classes, box_jitter)
+        mask_logits = resize(sam.decode_classes(image_embeddings, asked), size)
+        return segmentation_loss(class_logits(mask_logits), label)
+    boxes = reference_boxes(label, num_classes, box_jitter)
+    mask_logits, iou_pred = sam.decode(image_embeddings, boxes)
     masks = class_masks(label, num_classes)
-    return sam_loss(resize(mask_logits, label.shape[-1]), iou_pred, masks, prompt.present)
+    return sam_loss(resize(mask_logits, size), iou_pred, masks, boxes.present)
 
 
 def class_logits(mask_logits: Tensor) -> Tensor:
     """(B, K, H, W) -> (B, C, H, W): background has logit 0: a class wins where its own is above."""
     return torch.cat([torch.zeros_like(mask_logits[:, :1]), mask_logits], dim=1)
-
-
-def classes_loss(
-    sam: SamModel, image_embeddings: Tensor, label: Tensor, prompt: Prompt | None = None
-) -> Tensor:
-    """SAM's supervised loss where its class queries answer: (CE + Dice) / 2 of its class map.
-
-    image_embeddings (B, C, h, w); label (B, S, S) class map in the same frame, any S.
-    """
-    mask_logits = resize(sam.decode_classes(image_embeddings, prompt), label.shape[-1])
-    return segmentation_loss(class_logits(mask_logits), label)
 
 
 def resize(maps: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from samatch.config.settings import Refine
 from samatch.system.devices import send
 
+OF_QUERIES = ("none", "class_boxes")  # the prompts that SAM's class queries answer, all at once
 NO_POINT = -1  # segment-anything's label of a point that is not there
 PASSES_AT_ONCE = 8  # of the connected components' propagation; hearts settle in about as many
 

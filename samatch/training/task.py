@@ -201,7 +201,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     sam, num_classes = new_sam(config, data), data.manifest.num_classes
     embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
     method = FineTune(sam, config, num_classes, embeddings, data.pool.label)
-    embed = embedder(sam, config, data)
+    embed, at_once = embedder(sam, config, data), config.refine.prompt == "class_boxes"
 
     @torch.no_grad()
     def alone(volume: Volume) -> np.ndarray:
@@ -212,7 +212,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     def with_boxes(volume: Volume) -> np.ndarray:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
             return evaluate.segment_with_reference_boxes(
-                sam, volume, embed(volume), num_classes, at_once=method.boxes_at_once
+                sam, volume, embed(volume), num_classes, at_once=at_once
             )
 
     if not method.answers_alone:
