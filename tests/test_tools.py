@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,13 @@ import answer_table  # noqa: E402
 import check_notebooks  # noqa: E402
 import choose_profile  # noqa: E402
 import list_runs  # noqa: E402
+import pairs_table  # noqa: E402
 import run_notebook  # noqa: E402
 import write_lock  # noqa: E402
 import write_pages  # noqa: E402
 
 from samatch.config.settings import make_config, parent_configs, run_id  # noqa: E402
-from samatch.results import audit, report, seed_tables  # noqa: E402
+from samatch.results import audit, folds, report, seed_tables  # noqa: E402
 from samatch.results.records import RUN_COLUMNS  # noqa: E402
 from samatch.system import paths  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
@@ -353,6 +355,30 @@ def test_pages_show_the_seeds(seeds_on_record):
     assert "| SAM-Match (FixMatch) | 2 | 86.5 | 76.5 | 88.5 | +2.0 |" in write_pages.test_time(
         "laptop", "chaos"
     )
+
+
+def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
+    """Seed 0, .80 and .90 against .80 twice; SAM's part is .02 more. A fold without the second run
+    adds nothing to the first pair, and its two patients to the second."""
+    default, control = pairs_table._sam_match(), pairs_table._sam_match("no_sam")
+    both = pairs_table._sam_match("", pairs_table.BOTH)
+    rows = [(default, control), (both, default)]
+    monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": rows, "chaos_folds": rows})
+    first, second = write_pages.pairs("laptop", "chaos").splitlines()[2:]
+    assert first.startswith("| SAM-Match (FixMatch) | FixMatch, continued | 2 | 1 | +5.0 (")
+    assert "both maps at test time | SAM-Match (FixMatch) | 2 | 2 | +2.0 (+2.0 to +2.0)" in second
+
+    fold = seeds_on_record.parent / "chaos_fold2"
+    shutil.copytree(seeds_on_record, fold)
+    for name in ("runs", "per_case"):
+        rows = pd.read_csv(fold / f"{name}.csv", keep_default_na=False)
+        rows["run_id"] = rows.run_id.str.replace("chaos", "chaos_fold2")
+        if name == "per_case":
+            rows["patient_id"] += "2"
+        rows[~rows.run_id.str.contains("no_sam")].to_csv(fold / f"{name}.csv", index=False)
+    monkeypatch.setattr(folds, "fold_names", lambda whole: [whole, f"{whole}_fold2"])
+    first, second = write_pages.pairs("laptop", "chaos_folds").splitlines()[2:]
+    assert "| 2 | 1 | +5.0 (" in first and "| 4 | 4 | +2.0 (" in second
 
 
 def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):

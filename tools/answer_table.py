@@ -1,7 +1,7 @@
 """The first table of README.md: what came out, one column per set."""
 
 import pandas as pd
-from cells import interval, markdown, probability, records
+from cells import interval, markdown, probability, records, scores_of
 
 from samatch.config.profiles import FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED
@@ -53,10 +53,7 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
     by_seed = of_answer(runs[runs.n_labeled == n_labeled])
     both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
     seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
-    scores = 100 * tables.stats.unit_scores(per_case)
-    refined = 100 * tables.stats.unit_scores(
-        per_case[per_case.split == "test_refined"].assign(split="test")
-    )
+    scores, refined = (100 * scores_of(per_case, split) for split in ("test", "test_refined"))
     fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
     cells = {
         "labeled": str(n_labeled),

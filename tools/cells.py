@@ -20,6 +20,11 @@ def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
 
 
+def scores_of(per_case: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Mean Dice of each unit by run, of the rows of `split`, such as SAM's maps at test time."""
+    return tables.stats.unit_scores(per_case[per_case.split == split].assign(split="test"))
+
+
 def one(values: pd.Series) -> list[str]:
     """Numbers with one decimal; "" for NaN."""
     return ["" if pd.isna(value) else f"{value:.1f}" for value in values]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from answer_table import answer
 from cells import interval, markdown, one, probability, records, tracked, with_undefined
+from pairs_table import pairs
 
 from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
@@ -240,6 +241,7 @@ TABLES = {
     "seeds": seeds,
     "wilcoxon": wilcoxon,
     "test_time": test_time,
+    "pairs": pairs,
     "trials": trials,
 }
 

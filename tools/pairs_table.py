@@ -1,0 +1,88 @@
+"""Pairs of results that the text of docs/results.md sets side by side, beside the tables' families.
+
+A result is a way to segment the test units: a run of the first seed, by its method and variant, and
+who segments, the student alone, SAM, or both maps together at test time.
+"""
+
+import numpy as np
+import pandas as pd
+from cells import interval, markdown, probability, scores_of, tracked
+
+from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.settings import GUIDED
+from samatch.results import folds, stats, tables
+from samatch.results.tables import NO_SAM
+
+GUIDED_FIXMATCH, FIXMATCH = f"{GUIDED}fixmatch", "fixmatch"
+STUDENT, SAM, BOTH = "test", "test_sam", "test_refined"
+WHO = {STUDENT: "", SAM: ": SAM at test time", BOTH: ": both maps at test time"}
+Way = tuple[str, str, str]  # method, variant, who segments
+
+
+def _sam_match(variant: str = "", who: str = STUDENT) -> Way:
+    return GUIDED_FIXMATCH, variant, who
+
+
+EQUAL_LENGTH: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
+CLASS_BOXES = "guided_class_boxes"
+PAIRS: dict[str, list[tuple[Way, Way]]] = {
+    "acdc": [
+        (_sam_match("box"), _sam_match()),
+        (_sam_match("box"), _sam_match(NO_SAM)),
+        (_sam_match("box", SAM), _sam_match("box")),
+        (_sam_match("box", SAM), _sam_match("", BOTH)),
+        (_sam_match("guided_thresh60"), _sam_match(FROM_START)),
+        (_sam_match(CLASS_BOXES), _sam_match(FROM_START)),
+        (_sam_match(CLASS_BOXES, BOTH), _sam_match(CLASS_BOXES)),
+        (_sam_match(CLASS_BOXES, BOTH), EQUAL_LENGTH),
+    ],
+    "chaos_folds": [
+        (_sam_match(FROM_START), EQUAL_LENGTH),
+        (_sam_match(FROM_START, BOTH), EQUAL_LENGTH),
+    ],
+}
+
+
+def pairs(profile: str, dataset: str) -> str:
+    """One row a pair of PAIRS: units that have both, how many are better, median and p, which no
+    family corrects. Of <set>_folds, the units of the folds that have both."""
+    whole = dataset.removesuffix("_folds")
+    names = folds.fold_names(whole) if whole != dataset else [dataset]
+    scores = pd.concat([by_way(profile, name) for name in names])
+    found = [both_of(scores, first, second) for first, second in PAIRS[dataset]]
+    tests = pd.DataFrame([stats.paired_test(difference) for difference in found])
+    points = 100 * tests[list(stats.INTERVAL)]
+    return markdown(
+        {
+            "result": [title(first) for first, _ in PAIRS[dataset]],
+            "against": [title(second) for _, second in PAIRS[dataset]],
+            "n": tests.n,
+            "better": [int((difference > 0).sum()) for difference in found],
+            "median difference (points)": [interval(*row) for row in points.to_numpy()],
+            "p, not corrected": probability(tests.p),
+        }
+    )
+
+
+def by_way(profile: str, dataset: str) -> pd.DataFrame:
+    """Mean Dice of each test unit, a column a Way, of the first seed and the main budget."""
+    runs, per_case = tracked(profile, dataset)
+    runs = tables.main_budget(runs)
+    runs = runs[runs.seed == runs.seed.min()].set_index("run_id")
+    columns = {}
+    for who in WHO:
+        scores = scores_of(per_case, who)
+        for run_id in scores.columns.intersection(runs.index):
+            columns[(runs.method[run_id], runs.variant[run_id], who)] = scores[run_id]
+    return pd.DataFrame(columns)
+
+
+def both_of(scores: pd.DataFrame, first: Way, second: Way) -> np.ndarray:
+    """The differences of the units that have both, to the decimals that tests take."""
+    return (scores[first] - scores[second]).dropna().round(stats.DECIMALS).to_numpy()
+
+
+def title(way: Way) -> str:
+    """A Way in a reader's words."""
+    method, variant, who = way
+    return tables.label(method, variant) + WHO[who]
