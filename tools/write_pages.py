@@ -155,7 +155,7 @@ def external(profile: str, dataset: str) -> str:
     folder = paths.TRACKED_RESULTS / profile / dataset
     rows = pd.concat(read_table(path) for path in sorted(folder.glob("external_*.csv")))
     runs, _ = records(profile, dataset)
-    names = seed_tables.names_whatever_seed(tables.in_reading_order(tables.headline(runs)))
+    names = seed_tables.names_whatever_seed(tables.headline(runs))
     rows = rows.assign(name=rows.run_id.map(names), missed=rows.status == "empty_pred")
     of_method = rows.groupby("name")
     shown = [name for name in dict.fromkeys(names.values()) if name in of_method.groups]
@@ -199,7 +199,7 @@ def retrained(profile: str, dataset: str) -> str:
     for name in folds.fold_names(whole) if whole != dataset else [dataset]:
         runs, _ = tracked(profile, name)
         of_run, fold = tables.names_of(runs), f", {name}" if whole != dataset else ""
-        names |= {run: of_run[run] + fold for run in tables.in_reading_order(runs).run_id}
+        names |= {run: of_run[run] + fold for run in of_run}
     table = read_table(paths.TRACKED_RESULTS / "robustness" / "retrained.csv")
     place = {run_id: number for number, run_id in enumerate(names)}
     table = table[table.run_id.isin(names)]

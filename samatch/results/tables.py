@@ -29,18 +29,17 @@ METHOD_LABELS = {
 NO_SAM = "no_sam"
 # Of cross-validation: the way to combine that each fold's validation patients chose.
 CHOSEN = "chosen"
-VARIANT_LABELS = {
+VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS} | {
     "box": "the paper's box",
     "as_published": "as published",
     CHOSEN: "chosen in each fold",
     WHOLE_CHAIN: "at equal length",
     FROM_START: "from the start",
+    "guided_thresh60": "from the start, kept from 0.6",
+    "guided_box": "from the start, box averaged",
+    "guided_class_boxes": "from the start, boxes at once",
+    "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
-    **{
-        level.variant: f"{level.factor}: {level.level}"
-        for level in ABLATIONS
-        if level.variant not in ("", NO_SAM, FROM_START, "box", "as_published")
-    },
 }
 VARIANT_ORDER = (NO_SAM, CHOSEN, "", WHOLE_CHAIN, FROM_START, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
@@ -83,15 +82,15 @@ def label(method: str, variant: str = "") -> str:
 
 
 def names_of(runs: pd.DataFrame) -> dict[str, str]:
-    """run_id -> name, with the SAM or budget where most runs have another one, and with a seed
-    that is not the lowest."""
+    """run_id -> name, in reading order, with the SAM or budget where most runs have another one,
+    and with a seed that is not the lowest."""
     usual = {
         "n_labeled": _most_common(runs.n_labeled),
         "seed": runs.seed.min(),
         "sam": _most_common(runs.sam[runs.sam != ""]),
     }
     names = {}
-    for run in runs.itertuples():
+    for run in in_reading_order(runs).itertuples():
         unusual = [
             words
             for differs, words in (
@@ -380,7 +379,7 @@ def patient_tables(
         found["clinical"] = clinical.agreement(clinical.measurements(per_case, manifest))
     if manifest and any(case.group for case in manifest.cases):
         found["groups"] = clinical.by_group(per_case, manifest)
-    names = names_of(in_reading_order(runs))
+    names = names_of(runs)
     place = {run_id: number for number, run_id in enumerate(names)}
     for name, table in found.items():
         table.insert(1, "method", table.run_id.map(names))
