@@ -204,15 +204,15 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
     assert (
         len(grid) == len(set(grid)) == 32 and "--method samatch-unimatch --variant sam_lora" in grid
     )
-    assert len(others) == 14 and not any(
-        "samatch" in line or "finetune" in line or "supervised" in line for line in others
-    )
-    chain = [make_config("laptop", "phantom", 3, f"{part}fixmatch") for part in ("", "samatch-")]
+    assert len(others) == 15 and not any("samatch" in line or "finetune" in line for line in others)
+    stages = ("supervised", "fixmatch", "samatch-fixmatch")
+    chain = [make_config("laptop", "phantom", 3, stage).train.iterations for stage in stages]
     for line in others:
         _, method, _, variant = line.split()
         alone = make_config("laptop", "phantom", 3, method, variant=variant)
-        assert alone.train.iterations == sum(run.train.iterations for run in chain)
-        assert not any(parent.variant for parent in parent_configs(alone))
+        before = parent_configs(alone)
+        assert sum(run.train.iterations for run in (alone, *before)) == sum(chain)
+        assert not any(parent.variant for parent in before)
     assert (
         len(more) == len(set(more)) == 12
         and "--method samatch-bcp --variant no_sam --seed 2" in more

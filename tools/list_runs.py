@@ -5,7 +5,7 @@ usage: list_runs.py reproduce|ablations|comparisons|seeds MATCH_METHOD
 
 import sys
 
-from samatch.config.profiles import ABLATIONS, WHOLE_CHAIN
+from samatch.config.profiles import ABLATIONS, ALL_STAGES, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
 from samatch.config.words import reproduced
 from samatch.methods.base import method_names
@@ -17,8 +17,8 @@ KINDS = ("reproduce", "ablations", "comparisons", "seeds")
 
 def runs(kind: str, match: str) -> list[str]:
     """What `make reproduce` trains beside SAM-Match around `match`; the grid of SAM-Match; every
-    match method, trained as long as SAM-Match's student in both its stages; or SAM-Match and what
-    it is compared with first, on other seeds.
+    method without SAM, trained as long as SAM-Match's student in all its stages; or SAM-Match and
+    what it is compared with first, on other seeds.
     """
     known(kind, KINDS, "list of runs")
     beside = [line_of(*run) for run in reproduced(match)]
@@ -31,9 +31,9 @@ def runs(kind: str, match: str) -> list[str]:
         variants = dict.fromkeys(level.variant for level in ABLATIONS)
         return [line_of(GUIDED + match, variant) for variant in variants]
     return [
-        line_of(name, WHOLE_CHAIN)
+        line_of(name, ALL_STAGES if name == SUPERVISED else WHOLE_CHAIN)
         for name in method_names()
-        if name not in (SUPERVISED, FINETUNE) and not name.startswith(GUIDED)
+        if name != FINETUNE and not name.startswith(GUIDED)
     ]
 
 

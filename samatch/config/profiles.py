@@ -18,6 +18,11 @@ def half(count: int) -> int:
     return count // 2
 
 
+def triple(count: int) -> int:
+    """For a variant that trains three times as long."""
+    return 3 * count
+
+
 def double(value: Number) -> Number:
     """For a variant that trains twice as long, or with steps twice as large."""
     return 2 * value
@@ -161,7 +166,9 @@ _CLASS_BOXES: dict[str, Settings] = {
 }
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
-WHOLE_CHAIN, FROM_START = "whole_chain", "guided_from_start"
+ALL_STAGES, WHOLE_CHAIN, FROM_START = "all_stages", "whole_chain", "guided_from_start"
+# Variants of training without SAM for as many iterations as SAM-Match's student has in all.
+EQUAL_LENGTH = (ALL_STAGES, WHOLE_CHAIN)
 
 
 def _from_start(joint: Settings, sam: str = "") -> dict[str, Settings | str]:
@@ -172,7 +179,9 @@ def _from_start(joint: Settings, sam: str = "") -> dict[str, Settings | str]:
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
-    # A match method that trains as many iterations as SAM-Match's student does in both its stages.
+    # Supervised training alone, for as many iterations as SAM-Match's student has in its three
+    # stages; a match method for as many as it has in two, after the supervised start.
+    ALL_STAGES: {"warm_up": {"train.iterations": triple}},
     WHOLE_CHAIN: {"match": {"train.iterations": double}},
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},

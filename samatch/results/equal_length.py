@@ -1,16 +1,16 @@
-"""Every comparison method trained for as many iterations as SAM-Match's student in both its stages:
+"""Every comparison method trained for as many iterations as SAM-Match's student in all its stages:
 what each costs and reaches, and the paired test against SAM-Match."""
 
 import pandas as pd
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import EQUAL_LENGTH, FROM_START
 from samatch.results import stats, tables
 
 
 def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per method, the best test Dice first: SAM-Match around the match method of the run
     `reference`, after its match stage and from the start, the same training without SAM, and the
-    runs of that budget and seed that have the variant `whole_chain`.
+    runs of that budget and seed that have the variant `whole_chain` or, supervised, `all_stages`.
 
     minutes: of the run's training and all of its parents', without SAM's embeddings. dice in
     percent, mean over patients; median_difference, ci_low, ci_high and p_bonferroni: of `reference`
@@ -20,7 +20,7 @@ def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) 
     mine = runs.set_index("run_id").loc[reference]
     same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     chain = (same.method == mine.method) & same.variant.isin(["", tables.NO_SAM, FROM_START])
-    shown = same[chain | (same.variant == WHOLE_CHAIN)]
+    shown = same[chain | same.variant.isin(EQUAL_LENGTH)]
     table = tables.summary(shown, per_case)
     run_of = shown.set_index("run_id")
     table["method"] = [

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.config.profiles import ABLATIONS, FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import ABLATIONS, EQUAL_LENGTH, FROM_START
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results import clinical, stats
@@ -33,7 +33,7 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "box": "the paper's box",
     "as_published": "as published",
     CHOSEN: "chosen in each fold",
-    WHOLE_CHAIN: "at equal length",
+    **dict.fromkeys(EQUAL_LENGTH, "at equal length"),
     FROM_START: "from the start",
     "guided_thresh60": "from the start, kept from 0.6",
     "guided_box": "from the start, box averaged",
@@ -41,7 +41,7 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", WHOLE_CHAIN, FROM_START, "box", "as_published")
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", *EQUAL_LENGTH, FROM_START, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # Variants that are tested against every comparison method as the default is.
