@@ -222,6 +222,11 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
     "guided_class_boxes": _from_start(_CLASS_BOXES["joint"], sam="class_boxes"),
+    # The same, and the unlabeled term counts four times as much: does the student follow its better
+    # teacher when it is told to with more weight?
+    "guided_weight2": _from_start(
+        _CLASS_BOXES["joint"] | {"method.lambda_u": 2.0}, sam="class_boxes"
+    ),
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),
@@ -294,6 +299,10 @@ ABLATIONS: list[Level] = [
         nothing=FROM_START,
         boxes_of_all_classes_at_once="guided_class_boxes",
         box_consensus="guided_box",
+    ),
+    *_factor(
+        "guided from the start with boxes at once, weight of the unlabeled term",
+        **{"0.5": "guided_class_boxes", "2": "guided_weight2"},
     ),
     *_factor(
         "arithmetic, with boxes",

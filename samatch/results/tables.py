@@ -38,6 +38,7 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "guided_thresh60": "from the start, kept from 0.6",
     "guided_box": "from the start, box averaged",
     "guided_class_boxes": "from the start, boxes at once",
+    "guided_weight2": "from the start, boxes at once, weight 2",
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
