@@ -358,15 +358,16 @@ def test_pages_show_the_seeds(seeds_on_record):
 
 
 def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
-    """Seed 0, .80 and .90 against .80 twice; SAM's part is .02 more. A fold without the second run
-    adds nothing to the first pair, and its two patients to the second."""
+    """Means of seeds 0 and 1: .87 and .86 against .80 twice; seed 2 lacks the first run. SAM's part
+    is .02 more. A fold without the second run adds nothing to the first pair, and its two patients
+    to the second."""
     default, control = pairs_table._sam_match(), pairs_table._sam_match("no_sam")
     both = pairs_table._sam_match("", pairs_table.BOTH)
     rows = [(default, control), (both, default)]
     monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": rows, "chaos_folds": rows})
     first, second = write_pages.pairs("laptop", "chaos").splitlines()[2:]
-    assert first.startswith("| SAM-Match (FixMatch) | FixMatch, continued | 2 | 1 | +5.0 (")
-    assert "both maps at test time | SAM-Match (FixMatch) | 2 | 2 | +2.0 (+2.0 to +2.0)" in second
+    assert first.startswith("| SAM-Match (FixMatch) | FixMatch, continued | 0, 1 | 2 | 2 | +6.5 (")
+    assert "maps at test time | SAM-Match (FixMatch) | 0, 1 | 2 | 2 | +2.0 (+2.0 to +2.0)" in second
 
     fold = seeds_on_record.parent / "chaos_fold2"
     shutil.copytree(seeds_on_record, fold)
@@ -378,7 +379,7 @@ def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
         rows[~rows.run_id.str.contains("no_sam")].to_csv(fold / f"{name}.csv", index=False)
     monkeypatch.setattr(folds, "fold_names", lambda whole: [whole, f"{whole}_fold2"])
     first, second = write_pages.pairs("laptop", "chaos_folds").splitlines()[2:]
-    assert "| 2 | 1 | +5.0 (" in first and "| 4 | 4 | +2.0 (" in second
+    assert "| 2 | 2 | +6.5 (" in first and "| 4 | 4 | +2.0 (" in second
 
 
 def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):

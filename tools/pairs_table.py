@@ -1,7 +1,7 @@
 """Pairs of results that the text of docs/results.md sets side by side, beside the tables' families.
 
-A result is a way to segment the test units: a run of the first seed, by its method and variant, and
-who segments, the student alone, SAM, or both maps together at test time.
+A result is a way to segment the test units: the runs of a method and variant, and who segments, the
+student alone, SAM, or both maps together at test time.
 """
 
 import numpy as np
@@ -44,18 +44,24 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
 
 
 def pairs(profile: str, dataset: str) -> str:
-    """One row a pair of PAIRS: units that have both, how many are better, median and p, which no
-    family corrects. Of <set>_folds, the units of the folds that have both."""
+    """One row a pair of PAIRS: the seeds that both have, units, how many of them are better on the
+    mean over these seeds, median and p, which no family corrects. Of <set>_folds, the units of the
+    folds that have both."""
     whole = dataset.removesuffix("_folds")
     names = folds.fold_names(whole) if whole != dataset else [dataset]
-    scores = pd.concat([by_way(profile, name) for name in names])
-    found = [both_of(scores, first, second) for first, second in PAIRS[dataset]]
+    scores = pd.concat([by_way(profile, name) for name in names]).sort_index(axis=1)
+    seeds = [common_seeds(scores, *pair) for pair in PAIRS[dataset]]
+    found = [
+        both_of(scores, first, second, of_both)
+        for (first, second), of_both in zip(PAIRS[dataset], seeds, strict=True)
+    ]
     tests = pd.DataFrame([stats.paired_test(difference) for difference in found])
     points = 100 * tests[list(stats.INTERVAL)]
     return markdown(
         {
             "result": [title(first) for first, _ in PAIRS[dataset]],
             "against": [title(second) for _, second in PAIRS[dataset]],
+            "seeds": [", ".join(map(str, of_both)) for of_both in seeds],
             "n": tests.n,
             "better": [int((difference > 0).sum()) for difference in found],
             "median difference (points)": [interval(*row) for row in points.to_numpy()],
@@ -65,21 +71,28 @@ def pairs(profile: str, dataset: str) -> str:
 
 
 def by_way(profile: str, dataset: str) -> pd.DataFrame:
-    """Mean Dice of each test unit, a column a Way, of the first seed and the main budget."""
+    """Mean Dice of each test unit, a column a Way and seed, of the main budget."""
     runs, per_case = tracked(profile, dataset)
-    runs = tables.main_budget(runs)
-    runs = runs[runs.seed == runs.seed.min()].set_index("run_id")
+    runs = tables.main_budget(runs).set_index("run_id")
     columns = {}
     for who in WHO:
         scores = scores_of(per_case, who)
         for run_id in scores.columns.intersection(runs.index):
-            columns[(runs.method[run_id], runs.variant[run_id], who)] = scores[run_id]
+            run = runs.loc[run_id]
+            columns[(run.method, run.variant, who, run.seed)] = scores[run_id]
     return pd.DataFrame(columns)
 
 
-def both_of(scores: pd.DataFrame, first: Way, second: Way) -> np.ndarray:
-    """The differences of the units that have both, to the decimals that tests take."""
-    return (scores[first] - scores[second]).dropna().round(stats.DECIMALS).to_numpy()
+def common_seeds(scores: pd.DataFrame, first: Way, second: Way) -> list[int]:
+    """The seeds of which both ways are on record."""
+    return sorted(set(scores[first]) & set(scores[second]))
+
+
+def both_of(scores: pd.DataFrame, first: Way, second: Way, seeds: list[int]) -> np.ndarray:
+    """The differences of the units that have both, means over the seeds, to the decimals that
+    tests take."""
+    difference = (scores[first][seeds] - scores[second][seeds]).mean(axis=1, skipna=False)
+    return difference.dropna().round(stats.DECIMALS).to_numpy()
 
 
 def title(way: Way) -> str:
