@@ -227,7 +227,7 @@ def test_the_answer_is_of_all_patients_once_the_folds_are_pooled(tracked):
         "90.2",
         "85.2",
     )
-    assert row["mean of both maps at test time"] == "90.2" and row["SAM alone"] == "-"
+    assert row["both maps of SAM-Match at test time"] == "90.2" and row["SAM alone"] == "-"
     assert row["SAM-Match against continued"] == "+5.0 (+5.0 to +5.0), p < 0.0001"
     assert row["from the start against equal length"] == "-"
     page = write_pages.summary("laptop", "chaos_folds")

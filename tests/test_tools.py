@@ -289,7 +289,7 @@ def seeds_on_record(tmp_path, monkeypatch):
             about = {"run_id": run, "method": method, "sam": sam, "variant": variant}
             about |= {"n_labeled": 3, "seed": seed, "val_dice": 0.5}
             runs.append(dict.fromkeys(RUN_COLUMNS, "") | about)
-            guided = method.startswith("samatch") and not variant
+            guided = method.startswith("samatch") and sam
             for split, more in (("test", 0), ("test_sam", -0.1), ("test_refined", 0.02)):
                 if split == "test" or guided:
                     for patient, value in zip("ab", dice, strict=True):
@@ -312,7 +312,7 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     assert (row["test units"], row["seeds"]) == ("2 patients", "2")
     assert (row["SAM-Match"], row["FixMatch, continued"]) == ("86.5", "80.0")
     assert (row["Supervised"], row["FixMatch"]) == ("60.0", "70.0 (1 of 2 seeds)")
-    assert (row["mean of both maps at test time"], row["SAM alone"]) == ("88.5", "45.0")
+    assert (row["both maps of SAM-Match at test time"], row["SAM alone"]) == ("88.5", "45.0")
     assert row["SAM-Match against continued"].startswith("+6.5 (+6.0 to +7.0), p 0.5000")
     assert row["FixMatch, at equal length"] == "80.0"
     assert row["SAM-Match, from the start"] == "91.0 (1 of 2 seeds)"
@@ -320,6 +320,9 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
         "from the start against equal length"
     ]  # seed 1 alone has both: .92 - .82, .9 - .82
     assert started == "+9.0 (+8.0 to +10.0), p 0.5000 (1 of 2 seeds)"
+    assert row["both maps, from the start"] == "93.0 (1 of 2 seeds)"  # .02 more than the student
+    together = row["both maps, from the start, against equal length"]
+    assert together == "+11.0 (+10.0 to +12.0), p 0.5000 (1 of 2 seeds)"
 
 
 def test_tables_over_seeds_by_hand(seeds_on_record):

@@ -18,13 +18,17 @@ ANSWER = {
     "finetune": "SAM alone",
     "guided": "SAM-Match",
     FROM_START: "SAM-Match, from the start",
-    "refined": "mean of both maps at test time",
+    "refined": "both maps of SAM-Match at test time",
+    "refined_start": "both maps, from the start",
 }
+REFINED = {"refined": "guided", "refined_start": FROM_START}  # both maps of the runs of another row
 # SAM-Match, the control without SAM, the row that sets them side by side.
 AGAINST = (
     ("guided", "no_sam", "SAM-Match against continued"),
     (FROM_START, WHOLE_CHAIN, "from the start against equal length"),
+    ("refined_start", WHOLE_CHAIN, "both maps, from the start, against equal length"),
 )
+BySeed = dict[int, pd.Series]  # seed -> score of each test unit
 
 
 def answer(profile: str, _: str) -> str:
@@ -53,19 +57,27 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
     by_seed = of_answer(runs[runs.n_labeled == n_labeled])
     both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
     seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
-    scores, refined = (100 * scores_of(per_case, split) for split in ("test", "test_refined"))
     fold_count = f", {len(folds.fold_names(dataset))} folds" if pooled else ""
     cells = {
         "labeled": str(n_labeled),
         "test units": units_of(per_case, dataset) + fold_count,
         "seeds": str(len(seeds)),
     }
+    scores = {name: scores_by_seed(name, by_seed, per_case, seeds) for name in ANSWER}
     for name, title in ANSWER.items():
-        of_way = refined if name == "refined" else scores
-        cells[title] = over_seeds(of_way, by_seed[name], seeds)
+        cells[title] = over_seeds(scores[name], seeds)
     for mine, other, title in AGAINST:
-        cells[title] = gain(scores, by_seed[mine], by_seed[other], seeds)
+        cells[title] = gain(scores[mine], scores[other], seeds)
     return cells
+
+
+def scores_by_seed(
+    name: str, by_seed: dict[str, dict[int, str]], per_case: pd.DataFrame, seeds: list[int]
+) -> BySeed:
+    """Dice (%) of each test unit, of the row `name` of ANSWER, for the seeds that were tested."""
+    scores = 100 * scores_of(per_case, "test_refined" if name in REFINED else "test")
+    of_row = by_seed[REFINED.get(name, name)]
+    return {seed: scores[of_row[seed]] for seed in seeds if of_row.get(seed) in scores}
 
 
 def units_of(per_case: pd.DataFrame, dataset: str) -> str:
@@ -94,15 +106,19 @@ def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
     chosen = folds.references(guided) if in_each_fold else tables.all_chosen(guided)
     for run in guided[guided.run_id.isin(chosen)].itertuples():
         found["guided"][run.seed] = run.run_id
-    return found | {"refined": found["guided"]}  # the same runs, scored otherwise
+    return found
 
 
-def over_seeds(scores: pd.DataFrame, by_seed: dict[int, str], seeds: list[int]) -> str:
+def over_seeds(scores: BySeed, seeds: list[int]) -> str:
     """Mean over test units of their mean over the seeds; a dash where no run has been tested."""
-    ids = [by_seed[seed] for seed in seeds if by_seed.get(seed) in scores]
-    if not ids:
+    if not scores:
         return NOT_TRAINED
-    return f"{scores[ids].mean(axis=1).mean():.1f}{fewer(ids, seeds)}"
+    return f"{mean_of(scores, list(scores)).mean():.1f}{fewer(list(scores), seeds)}"
+
+
+def mean_of(scores: BySeed, seeds: list[int]) -> pd.Series:
+    """The score of each test unit, mean over the seeds."""
+    return pd.concat([scores[seed] for seed in seeds], axis=1).mean(axis=1)
 
 
 def fewer(found: list, seeds: list[int]) -> str:
@@ -110,16 +126,14 @@ def fewer(found: list, seeds: list[int]) -> str:
     return f" ({len(found)} of {len(seeds)} seeds)" if len(found) < len(seeds) else ""
 
 
-def gain(
-    scores: pd.DataFrame, guided: dict[int, str], control: dict[int, str], seeds: list[int]
-) -> str:
+def gain(guided: BySeed, control: BySeed, seeds: list[int]) -> str:
     """Median paired difference of SAM-Match to its control over the seeds that both have, in
     points, interval and p; a dash where no seed has both."""
-    shared = [seed for seed in seeds if {guided.get(seed), control.get(seed)} <= set(scores)]
+    shared = sorted(guided.keys() & control.keys())
     if not shared:
         return NOT_TRAINED
-    mine, other = (scores[[ids[seed] for seed in shared]].mean(axis=1) for ids in (guided, control))
-    test = tables.stats.paired_test((mine - other).to_numpy())
+    difference = mean_of(guided, shared) - mean_of(control, shared)
+    test = tables.stats.paired_test(difference.to_numpy())
     low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
     p = probability(pd.Series([test["p"]]))[0]
     return f"{interval(median, low, high)}, p {p}{fewer(shared, seeds)}"
