@@ -8,7 +8,7 @@ import torch
 
 from samatch.methods._families import TeacherMethod, update_ema
 from samatch.methods.adversarial import evidence
-from samatch.methods.base import method_class, rampup
+from samatch.methods.base import PseudoLabel, method_class, rampup
 from samatch.methods.bcp import largest_of_each_class, pair_up
 from samatch.methods.cct import channel_drop, feature_drop, feature_noise
 from samatch.methods.deep_co_training import adversarial
@@ -269,6 +269,23 @@ def test_unimatch(batch):
     assert found(method, p, batch, method.propose(p))["student"] == pytest.approx(
         expected, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "unimatch", "bcp"])
+def test_probabilities_are_taught_where_they_are_meant(name, batch):
+    """Sure ones as their class map is, unsure ones otherwise."""
+    views = ("l", "w", "s1", "s2", "fp", "in", "out")
+    p = logits(*(f"logits_{view}" for view in views)) | {"inside": batch.cutmix_box1}
+    sure = torch.nn.functional.one_hot(p["logits_w"].argmax(1), C).movedim(-1, 1).float()
+
+    def loss(probs, soft):
+        taught = dataclasses.replace(PseudoLabel.from_probs(probs, 0.0), soft=soft)
+        return found(build(name), p, batch, taught)["student"]
+
+    unsure = 0.8 * sure + 0.2 / C
+    assert loss(sure, soft=True) == pytest.approx(loss(sure, soft=False), rel=1e-5)
+    assert loss(unsure, soft=False) == loss(sure, soft=False)
+    assert abs(loss(unsure, soft=True) - loss(sure, soft=True)) > 1e-3
 
 
 def test_bcp(batch):

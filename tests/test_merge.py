@@ -52,6 +52,10 @@ def test_ways_to_combine_by_hand(config):
     both = combine(settings(config, combine="consensus", sam_conf_thresh=0.75).refine, student, sam)
     assert both.label.flatten().tolist() == [1, 1, 0]
     assert both.keep.flatten().tolist() == [True, False, False]
+    assert not both.soft and both.taught is both.label
+    soft = combine(settings(config, combine="soft", sam_conf_thresh=0.0).refine, student, sam)
+    assert soft.label.flatten().tolist() == [1, 1, 0] and soft.keep.all()
+    assert soft.taught[0, 1].flatten().tolist() == pytest.approx([0.93, 0.6, 0.495])
     agree = combine(settings(config, combine="agree").refine, student, sam)
     assert agree.label.flatten().tolist() == [1, 0, 0]
     assert agree.keep.flatten().tolist() == [True, False, False]

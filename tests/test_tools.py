@@ -202,7 +202,7 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
     )
     more = list_runs.runs("seeds", "bcp")
     assert (
-        len(grid) == len(set(grid)) == 33 and "--method samatch-unimatch --variant sam_lora" in grid
+        len(grid) == len(set(grid)) == 34 and "--method samatch-unimatch --variant sam_lora" in grid
     )
     assert len(others) == 15 and not any("samatch" in line or "finetune" in line for line in others)
     stages = ("supervised", "fixmatch", "samatch-fixmatch")

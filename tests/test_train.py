@@ -233,7 +233,7 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
         )
         for variant in dict.fromkeys(cell.variant for cell in ABLATIONS)
     }
-    assert len({record["config_sha256"] for record in trained.values()}) == len(trained) == 33
+    assert len({record["config_sha256"] for record in trained.values()}) == len(trained) == 34
     sams = {
         variant: [
             parent.partition("finetune-tiny-s0")[2].removeprefix("-")
@@ -262,6 +262,7 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
     } == {variant: [variant] for variant in own if variant != "box"} | {
         "guided_class_boxes": ["class_boxes"],
         "guided_weight2": ["class_boxes"],
+        "guided_soft": ["class_boxes"],
     }
     students = {
         variant: next(run for run in record["config"]["parents"] if "-fixmatch-" in run)
@@ -272,6 +273,7 @@ def test_every_cell_of_the_ablation_grid_trains_with_its_own_parents(tiny_profil
         "guided_thresh60",
         "guided_class_boxes",
         "guided_weight2",
+        "guided_soft",
         "guided_box",
     ):
         assert students.pop(variant) == f"phantom-n1-fixmatch-s0-{FROM_START}"

@@ -10,7 +10,7 @@ _CHOICES = {
     "train.optimizer": ("sgd", "adamw"),
     "train.proposer": ("student", "ema"),
     "sam.tune": ("frozen", "decoder", "lora", "all"),
-    "refine.combine": ("student", "replace", "consensus", "agree", "weighted"),
+    "refine.combine": ("student", "replace", "consensus", "agree", "weighted", "soft"),
     "refine.rejected": ("student", "ignore"),
     "refine.gate": ("none", "iou_pred", "agreement", "both"),
     "refine.published": ("none", "background", "filter", "loss", "all"),

@@ -227,6 +227,11 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "guided_weight2": _from_start(
         _CLASS_BOXES["joint"] | {"method.lambda_u": 2.0}, sam="class_boxes"
     ),
+    # The same with the usual weight, and every pixel taught its mean probabilities, sure or not.
+    "guided_soft": _from_start(
+        _CLASS_BOXES["joint"] | {"refine.combine": "soft", "refine.sam_conf_thresh": 0.0},
+        sam="class_boxes",
+    ),
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),
@@ -303,6 +308,11 @@ ABLATIONS: list[Level] = [
     *_factor(
         "guided from the start with boxes at once, weight of the unlabeled term",
         **{"0.5": "guided_class_boxes", "2": "guided_weight2"},
+    ),
+    *_factor(
+        "guided from the start with boxes at once, taught",
+        class_map_where_sure="guided_class_boxes",
+        probabilities_everywhere="guided_soft",
     ),
     *_factor(
         "arithmetic, with boxes",

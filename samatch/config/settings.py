@@ -100,7 +100,7 @@ class Refine:
     prompt_jitter: float = 0.0  # the same for the student's boxes
     points_foreground: int = 3  # prompt "points": most confident interior pixels of the object ...
     points_background: int = 1  # ... and least confident ones around it
-    # student (no SAM) | replace (the paper) | consensus | agree | weighted
+    # student (no SAM) | replace (the paper) | consensus | agree | weighted | soft
     combine: str = "replace"
     # Fixed encoder: share of SAM's answers that are asked anew; the others are remembered.
     renew: float = 1.0

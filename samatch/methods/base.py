@@ -30,13 +30,20 @@ from samatch.system.errors import known
 class PseudoLabel:
     """What unlabeled images are taught. Carries no gradient.
 
-    probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool.
+    probs (B, C, H, W), label (B, H, W) int64, confidence (B, H, W), keep (B, H, W) bool; soft:
+    whether the probabilities are taught and not the class map.
     """
 
     probs: Tensor
     label: Tensor
     confidence: Tensor
     keep: Tensor
+    soft: bool = False
+
+    @property
+    def taught(self) -> Tensor:
+        """What the student learns on the kept pixels: the class map, or the probabilities."""
+        return self.probs if self.soft else self.label
 
     @classmethod
     def from_probs(cls, probs: Tensor, conf_thresh: float) -> "PseudoLabel":
@@ -47,8 +54,8 @@ class PseudoLabel:
 
     def __getitem__(self, index: Tensor) -> "PseudoLabel":
         """Of the images index (n,) alone."""
-        parts = (self.probs, self.label, self.confidence, self.keep)
-        return PseudoLabel(*(part[index] for part in parts))
+        probs, label, confidence = self.probs[index], self.label[index], self.confidence[index]
+        return PseudoLabel(probs, label, confidence, self.keep[index], self.soft)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Bcp(TeacherMethod):
             logits = predictions[f"logits_{name}"]
             terms[f"loss_sup_{name}"] = segmentation_loss(logits, label_l, is_labeled)
             terms[f"loss_unsup_{name}"] = segmentation_loss(
-                logits, pseudo_label.label, ~is_labeled & pseudo_label.keep
+                logits, pseudo_label.taught, ~is_labeled & pseudo_label.keep
             )
         total = sum(
             term * (self.settings.alpha if "unsup" in name else 1) for name, term in terms.items()

@@ -57,7 +57,7 @@ class FixMatch(Method):
         """The pseudo-label is pasted where CutMix pasted the strong view."""
         assert pseudo_label is not None  # it proposes one
         loss_sup = segmentation_loss(predictions["logits_l"], batch.label_l)
-        label = paste_donor(pseudo_label.label, batch.cutmix_box1)
+        label = paste_donor(pseudo_label.taught, batch.cutmix_box1)
         keep = paste_donor(pseudo_label.keep, batch.cutmix_box1)
         loss_unsup_s1 = segmentation_loss(predictions["logits_s1"], label, keep)
         weight = self.settings.lambda_u * rampup(batch.progress, self.settings.rampup)

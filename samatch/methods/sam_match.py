@@ -12,9 +12,9 @@ question instead of one for each class.
 
 `combine` says how SAM's map P_sam and the student's P become one: "replace" (the paper) takes
 P_sam, "consensus" (1 - a) P + a P_sam, "weighted" the same with an a of each image and class
-(`reliability`), "agree" takes P and keeps the pixels where both name the same class, "student"
-leaves P as it is. `published` keeps the arithmetic of the authors' code where it is wrong, one item
-or all.
+(`reliability`), "soft" the consensus, of which the probabilities are taught and not the class map,
+"agree" takes P and keeps the pixels where both name the same class, "student" leaves P as it is.
+`published` keeps the arithmetic of the authors' code where it is wrong, one item or all.
 """
 
 import dataclasses
@@ -339,11 +339,13 @@ def combine(
         same = sam_probs.argmax(1) == proposed.label
         return dataclasses.replace(proposed, keep=proposed.keep & same)
     probs = sam_probs
-    if settings.combine in ("consensus", "weighted"):
+    if settings.combine in ("consensus", "weighted", "soft"):
         probs = weight * sam_probs + (1 - weight) * proposed.probs
         probs = probs / probs.sum(1, keepdim=True)
-    make = replace_as_published if published(settings, "filter") else PseudoLabel.from_probs
-    return make(probs, settings.sam_conf_thresh)
+    if published(settings, "filter"):
+        return replace_as_published(probs, settings.sam_conf_thresh)
+    found = PseudoLabel.from_probs(probs, settings.sam_conf_thresh)
+    return dataclasses.replace(found, soft=settings.combine == "soft")
 
 
 def replace_as_published(sam_probs: Tensor, conf_thresh: float) -> PseudoLabel:

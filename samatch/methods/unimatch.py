@@ -86,7 +86,7 @@ class UniMatch(Method):
         terms = {}
         for name, donor in views.items():
             label, keep = (
-                paste_donor(pseudo_label.label, *donor),
+                paste_donor(pseudo_label.taught, *donor),
                 paste_donor(pseudo_label.keep, *donor),
             )
             terms[name] = dice_loss(predictions[f"logits_{name}"].float().softmax(1), label, keep)

@@ -39,6 +39,7 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "guided_box": "from the start, box averaged",
     "guided_class_boxes": "from the start, boxes at once",
     "guided_weight2": "from the start, boxes at once, weight 2",
+    "guided_soft": "from the start, boxes at once, soft",
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
