@@ -147,6 +147,19 @@ def test_twenty_patients_are_pooled(tracked):
     assert tests.smallest_p.astype(float).tolist() == [pytest.approx(2 / 2**20, rel=1e-4)]
 
 
+def test_guiding_from_the_start_is_a_family_of_its_own(tracked):
+    started = (("samatch-fixmatch", "lite_medsam", "guided_from_start"), 0.7, [0.9] * 4)
+    for name in NAMES:
+        write_fold(name, [*SPECS, started])
+    folds.write_pooled("laptop", "chaos")
+    tests = pd.read_csv(tracked / "wilcoxon.csv", keep_default_na=False)
+    tests = tests[(tests.metric == "dice") & (tests.unit == "patient")].set_index("reference")
+    assert tests.comparison.tolist() == ["Supervised", "Supervised"]
+    difference = tests.median_difference.astype(float)
+    assert difference["SAM-Match (FixMatch)"] == pytest.approx(0.5)
+    assert difference["SAM-Match (FixMatch), from the start"] == pytest.approx(0.3)
+
+
 def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
     """The first wins on validation in folds 1 and 2, the other in 3 and 4: a mean of .7."""
     assert folds.references(folds.pooled("laptop", "chaos")[0]) == [

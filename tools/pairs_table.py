@@ -37,7 +37,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match(CLASS_BOXES, BOTH), EQUAL_LENGTH),
     ],
     "chaos_folds": [
-        (_sam_match(FROM_START), EQUAL_LENGTH),
+        (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
         (_sam_match(FROM_START, BOTH), EQUAL_LENGTH),
     ],
 }

@@ -183,8 +183,8 @@ def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     folder = paths.TRACKED_RESULTS / profile / f"{dataset}_folds"
     folder.mkdir(parents=True, exist_ok=True)
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
-    if chosen := references(runs):
-        found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, chosen)
+    if tested := [*references(runs), *tables.also_tested(runs)]:
+        found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, tested)
     found |= seed_tables.where_there_are(runs, per_case)
     return write_csvs(folder, found), left_out
 

@@ -92,9 +92,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": tables.summary(runs, per_case)}
-    guided = runs[runs.method.str.startswith(GUIDED)]
-    others = guided.run_id[guided.variant.isin(tables.ALSO_TESTED)]
-    if references := [*tables.all_chosen(runs), *others]:
+    if references := [*tables.all_chosen(runs), *tables.also_tested(runs)]:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
     found |= tables.patient_tables(dataset, runs, per_case)
     return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))

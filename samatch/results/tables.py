@@ -234,6 +234,11 @@ def all_chosen(runs: pd.DataFrame) -> list[str]:
     ]
 
 
+def also_tested(runs: pd.DataFrame) -> list[str]:
+    """The guided runs that are tested against every comparison method beside the chosen ones."""
+    return list(runs.run_id[runs.method.str.startswith(GUIDED) & runs.variant.isin(ALSO_TESTED)])
+
+
 def wilcoxon_table(
     runs: pd.DataFrame,
     per_case: pd.DataFrame,
