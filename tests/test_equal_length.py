@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import BOXES_FROM_START, FROM_START, WHOLE_CHAIN
 from samatch.results import seed_tables, tables
 from samatch.results.equal_length import at_equal_length
 from tests.made import records
@@ -106,11 +106,18 @@ def test_guiding_from_the_start_is_a_reference_of_its_own(with_start):
 
 
 def test_families_over_seeds_are_apart(with_start):
+    """One for each way to guide from the start, whatever their validation Dice."""
     runs, cases = with_start
+    mine, new = f"{REFERENCE}-{FROM_START}", f"{REFERENCE}-{BOXES_FROM_START}"
+    boxed = runs[runs.run_id == mine].assign(run_id=new, variant=BOXES_FROM_START)
+    runs = pd.concat([runs, boxed], ignore_index=True)
+    cases = pd.concat([cases, cases[cases.run_id == mine].assign(run_id=new)], ignore_index=True)
     again = [frame.assign(run_id=frame.run_id.str.replace("-s0", "-s1")) for frame in (runs, cases)]
     runs = pd.concat([runs, again[0].assign(seed=1)], ignore_index=True)
     cases = pd.concat([cases, again[1]], ignore_index=True)
     table = seed_tables.wilcoxon_over_seeds(runs, cases)
-    assert set(table.reference) == {"SAM-Match (FixMatch)", "SAM-Match (FixMatch), from the start"}
-    both = [set(found.comparison) for _, found in table.groupby("reference")]
-    assert both[0] == both[1] and "FixMatch, at equal length" in both[0]
+    plain = "SAM-Match (FixMatch)"
+    started = f"{plain}, from the start"
+    assert set(table.reference) == {plain, started, f"{started}, boxes at once"}
+    families = [set(found.comparison) for _, found in table.groupby("reference")]
+    assert families[0] == families[1] == families[2] and "FixMatch, at equal length" in families[0]

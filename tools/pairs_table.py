@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from cells import interval, markdown, probability, scores_of, tracked
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import BOXES_FROM_START, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED
 from samatch.results import folds, stats, tables
 from samatch.results.tables import NO_SAM
@@ -24,7 +24,6 @@ def _sam_match(variant: str = "", who: str = STUDENT) -> Way:
 
 
 EQUAL_LENGTH: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
-CLASS_BOXES = "guided_class_boxes"
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
         (_sam_match("box"), _sam_match()),
@@ -32,9 +31,9 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match("box", SAM), _sam_match("box")),
         (_sam_match("box", SAM), _sam_match("", BOTH)),
         (_sam_match("guided_thresh60"), _sam_match(FROM_START)),
-        (_sam_match(CLASS_BOXES), _sam_match(FROM_START)),
-        (_sam_match(CLASS_BOXES, BOTH), _sam_match(CLASS_BOXES)),
-        (_sam_match(CLASS_BOXES, BOTH), EQUAL_LENGTH),
+        (_sam_match(BOXES_FROM_START), _sam_match(FROM_START)),
+        (_sam_match(BOXES_FROM_START, BOTH), _sam_match(BOXES_FROM_START)),
+        (_sam_match(BOXES_FROM_START, BOTH), EQUAL_LENGTH),
     ],
     "chaos_folds": [
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),

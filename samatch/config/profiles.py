@@ -166,9 +166,10 @@ _CLASS_BOXES: dict[str, Settings] = {
 }
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
-ALL_STAGES, WHOLE_CHAIN, FROM_START = "all_stages", "whole_chain", "guided_from_start"
 # Variants of training without SAM for as many iterations as SAM-Match's student has in all.
-EQUAL_LENGTH = (ALL_STAGES, WHOLE_CHAIN)
+EQUAL_LENGTH = ALL_STAGES, WHOLE_CHAIN = "all_stages", "whole_chain"
+# Variants of SAM-Match without a match stage that are tested as the default is.
+NO_MATCH_STAGE = FROM_START, BOXES_FROM_START = "guided_from_start", "guided_class_boxes"
 
 
 def _from_start(joint: Settings, sam: str = "") -> dict[str, Settings | str]:
@@ -221,7 +222,7 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # The boxes of all classes in one question to the class queries, which costs as much as asking
     # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
-    "guided_class_boxes": _from_start(_CLASS_BOXES["joint"], sam="class_boxes"),
+    BOXES_FROM_START: _from_start(_CLASS_BOXES["joint"], sam="class_boxes"),
     # The same, and the unlabeled term counts four times as much: does the student follow its better
     # teacher when it is told to with more weight?
     "guided_weight2": _from_start(
@@ -302,16 +303,16 @@ ABLATIONS: list[Level] = [
     *_factor(
         "guided from the start, asked",
         nothing=FROM_START,
-        boxes_of_all_classes_at_once="guided_class_boxes",
+        boxes_of_all_classes_at_once=BOXES_FROM_START,
         box_consensus="guided_box",
     ),
     *_factor(
         "guided from the start with boxes at once, weight of the unlabeled term",
-        **{"0.5": "guided_class_boxes", "2": "guided_weight2"},
+        **{"0.5": BOXES_FROM_START, "2": "guided_weight2"},
     ),
     *_factor(
         "guided from the start with boxes at once, taught",
-        class_map_where_sure="guided_class_boxes",
+        class_map_where_sure=BOXES_FROM_START,
         probabilities_everywhere="guided_soft",
     ),
     *_factor(

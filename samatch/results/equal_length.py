@@ -3,7 +3,7 @@ what each costs and reaches, and the paired test against SAM-Match."""
 
 import pandas as pd
 
-from samatch.config.profiles import EQUAL_LENGTH, FROM_START
+from samatch.config.profiles import EQUAL_LENGTH, NO_MATCH_STAGE
 from samatch.results import stats, tables
 
 
@@ -19,7 +19,8 @@ def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) 
     """
     mine = runs.set_index("run_id").loc[reference]
     same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
-    chain = (same.method == mine.method) & same.variant.isin(["", tables.NO_SAM, FROM_START])
+    shown_ways = ("", tables.NO_SAM, *NO_MATCH_STAGE)
+    chain = (same.method == mine.method) & same.variant.isin(shown_ways)
     shown = same[chain | same.variant.isin(EQUAL_LENGTH)]
     table = tables.summary(shown, per_case)
     run_of = shown.set_index("run_id")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.config.profiles import FROM_START
+from samatch.config.profiles import NO_MATCH_STAGE
 from samatch.config.settings import GUIDED
 from samatch.results import stats, tables
 
@@ -78,8 +78,8 @@ def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
 def wilcoxon_over_seeds(
     runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
 ) -> pd.DataFrame:
-    """Each SAM-Match of several seeds, and the one that guides from the start, against the methods
-    of its budget with the same ones.
+    """Each SAM-Match of several seeds, and those that guide from the start, against the methods of
+    its budget with the same ones.
 
     A patient's score is the mean over the seeds. The way of combining is the one with the best mean
     validation Dice of those with the most seeds. Without such runs the table is empty; a control
@@ -88,10 +88,10 @@ def wilcoxon_over_seeds(
     runs = runs[~runs.run_id.isin(tables.unchanged(runs, per_case))]
     rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
     families = []
-    from_start = rows.variant == FROM_START
+    from_start = rows.variant.where(rows.variant.isin(NO_MATCH_STAGE), "")
     references = rows[
         rows.method.str.startswith(GUIDED)
-        & (from_start | rows.variant.isin(tables.COMBINE_VARIANTS))
+        & rows.variant.isin((*NO_MATCH_STAGE, *tables.COMBINE_VARIANTS))
     ]
     for (_, n_labeled, _), guided in references.groupby(
         ["method", "n_labeled", from_start], sort=False

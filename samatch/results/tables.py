@@ -2,7 +2,13 @@
 
 import pandas as pd
 
-from samatch.config.profiles import ABLATIONS, EQUAL_LENGTH, FROM_START
+from samatch.config.profiles import (
+    ABLATIONS,
+    BOXES_FROM_START,
+    EQUAL_LENGTH,
+    FROM_START,
+    NO_MATCH_STAGE,
+)
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest, manifest_folders
 from samatch.results import clinical, stats
@@ -37,20 +43,21 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     FROM_START: "from the start",
     "guided_thresh60": "from the start, kept from 0.6",
     "guided_box": "from the start, box averaged",
-    "guided_class_boxes": "from the start, boxes at once",
+    BOXES_FROM_START: "from the start, boxes at once",
     "guided_weight2": "from the start, boxes at once, weight 2",
     "guided_soft": "from the start, boxes at once, soft",
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", *EQUAL_LENGTH, FROM_START, "box", "as_published")
+VARIANT_ORDER = (NO_SAM, CHOSEN, "", *EQUAL_LENGTH, *NO_MATCH_STAGE, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # Variants that are tested against every comparison method as the default is.
-ALSO_TESTED = (*CONTROLS, FROM_START)
+ALSO_TESTED = (*CONTROLS, *NO_MATCH_STAGE)
 # The candidates for SAM-Match; where there are several, validation chooses.
 COMBINE_VARIANTS = ("",)
 NOT_RUN = "not run"
+TEST_TIME_COLUMNS = "run_id method student sam refined sam_difference refined_difference n".split()
 IN_MM = {"hd95_mm": "HD95 mm", "asd_mm": "ASD mm"}
 
 
@@ -177,17 +184,7 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
                 "n": len(dice),
             }
         )
-    columns = [
-        "run_id",
-        "method",
-        "student",
-        "sam",
-        "refined",
-        "sam_difference",
-        "refined_difference",
-        "n",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=TEST_TIME_COLUMNS)
 
 
 def headline(runs: pd.DataFrame) -> pd.DataFrame:

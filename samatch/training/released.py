@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from samatch.config.profiles import FROM_START
+from samatch.config.profiles import NO_MATCH_STAGE
 from samatch.config.settings import GUIDED
 from samatch.data.about import class_faults
 from samatch.data.manifest import Manifest, load_manifest
@@ -190,7 +190,7 @@ def best_run(profile: str, dataset: str) -> str:
     """The SAM-Match run with the best validation Dice among the tracked ones of either order: after
     its match stage, or from the start."""
     runs, _ = read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
-    own = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(("", FROM_START))]
+    own = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(("", *NO_MATCH_STAGE))]
     if own.empty:
         raise InputError(
             f"no SAM-Match run of {dataset} on record",
