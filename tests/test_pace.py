@@ -67,6 +67,7 @@ def test_parents_come_first_and_once():
         ("finetune", "box"),
         ("samatch-fixmatch", "box"),
         ("fixmatch", "whole_chain"),
+        ("supervised", "all_stages"),
         ("samatch-fixmatch", "no_sam"),
     ]
 

@@ -214,7 +214,7 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
         assert sum(run.train.iterations for run in (alone, *before)) == sum(chain)
         assert not any(parent.variant for parent in before)
     assert (
-        len(more) == len(set(more)) == 12
+        len(more) == len(set(more)) == 14
         and "--method samatch-bcp --variant no_sam --seed 2" in more
         and "--method bcp --variant whole_chain --seed 1" in more
     )
@@ -269,6 +269,7 @@ def test_answer_names_the_gain_over_the_same_training_without_sam():
 # (method, SAM, variant): seed -> Dice of two patients
 SEEDS = {
     ("supervised", "", ""): {0: (0.5, 0.6), 1: (0.6, 0.7), 2: (0.9, 0.9)},
+    ("supervised", "", "all_stages"): {1: (0.66, 0.68)},
     ("fixmatch", "", ""): {0: (0.7, 0.7)},
     ("samatch-fixmatch", "", "no_sam"): {0: (0.8, 0.8), 1: (0.8, 0.8), 2: (0.1, 0.1)},
     ("samatch-fixmatch", "lite_medsam", ""): {0: (0.8, 0.9), 1: (0.94, 0.82)},
@@ -314,6 +315,7 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     assert (row["Supervised"], row["FixMatch"]) == ("60.0", "70.0 (1 of 2 seeds)")
     assert (row["both maps of SAM-Match at test time"], row["SAM alone"]) == ("88.5", "45.0")
     assert row["SAM-Match against continued"].startswith("+6.5 (+6.0 to +7.0), p 0.5000")
+    assert row["Supervised, at equal length"] == "67.0 (1 of 2 seeds)"
     assert row["FixMatch, at equal length"] == "80.0"
     assert row["SAM-Match, from the start"] == "91.0 (1 of 2 seeds)"
     started = row[

@@ -3,7 +3,7 @@
 import pandas as pd
 from cells import interval, markdown, probability, records, scores_of
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED
 from samatch.results import folds, tables
 from samatch.system import paths
@@ -12,6 +12,7 @@ NOT_TRAINED = "-"
 SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
 ANSWER = {
     "supervised": "Supervised",
+    ALL_STAGES: "Supervised, at equal length",
     "fixmatch": "FixMatch",
     "no_sam": "FixMatch, continued",
     WHOLE_CHAIN: "FixMatch, at equal length",
@@ -98,6 +99,7 @@ def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
     guided = runs[runs.method == f"{GUIDED}fixmatch"]
     for name, mine in (
         ("no_sam", guided[guided.variant == tables.NO_SAM]),
+        (ALL_STAGES, runs[runs.variant == ALL_STAGES]),
         (WHOLE_CHAIN, runs[(runs.method == "fixmatch") & (runs.variant == WHOLE_CHAIN)]),
         (FROM_START, guided[guided.variant == FROM_START]),
     ):

@@ -242,7 +242,13 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
 }
 
 # What `make reproduce` trains beside the stages of SAM-Match, the longest first: stage, variant.
-REPRODUCED = (("joint", FROM_START), ("joint", "box"), ("match", WHOLE_CHAIN), ("joint", "no_sam"))
+REPRODUCED = (
+    ("joint", FROM_START),
+    ("joint", "box"),
+    ("match", WHOLE_CHAIN),
+    ("warm_up", ALL_STAGES),
+    ("joint", "no_sam"),
+)
 
 
 @dataclass(frozen=True)

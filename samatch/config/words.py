@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from samatch.config.profiles import PROFILES, REPRODUCED
-from samatch.config.settings import GUIDED, RunConfig, make_config
+from samatch.config.settings import GUIDED, SUPERVISED, RunConfig, make_config
 
 
 def run_parser(
@@ -43,5 +43,5 @@ def joint_config(args: argparse.Namespace) -> RunConfig:
 
 def reproduced(match: str) -> list[tuple[str, str]]:
     """Method and variant of what `make reproduce` trains beside the stages of SAM-Match."""
-    method_of = {"match": match, "joint": GUIDED + match}
+    method_of = {"warm_up": SUPERVISED, "match": match, "joint": GUIDED + match}
     return [(method_of[stage], variant) for stage, variant in REPRODUCED]
