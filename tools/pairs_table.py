@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from cells import interval, markdown, probability, scores_of, tracked
 
-from samatch.config.profiles import BOXES_FROM_START, FROM_START, WHOLE_CHAIN
-from samatch.config.settings import GUIDED
+from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
+from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.tables import NO_SAM
 
@@ -24,8 +24,10 @@ def _sam_match(variant: str = "", who: str = STUDENT) -> Way:
 
 
 EQUAL_LENGTH: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
+SUPERVISED_AS_LONG: Way = (SUPERVISED, ALL_STAGES, STUDENT)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
+        (EQUAL_LENGTH, SUPERVISED_AS_LONG),
         (_sam_match("box"), _sam_match()),
         (_sam_match("box"), _sam_match(NO_SAM)),
         (_sam_match("box", SAM), _sam_match("box")),

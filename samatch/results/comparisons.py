@@ -40,7 +40,7 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     data do. Dots are moved up and down by a fixed draw, so that the figure can be made again.
     """
     figure, axis = plt.subplots(
-        figsize=(7.5, 0.55 * len(scores) + 1.3), dpi=DPI, layout="constrained"
+        figsize=(8, 0.55 * len(scores) + 1.5), dpi=DPI, layout="constrained"
     )
     rng, right = np.random.default_rng(0), axis.get_yaxis_transform()
     for place, (name, values) in enumerate(scores.items()):
@@ -67,7 +67,8 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     axis.set_yticks(range(len(scores)), list(scores))
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text().startswith("SAM-Match") else "normal")
-    axis.set(ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}", title=title)
+    axis.set(ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}")
+    figure.suptitle(title)  # over the whole figure: long names leave the axis little width
     axis.set_xlim(*around_data(np.concatenate(list(scores.values())), least=4))
     axis.grid(axis="x", alpha=0.3)
     return figure
