@@ -81,7 +81,7 @@ def test_a_saved_figure_has_the_same_bytes_again(tmp_path):
     one, two = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "two"))
     assert one == two and b"Software" not in one
     with Image.open(tmp_path / "one.png") as picture:
-        assert picture.size[0] == 7.5 * 150
+        assert picture.size[0] == 8 * 150
 
 
 def test_a_figure_of_the_demo_says_so(tmp_path):

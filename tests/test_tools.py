@@ -318,9 +318,8 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     assert row["Supervised, at equal length"] == "67.0 (1 of 2 seeds)"
     assert row["FixMatch, at equal length"] == "80.0"
     assert row["SAM-Match, from the start"] == "91.0 (1 of 2 seeds)"
-    started = row[
-        "from the start against equal length"
-    ]  # seed 1 alone has both: .92 - .82, .9 - .82
+    # Seed 1 alone has both: .92 - .82, .9 - .82.
+    started = row["from the start against equal length"]
     assert started == "+9.0 (+8.0 to +10.0), p 0.5000 (1 of 2 seeds)"
     assert row["both maps, from the start"] == "93.0 (1 of 2 seeds)"  # .02 more than the student
     together = row["both maps, from the start, against equal length"]
