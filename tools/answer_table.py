@@ -1,7 +1,7 @@
 """The first table of README.md: what came out, one column per set."""
 
 import pandas as pd
-from cells import interval, markdown, probability, records, scores_of
+from cells import interval, markdown, paired, probability, records, scores_of
 
 from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED
@@ -29,7 +29,6 @@ AGAINST = (
     (FROM_START, WHOLE_CHAIN, "from the start against equal length"),
     ("refined_start", WHOLE_CHAIN, "both maps, from the start, against equal length"),
 )
-BySeed = dict[int, pd.Series]  # seed -> score of each test unit
 
 
 def answer(profile: str, _: str) -> str:
@@ -74,11 +73,12 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
 
 def scores_by_seed(
     name: str, by_seed: dict[str, dict[int, str]], per_case: pd.DataFrame, seeds: list[int]
-) -> BySeed:
-    """Dice (%) of each test unit, of the row `name` of ANSWER, for the seeds that were tested."""
+) -> pd.DataFrame:
+    """Table unit x seed of Dice (%), of the row `name` of ANSWER; the seeds that were tested."""
     scores = 100 * scores_of(per_case, "test_refined" if name in REFINED else "test")
     of_row = by_seed[REFINED.get(name, name)]
-    return {seed: scores[of_row[seed]] for seed in seeds if of_row.get(seed) in scores}
+    tested = [seed for seed in seeds if of_row.get(seed) in scores]
+    return scores[[of_row[seed] for seed in tested]].set_axis(tested, axis=1)
 
 
 def units_of(per_case: pd.DataFrame, dataset: str) -> str:
@@ -111,16 +111,11 @@ def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
     return found
 
 
-def over_seeds(scores: BySeed, seeds: list[int]) -> str:
+def over_seeds(scores: pd.DataFrame, seeds: list[int]) -> str:
     """Mean over test units of their mean over the seeds; a dash where no run has been tested."""
-    if not scores:
+    if scores.empty:
         return NOT_TRAINED
-    return f"{mean_of(scores, list(scores)).mean():.1f}{fewer(list(scores), seeds)}"
-
-
-def mean_of(scores: BySeed, seeds: list[int]) -> pd.Series:
-    """The score of each test unit, mean over the seeds."""
-    return pd.concat([scores[seed] for seed in seeds], axis=1).mean(axis=1)
+    return f"{scores.mean(axis=1).mean():.1f}{fewer(list(scores), seeds)}"
 
 
 def fewer(found: list, seeds: list[int]) -> str:
@@ -128,13 +123,12 @@ def fewer(found: list, seeds: list[int]) -> str:
     return f" ({len(found)} of {len(seeds)} seeds)" if len(found) < len(seeds) else ""
 
 
-def gain(guided: BySeed, control: BySeed, seeds: list[int]) -> str:
+def gain(guided: pd.DataFrame, control: pd.DataFrame, seeds: list[int]) -> str:
     """Median paired difference of SAM-Match to its control over the seeds that both have, in
     points, interval and p; a dash where no seed has both."""
-    shared = sorted(guided.keys() & control.keys())
+    shared, difference = paired(guided, control)
     if not shared:
         return NOT_TRAINED
-    difference = mean_of(guided, shared) - mean_of(control, shared)
     test = tables.stats.paired_test(difference.to_numpy())
     low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
     p = probability(pd.Series([test["p"]]))[0]

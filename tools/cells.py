@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from samatch.results import folds, tables
+from samatch.results import folds, stats, tables
 from samatch.results.records import read_results
 from samatch.system import paths
 
@@ -22,7 +22,15 @@ def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def scores_of(per_case: pd.DataFrame, split: str) -> pd.DataFrame:
     """Mean Dice of each unit by run, of the rows of `split`, such as SAM's maps at test time."""
-    return tables.stats.unit_scores(per_case[per_case.split == split].assign(split="test"))
+    return stats.unit_scores(per_case[per_case.split == split].assign(split="test"))
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame) -> tuple[list[int], pd.Series]:
+    """Of two tables unit x seed: the seeds that both have, and the difference of each unit that
+    both have, of its means over these seeds, to the decimals that tests take."""
+    seeds = sorted(set(first) & set(second))
+    mine, other = (scores[seeds].mean(axis=1, skipna=False) for scores in (first, second))
+    return seeds, (mine - other).dropna().round(stats.DECIMALS)
 
 
 def one(values: pd.Series) -> list[str]:

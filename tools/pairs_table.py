@@ -4,9 +4,8 @@ A result is a way to segment the test units: the runs of a method and variant, a
 student alone, SAM, or both maps together at test time.
 """
 
-import numpy as np
 import pandas as pd
-from cells import interval, markdown, probability, scores_of, tracked
+from cells import interval, markdown, paired, probability, scores_of, tracked
 
 from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED, SUPERVISED
@@ -23,11 +22,11 @@ def _sam_match(variant: str = "", who: str = STUDENT) -> Way:
     return GUIDED_FIXMATCH, variant, who
 
 
-EQUAL_LENGTH: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
+FIXMATCH_AS_LONG: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
 SUPERVISED_AS_LONG: Way = (SUPERVISED, ALL_STAGES, STUDENT)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
-        (EQUAL_LENGTH, SUPERVISED_AS_LONG),
+        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
         (_sam_match("box"), _sam_match()),
         (_sam_match("box"), _sam_match(NO_SAM)),
         (_sam_match("box", SAM), _sam_match("box")),
@@ -35,11 +34,11 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match("guided_thresh60"), _sam_match(FROM_START)),
         (_sam_match(BOXES_FROM_START), _sam_match(FROM_START)),
         (_sam_match(BOXES_FROM_START, BOTH), _sam_match(BOXES_FROM_START)),
-        (_sam_match(BOXES_FROM_START, BOTH), EQUAL_LENGTH),
+        (_sam_match(BOXES_FROM_START, BOTH), FIXMATCH_AS_LONG),
     ],
     "chaos_folds": [
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
-        (_sam_match(FROM_START, BOTH), EQUAL_LENGTH),
+        (_sam_match(FROM_START, BOTH), FIXMATCH_AS_LONG),
     ],
 }
 
@@ -51,20 +50,16 @@ def pairs(profile: str, dataset: str) -> str:
     whole = dataset.removesuffix("_folds")
     names = folds.fold_names(whole) if whole != dataset else [dataset]
     scores = pd.concat([by_way(profile, name) for name in names]).sort_index(axis=1)
-    seeds = [common_seeds(scores, *pair) for pair in PAIRS[dataset]]
-    found = [
-        both_of(scores, first, second, of_both)
-        for (first, second), of_both in zip(PAIRS[dataset], seeds, strict=True)
-    ]
-    tests = pd.DataFrame([stats.paired_test(difference) for difference in found])
+    both = [paired(scores[first], scores[second]) for first, second in PAIRS[dataset]]
+    tests = pd.DataFrame([stats.paired_test(difference.to_numpy()) for _, difference in both])
     points = 100 * tests[list(stats.INTERVAL)]
     return markdown(
         {
             "result": [title(first) for first, _ in PAIRS[dataset]],
             "against": [title(second) for _, second in PAIRS[dataset]],
-            "seeds": [", ".join(map(str, of_both)) for of_both in seeds],
+            "seeds": [", ".join(map(str, seeds)) for seeds, _ in both],
             "n": tests.n,
-            "better": [int((difference > 0).sum()) for difference in found],
+            "better": [int((difference > 0).sum()) for _, difference in both],
             "median difference (points)": [interval(*row) for row in points.to_numpy()],
             "p, not corrected": probability(tests.p),
         }
@@ -82,18 +77,6 @@ def by_way(profile: str, dataset: str) -> pd.DataFrame:
             run = runs.loc[run_id]
             columns[(run.method, run.variant, who, run.seed)] = scores[run_id]
     return pd.DataFrame(columns)
-
-
-def common_seeds(scores: pd.DataFrame, first: Way, second: Way) -> list[int]:
-    """The seeds of which both ways are on record."""
-    return sorted(set(scores[first]) & set(scores[second]))
-
-
-def both_of(scores: pd.DataFrame, first: Way, second: Way, seeds: list[int]) -> np.ndarray:
-    """The differences of the units that have both, means over the seeds, to the decimals that
-    tests take."""
-    difference = (scores[first][seeds] - scores[second][seeds]).mean(axis=1, skipna=False)
-    return difference.dropna().round(stats.DECIMALS).to_numpy()
 
 
 def title(way: Way) -> str:
