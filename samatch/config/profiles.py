@@ -177,6 +177,11 @@ def _from_start(joint: Settings, sam: str = "") -> dict[str, Settings | str]:
     return {"finetune": sam, "match": FROM_START, "joint": {**_BOTH_STAGES, **joint}}
 
 
+def _boxes_from_start(**joint) -> dict[str, Settings | str]:
+    """BOXES_FROM_START, with more settings of joint training."""
+    return _from_start({**_CLASS_BOXES["joint"], **joint}, sam="class_boxes")
+
+
 VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "": {},
     "no_sam": _joint(combine="student"),
@@ -222,17 +227,12 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # The boxes of all classes in one question to the class queries, which costs as much as asking
     # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
-    BOXES_FROM_START: _from_start(_CLASS_BOXES["joint"], sam="class_boxes"),
+    BOXES_FROM_START: _boxes_from_start(),
     # The same, and the unlabeled term counts four times as much: does the student follow its better
     # teacher when it is told to with more weight?
-    "guided_weight2": _from_start(
-        _CLASS_BOXES["joint"] | {"method.lambda_u": 2.0}, sam="class_boxes"
-    ),
+    "guided_weight2": _boxes_from_start(**{"method.lambda_u": 2.0}),
     # The same with the usual weight, and every pixel taught its mean probabilities, sure or not.
-    "guided_soft": _from_start(
-        _CLASS_BOXES["joint"] | {"refine.combine": "soft", "refine.sam_conf_thresh": 0.0},
-        sam="class_boxes",
-    ),
+    "guided_soft": _boxes_from_start(**{"refine.combine": "soft", "refine.sam_conf_thresh": 0.0}),
     "half_joint": {"joint": {"train.iterations": half}},
     "no_sam_half": {"joint": {"train.iterations": half, "refine.combine": "student"}},
     "published_background": _boxed(published="background"),

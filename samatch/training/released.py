@@ -274,7 +274,8 @@ def card(facts: dict, manifest: Manifest) -> str:
         "all other training images without labels",
         "Run": f"`{facts['run_id']}`, profile {facts['profile']}, commit {facts['commit']}; "
         "the best on validation of those on record",
-        "Dice on validation": f"{facts['val_dice']:.2f} %; "
+        "Dice on validation": f"{facts['val_dice']:.2f} %, computed in single precision (the "
+        "record's may be in bfloat16); "
         f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
         "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
         f"{facts['test_patients']} test units (patients, or pictures where none is known)",
