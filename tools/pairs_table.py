@@ -37,6 +37,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match(BOXES_FROM_START, BOTH), FIXMATCH_AS_LONG),
     ],
     "chaos_folds": [
+        (_sam_match(FROM_START), FIXMATCH_AS_LONG),
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
         (_sam_match(FROM_START, BOTH), FIXMATCH_AS_LONG),
     ],
