@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from samatch.data.manifest import Case, load_manifest, write_manifest
-from samatch.results import comparisons, tables
+from samatch.results import clinical, comparisons
 from samatch.results.clinical import agreement, bias_and_limits, by_group, measurements
 from samatch.system.errors import InputError
 
@@ -168,12 +168,12 @@ def test_the_tables_name_the_methods_in_reading_order():
     cases = pd.concat(
         [rows(dict.fromkeys(patients, (1000, 500, 1000, 400)), name) for name in runs.run_id]
     )
-    found = tables.patient_tables("acdc", runs, cases)
+    found = clinical.patient_tables("acdc", runs, cases)
     assert found["clinical"].method.drop_duplicates().tolist() == ["Supervised", "FixMatch"]
     assert found["clinical"].query("measure == 'EF'").bias.tolist() == [pytest.approx(-10)] * 2
     assert set(found["groups"].group) == {case.group for case in acdc.cases_of(patients)}
     for dataset in ("phantom", "made_up"):
-        assert tables.patient_tables(dataset, runs, cases) == {}
+        assert clinical.patient_tables(dataset, runs, cases) == {}
 
 
 def test_bland_altman_draws_eight_panels_at_most(manifest):

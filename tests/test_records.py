@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samatch.results import report, stats, tables
+from samatch.results import clinical, report, stats, tables
 from samatch.results.records import (
     collect,
     read_results,
@@ -194,7 +194,7 @@ def test_tracked_results_are_sound(folder):
     assert kept.dice.to_numpy() == pytest.approx(
         tables.summary(runs, cases).dice.to_numpy(), rel=1e-4
     )
-    for name, table in tables.patient_tables(dataset, runs, cases).items():
+    for name, table in clinical.patient_tables(dataset, runs, cases).items():
         kept = pd.read_csv(folder / f"{name}.csv")
         assert kept.run_id.tolist() == table.run_id.tolist() and kept.n.tolist() == table.n.tolist()
         column = "bias" if name == "clinical" else "dice"

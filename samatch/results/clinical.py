@@ -8,7 +8,8 @@ here: it is counted as undefined, not as 0 ml.
 import numpy as np
 import pandas as pd
 
-from samatch.data.manifest import Manifest
+from samatch.data.manifest import Manifest, load_manifest, manifest_folders
+from samatch.results import tables
 from samatch.system.errors import raise_all
 
 # End-diastolic and end-systolic volume, ejection fraction.
@@ -126,3 +127,24 @@ def by_group(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") ->
         .dice.agg(["mean", "std", "size"])
     )
     return found.set_axis(["dice", "dice_sd", "n"], axis=1).reset_index()
+
+
+def patient_tables(
+    dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """`clinical` (agreement in volumes) and `groups` (Dice by diagnosis) of test patients.
+
+    Only those for which the set's manifest has what they need.
+    """
+    manifest = load_manifest(dataset) if dataset in manifest_folders() else None
+    found = {}
+    if manifest and manifest.clinical:
+        found["clinical"] = agreement(measurements(per_case, manifest))
+    if manifest and any(case.group for case in manifest.cases):
+        found["groups"] = by_group(per_case, manifest)
+    names = tables.names_of(runs)
+    place = {run_id: number for number, run_id in enumerate(names)}
+    for name, table in found.items():
+        table.insert(1, "method", table.run_id.map(names))
+        found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
+    return found

@@ -11,7 +11,7 @@ import pandas as pd
 
 from samatch.config.profiles import PROFILES
 from samatch.config.settings import GUIDED
-from samatch.results import folds, seed_tables, stats, tables
+from samatch.results import clinical, folds, seed_tables, stats, tables
 from samatch.results.records import collect, collect_trials, read_results, write_csvs
 from samatch.system import paths
 from samatch.system.errors import known
@@ -94,7 +94,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     found = {"summary": tables.summary(runs, per_case)}
     if references := [*tables.all_chosen(runs), *tables.also_tested(runs)]:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
-    found |= tables.patient_tables(dataset, runs, per_case)
+    found |= clinical.patient_tables(dataset, runs, per_case)
     return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))
 
 

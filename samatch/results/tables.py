@@ -10,8 +10,8 @@ from samatch.config.profiles import (
     NO_MATCH_STAGE,
 )
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
-from samatch.data.manifest import load_manifest, manifest_folders
-from samatch.results import clinical, stats
+from samatch.data.manifest import load_manifest
+from samatch.results import stats
 from samatch.system.errors import InputError
 
 METHOD_LABELS = {
@@ -368,24 +368,3 @@ def unit_name(dataset: str) -> str:
     patients = {case.patient_id for case in cases}
     flat = all(case.n_slices == 1 for case in cases)
     return "picture" if flat and 2 * len(patients) > len(cases) else "patient"
-
-
-def patient_tables(
-    dataset: str, runs: pd.DataFrame, per_case: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
-    """`clinical` (agreement in volumes) and `groups` (Dice by diagnosis) of test patients.
-
-    Only those for which the set's manifest has what they need.
-    """
-    manifest = load_manifest(dataset) if dataset in manifest_folders() else None
-    found = {}
-    if manifest and manifest.clinical:
-        found["clinical"] = clinical.agreement(clinical.measurements(per_case, manifest))
-    if manifest and any(case.group for case in manifest.cases):
-        found["groups"] = clinical.by_group(per_case, manifest)
-    names = names_of(runs)
-    place = {run_id: number for number, run_id in enumerate(names)}
-    for name, table in found.items():
-        table.insert(1, "method", table.run_id.map(names))
-        found[name] = table.sort_values("run_id", key=lambda ids: ids.map(place), kind="stable")
-    return found
