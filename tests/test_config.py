@@ -9,9 +9,12 @@ from samatch.config.settings import (
     make_config,
     parent_configs,
     run_id,
+    stage_of,
+    variant_of,
 )
 from samatch.methods.base import method_names
 from samatch.system import paths
+from samatch.system.errors import InputError
 from samatch.training.task import check_names
 from tests.told import SETTINGS
 
@@ -44,6 +47,19 @@ def test_stages_have_their_parents():
     ]
 
 
+@pytest.mark.parametrize(
+    "method, variant",
+    [
+        ("supervised", "whole_chain"),
+        ("fixmatch", "all_stages"),
+        ("finetune", "guided_class_boxes"),  # which begins with the SAM of class_boxes
+    ],
+)
+def test_a_variant_of_another_stage_is_refused(method, variant):
+    with pytest.raises(InputError, match=f"variant {variant} changes nothing of {method}"):
+        make_config("laptop", "acdc", 3, method, variant=variant)
+
+
 def test_a_run_without_sam_is_the_same_run_whatever_sam_is_chosen():
     assert (
         make_config("demo", "phantom", 3, "fixmatch", "tiny").sha256()
@@ -70,7 +86,13 @@ def test_the_paper_profile_saves_a_state_every_200_iterations():
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_profile_and_variant_is_valid(profile, variant):
-    make_config(profile, "acdc", 3, "samatch-fixmatch", variant=variant)
+    """For a method of each stage that it changes: some stage, unless it is the default."""
+    stages = {stage_of(method): method for method in ("supervised", "finetune", "fixmatch")}
+    stages["joint"] = "samatch-fixmatch"
+    changed = [method for stage, method in stages.items() if variant_of(variant, stage) == variant]
+    assert changed
+    for method in changed:
+        make_config(profile, "acdc", 3, method, variant=variant)
 
 
 @pytest.mark.parametrize("text, number", [("1e-3", 1e-3), ("2E2", 200.0), (".5", 0.5), (3, 3.0)])
@@ -84,6 +106,11 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
     [
         ({"profile": "laptp"}, "unknown profile.*\n.*demo, laptop, paper", "an unknown profile"),
         ({"variant": "agreee"}, "unknown variant", "an unknown variant"),
+        (
+            {"variant": "all_stages"},
+            "all_stages changes nothing of samatch-fixmatch",
+            "a variant that changes nothing of the method",
+        ),
         (
             {"overrides": {"train.iterations": 5}},
             "overrides without a variant",

@@ -106,7 +106,7 @@ def test_classes_without_a_prompt_equal_a_loop_over_images():
 
 def test_classes_without_a_query_cannot_be_asked():
     sam = build_sam("tiny", image_size=64, num_classes=4, class_token=False)
-    with pytest.raises(InputError, match="cannot be asked without a prompt"):
+    with pytest.raises(InputError, match="SAM has no class queries"):
         sam.decode_classes(torch.zeros(1, 32, 16, 16))
 
 

@@ -163,6 +163,23 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
     assert cells.loc[("combine", "no SAM"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
 
 
+def test_another_sam_has_a_reference_and_a_grid_of_its_own():
+    runs, cases = records()
+    first = "acdc-n3-samatch-fixmatch-lite_medsam-s0"
+    second = first.replace("lite_medsam", "vit_b")
+    row = runs[runs.run_id == first].assign(run_id=second, sam="vit_b", val_dice=1.0)
+    runs = pd.concat([row, runs])
+    cases = pd.concat([cases, cases[cases.run_id == first].assign(run_id=second)])
+    assert set(tables.all_chosen(runs)) == {first, second}
+    for sam, mine in (("lite_medsam", first), ("vit_b", second)):
+        assert tables.chosen_guided(runs, sam=sam) == mine
+        grid = tables.ablation_grid(runs, cases, sam=sam)
+        assert set(grid.run_id[grid.default]) == {mine}
+        without = grid[(grid.factor == "combine") & (grid.level == "no SAM")]
+        assert without.run_id.tolist() == ["acdc-n3-samatch-fixmatch-s0-no_sam"]
+    assert second not in set(tables.of_usual_sam(runs).run_id)
+
+
 def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():
     runs, cases = records()
     more = runs[runs.method == "fixmatch"]

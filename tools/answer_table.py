@@ -4,9 +4,10 @@ import pandas as pd
 from cells import interval, markdown, paired, probability, records, scores_of
 
 from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
-from samatch.config.settings import GUIDED
+from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import folds, tables
 from samatch.system import paths
+from samatch.system.errors import InputError
 
 NOT_TRAINED = "-"
 SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
@@ -39,6 +40,8 @@ def answer(profile: str, _: str) -> str:
         for name in SETS
         if (paths.TRACKED_RESULTS / profile / name / "runs.csv").exists()
     }
+    if not columns:
+        raise InputError(f"no records of {', '.join(SETS)}", where=paths.TRACKED_RESULTS / profile)
     rows = next(iter(columns.values()))
     return markdown(
         {"": list(rows)} | {name: list(cells.values()) for name, cells in columns.items()}
@@ -91,7 +94,7 @@ def units_of(per_case: pd.DataFrame, dataset: str) -> str:
 
 def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
     """Name of ANSWER -> seed -> run_id, of runs of one budget with the SAM that most have."""
-    runs = runs[runs.sam.isin(["", *runs.sam[runs.sam != ""].mode()[:1]])]
+    runs = tables.of_usual_sam(runs)
     default = runs[(runs.variant == "") & ~runs.method.str.startswith(GUIDED)]
     found = {name: {} for name in ANSWER}
     for run in default.itertuples():
@@ -99,7 +102,7 @@ def of_answer(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
     guided = runs[runs.method == f"{GUIDED}fixmatch"]
     for name, mine in (
         ("no_sam", guided[guided.variant == tables.NO_SAM]),
-        (ALL_STAGES, runs[runs.variant == ALL_STAGES]),
+        (ALL_STAGES, runs[(runs.method == SUPERVISED) & (runs.variant == ALL_STAGES)]),
         (WHOLE_CHAIN, runs[(runs.method == "fixmatch") & (runs.variant == WHOLE_CHAIN)]),
         (FROM_START, guided[guided.variant == FROM_START]),
     ):

@@ -8,7 +8,7 @@ import sys
 from samatch.config.profiles import ABLATIONS, ALL_STAGES, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
 from samatch.config.words import reproduced
-from samatch.methods.base import method_names
+from samatch.methods.base import fits, method_names
 from samatch.system.errors import InputError, known
 
 SEEDS = (1, 2)  # beside seed 0 of `make reproduce`
@@ -29,7 +29,8 @@ def runs(kind: str, match: str) -> list[str]:
         return [f"{line} --seed {seed}" for line in lines for seed in SEEDS]
     if kind == "ablations":
         variants = dict.fromkeys(level.variant for level in ABLATIONS)
-        return [line_of(GUIDED + match, variant) for variant in variants]
+        guided = GUIDED + match
+        return [line_of(guided, variant) for variant in variants if fits(guided, variant)]
     return [
         line_of(name, ALL_STAGES if name == SUPERVISED else WHOLE_CHAIN)
         for name in method_names()

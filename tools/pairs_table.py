@@ -11,6 +11,7 @@ from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WH
 from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.tables import NO_SAM
+from samatch.system.errors import InputError, known
 
 GUIDED_FIXMATCH, FIXMATCH = f"{GUIDED}fixmatch", "fixmatch"
 STUDENT, SAM, BOTH = "test", "test_sam", "test_refined"
@@ -48,16 +49,17 @@ def pairs(profile: str, dataset: str) -> str:
     """One row a pair of PAIRS: the seeds that both have, units, how many of them are better on the
     mean over these seeds, median and p, which no family corrects. Of <set>_folds, the units of the
     folds that have both."""
+    wanted = PAIRS[known(dataset, PAIRS, "set whose pairs are named")]
     whole = dataset.removesuffix("_folds")
     names = folds.fold_names(whole) if whole != dataset else [dataset]
     scores = pd.concat([by_way(profile, name) for name in names]).sort_index(axis=1)
-    both = [paired(scores[first], scores[second]) for first, second in PAIRS[dataset]]
+    both = [of_pair(scores, *pair) for pair in wanted]
     tests = pd.DataFrame([stats.paired_test(difference.to_numpy()) for _, difference in both])
     points = 100 * tests[list(stats.INTERVAL)]
     return markdown(
         {
-            "result": [title(first) for first, _ in PAIRS[dataset]],
-            "against": [title(second) for _, second in PAIRS[dataset]],
+            "result": [title(first) for first, _ in wanted],
+            "against": [title(second) for _, second in wanted],
             "seeds": [", ".join(map(str, seeds)) for seeds, _ in both],
             "n": tests.n,
             "better": [int((difference > 0).sum()) for _, difference in both],
@@ -67,10 +69,25 @@ def pairs(profile: str, dataset: str) -> str:
     )
 
 
+def of_pair(scores: pd.DataFrame, first: Way, second: Way) -> tuple[list[int], pd.Series]:
+    """Seeds and differences of two columns of `by_way`; InputError where no seed has both."""
+    ways = scores.columns.droplevel(-1)
+    mine, other = (scores[way] if way in ways else pd.DataFrame() for way in (first, second))
+    seeds, difference = paired(mine, other)
+    if not seeds:
+        raise InputError(
+            f"no seed has both: {title(first)}; {title(second)}",
+            expected="a tested run of each, with one seed",
+            got=f"seeds {list(mine)} and {list(other)}",
+            do="train what is missing, or take the pair out of PAIRS",
+        )
+    return seeds, difference
+
+
 def by_way(profile: str, dataset: str) -> pd.DataFrame:
-    """Mean Dice of each test unit, a column a Way and seed, of the main budget."""
+    """Mean Dice of each test unit, a column a Way and seed, of the main budget and usual SAM."""
     runs, per_case = tracked(profile, dataset)
-    runs = tables.main_budget(runs).set_index("run_id")
+    runs = tables.of_usual_sam(tables.main_budget(runs)).set_index("run_id")
     columns = {}
     for who in WHO:
         scores = scores_of(per_case, who)

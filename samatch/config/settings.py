@@ -195,20 +195,21 @@ def make_config(
     """The RunConfig of one run.
 
     `overrides` maps dotted names ("train.iterations", "method.conf_thresh") to values; a variant
-    outside VARIANTS must come with overrides, so that two different runs never share an identity.
+    outside VARIANTS must come with overrides, so that two different runs never share an identity;
+    one of VARIANTS must change the stage of `method`, so that no run has two.
     Raises InputError on an unknown profile, key, type or an impossible value.
     """
     known(profile, PROFILES, "profile")
     checked_word(dataset, "data set")  # both are parts of file names
     if variant:
         checked_word(variant, "variant")
+    stage, table = stage_of(method), PROFILES[profile]
     if not overrides:
-        known(variant, VARIANTS, "variant")
+        _changing(variant, method, stage)
     elif not variant:
         raise InputError(
             "overrides without a variant", got=overrides, do="name the changed run with variant=..."
         )
-    stage, table = stage_of(method), PROFILES[profile]
     settings = [
         table["all"],
         table.get(method.removeprefix(GUIDED), {}) if stage != "warm_up" else {},
@@ -233,6 +234,19 @@ def make_config(
             ):  # so that one SAM-free run serves all SAMs
                 config = _with(config, key, value)
     return config
+
+
+def _changing(variant: str, method: str, stage: str) -> None:
+    """Raises InputError on a variant that is unknown, or that changes nothing of the method."""
+    known(variant, VARIANTS, "variant")
+    changing = [name for name in VARIANTS if name and variant_of(name, stage) == name]
+    if variant and variant not in changing:
+        raise InputError(
+            f"variant {variant} changes nothing of {method}",
+            expected=f"none, or one that changes the stage {stage}: {', '.join(changing)}",
+            got=variant,
+            do="leave the variant out, or name a method of a stage that it changes",
+        )
 
 
 def parent_configs(config: RunConfig) -> list[RunConfig]:

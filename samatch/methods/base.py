@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from samatch import methods
 from samatch.config.checks import checked
-from samatch.config.settings import GUIDED, RunConfig
+from samatch.config.settings import GUIDED, RunConfig, stage_of, variant_settings
 from samatch.data.batches import Batch
 from samatch.data.volumes import UNKNOWN
 from samatch.sam.prompts import class_masks
@@ -266,3 +266,10 @@ def method_class(name: str) -> type[Method]:
     return importlib.import_module(
         f"{methods.__name__}.{known(name.removeprefix(GUIDED), _files(), 'method')}"
     ).METHOD
+
+
+def fits(method: str, variant: str) -> bool:
+    """Whether the method has all settings of its own that the variant changes at its stage."""
+    own = {field.name for field in dataclasses.fields(method_class(method).Settings)}
+    changed = (key.partition(".") for key in variant_settings(variant, stage_of(method)))
+    return {name for group, _, name in changed if group == "method"} <= own

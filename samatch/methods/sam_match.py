@@ -342,9 +342,8 @@ def combine(
     if settings.combine in ("consensus", "weighted", "soft"):
         probs = weight * sam_probs + (1 - weight) * proposed.probs
         probs = probs / probs.sum(1, keepdim=True)
-    if published(settings, "filter"):
-        return replace_as_published(probs, settings.sam_conf_thresh)
-    found = PseudoLabel.from_probs(probs, settings.sam_conf_thresh)
+    kept = replace_as_published if published(settings, "filter") else PseudoLabel.from_probs
+    found = kept(probs, settings.sam_conf_thresh)
     return dataclasses.replace(found, soft=settings.combine == "soft")
 
 

@@ -198,8 +198,17 @@ def main_budget(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.n_labeled == _most_common(runs.n_labeled)].reset_index(drop=True)
 
 
+def of_usual_sam(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs without SAM, and those with the SAM that most runs have."""
+    return runs[runs.sam.isin(["", _most_common(runs.sam[runs.sam != ""])])].reset_index(drop=True)
+
+
 def chosen_guided(
-    runs: pd.DataFrame, match: str = "fixmatch", n_labeled: int = 3, seed: int = 0
+    runs: pd.DataFrame,
+    match: str = "fixmatch",
+    n_labeled: int = 3,
+    seed: int = 0,
+    sam: str = "lite_medsam",
 ) -> str:
     """run_id of SAM-Match: of its ways to combine, the one with the best validation Dice.
 
@@ -210,11 +219,12 @@ def chosen_guided(
         & runs.variant.isin(COMBINE_VARIANTS)
         & (runs.n_labeled == n_labeled)
         & (runs.seed == seed)
+        & (runs.sam == sam)
     ]
     if candidates.empty:
         raise InputError(
             f"no SAM-guided run of {match}",
-            expected=f"{n_labeled} labeled, seed {seed}, one of the variants {COMBINE_VARIANTS}",
+            expected=f"{sam}, {n_labeled} labeled, seed {seed}, variant {COMBINE_VARIANTS}",
             got="none",
             do="run `make reproduce`",
         )
@@ -222,11 +232,11 @@ def chosen_guided(
 
 
 def all_chosen(runs: pd.DataFrame) -> list[str]:
-    """The chosen SAM-Match of every match method, budget and seed that has one."""
+    """The chosen SAM-Match of every match method, budget, seed and SAM that has one."""
     guided = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
-    keys = guided[["method", "n_labeled", "seed"]].drop_duplicates()
+    keys = guided[["method", "n_labeled", "seed", "sam"]].drop_duplicates()
     return [
-        chosen_guided(runs, key.method.removeprefix(GUIDED), key.n_labeled, key.seed)
+        chosen_guided(runs, key.method.removeprefix(GUIDED), key.n_labeled, key.seed, key.sam)
         for key in keys.itertuples()
     ]
 
@@ -312,17 +322,15 @@ def ablation_grid(
     match: str = "fixmatch",
     n_labeled: int = 3,
     seed: int = 0,
+    sam: str = "lite_medsam",
 ) -> pd.DataFrame:
     """A row a cell of the grid: factor, level, status ("run" or "not run"), Dice (%).
 
     A cell that has not been run holds NaN, never zero. `difference` from the default is the mean
     over test patients of the paired difference.
     """
-    mine = (
-        runs[(runs.method == GUIDED + match) & (runs.n_labeled == n_labeled) & (runs.seed == seed)]
-        .drop_duplicates("variant")
-        .set_index("variant")
-    )
+    guided = runs[(runs.method == GUIDED + match) & runs.sam.isin(["", sam])]
+    mine = guided[(guided.n_labeled == n_labeled) & (guided.seed == seed)].set_index("variant")
     scores = 100 * stats.unit_scores(per_case)
     rows = []
     for cell in ABLATIONS:

@@ -128,7 +128,7 @@ class SamModel(nn.Module):
         """
         if self.class_queries is None:
             raise InputError(
-                "SAM cannot be asked without a prompt",
+                "SAM has no class queries, which answer for all classes at once",
                 expected="a learned query per class",
                 got="none",
                 do="set sam.class_token=true, or a prompt such as refine.prompt=box",
