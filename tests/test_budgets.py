@@ -64,6 +64,9 @@ def test_by_hand(records):
     # Of two patients a resample's mean is either patient or their mean; equal ones leave a point.
     assert table.low.tolist() == pytest.approx([10, 50, 50, 80])
     assert table.high.tolist() == pytest.approx([30, 70, 70, 80])
+    drawn = budgets.with_several(*records)
+    assert len(drawn) == table.seeds.sum() == 5
+    assert set(drawn.method) == set(table.method) and set(drawn.variant) == {""}
 
 
 def test_one_budget_has_no_table(records):

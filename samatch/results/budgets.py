@@ -10,19 +10,23 @@ from samatch.results.comparisons import around_data
 from samatch.results.plots import BLUE, DPI, PALETTE
 
 
+def with_several(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """The tested runs of the main table's methods that have several budgets; method: its name."""
+    shown = tables.in_reading_order(tables.headline(runs))
+    names = seed_tables.names_whatever_seed(shown.assign(n_labeled=0))
+    shown = shown.assign(method=shown.run_id.map(names))
+    shown = shown[shown.run_id.isin(stats.unit_scores(per_case))]
+    return shown[shown.groupby("method").n_labeled.transform("nunique") > 1]
+
+
 def by_budget(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
-    """One row per method and budget, of the main table's methods with several budgets on record.
+    """One row per method and budget, of the runs of `with_several`.
 
     dice: mean over test units (%), each the mean over the seeds of that budget; low and high: the
     95 % bootstrap interval of that mean over units; seeds: how many; n: units. A method trained
     with every label there is has no unlabeled image left: supervised training alone reaches there.
     """
-    shown = tables.in_reading_order(tables.headline(runs))
-    names = seed_tables.names_whatever_seed(shown.assign(n_labeled=0))
-    scores = 100 * stats.unit_scores(per_case)
-    shown = shown.assign(method=shown.run_id.map(names))
-    shown = shown[shown.run_id.isin(scores)]
-    shown = shown[shown.groupby("method").n_labeled.transform("nunique") > 1]
+    shown, scores = with_several(runs, per_case), 100 * stats.unit_scores(per_case)
     rows = []
     for (method, n_labeled), same in shown.groupby(["method", "n_labeled"], sort=False):
         units = scores[list(same.run_id)].mean(axis=1).dropna().to_numpy()
