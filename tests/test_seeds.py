@@ -29,7 +29,7 @@ SEEDS = {
     ("samatch-fixmatch", "lite_medsam", "guided_from_start"): {1: (0.92, 0.9)},
     ("fixmatch", "", "whole_chain"): {0: (0.78, 0.78), 1: (0.82, 0.82), 2: (0.1, 0.1)},
     ("finetune", "lite_medsam", ""): {0: (0.4, 0.4), 1: (0.5, 0.5)},
-    # Of another SAM than most, which no row of a page is made of.
+    # Of another SAM than most: no row of README's table, and a pair only where it is named.
     ("samatch-fixmatch", "vit_b", ""): {0: (0.2, 0.3)},
 }
 
@@ -123,6 +123,12 @@ def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
     default, control = pairs_table._sam_match(), pairs_table._sam_match("no_sam")
     both = pairs_table._sam_match("", pairs_table.BOTH)
     rows = [(default, control), (both, default)]
+    other_sam = pairs_table._sam_match(sam="vit_b")
+    monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": [(other_sam, default)]})
+    (row,) = write_pages.pairs("laptop", "chaos").splitlines()[2:]
+    assert row.startswith(
+        "| SAM-Match (FixMatch), vit_b | SAM-Match (FixMatch) | 0 | 2 | 0 | -60.0"
+    )
     monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": rows, "chaos_folds": rows})
     first, second = write_pages.pairs("laptop", "chaos").splitlines()[2:]
     assert first.startswith("| SAM-Match (FixMatch) | FixMatch, continued | 0, 1 | 2 | 2 | +6.5 (")
@@ -142,14 +148,14 @@ def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
 
 
 def test_a_pair_that_no_seed_has_or_no_record_is_one_error(seeds_on_record, monkeypatch):
-    with pytest.raises(InputError, match="unknown set whose pairs are named: 'busi'"):
-        pairs_table.pairs("laptop", "busi")
+    with pytest.raises(InputError, match="unknown set whose pairs are named: 'brats'"):
+        pairs_table.pairs("laptop", "brats")
     with pytest.raises(InputError, match="no records of acdc, chaos, busi"):
         answer_table.answer("paper", "all")
     default, missing, other_seed = (
         pairs_table._sam_match(),
         pairs_table._sam_match("box"),
-        ("fixmatch", "", "test"),
+        pairs_table.Way("fixmatch"),
     )
     for pair, got in (
         ((default, missing), r"seeds \[0, 1\] and \[\]"),

@@ -4,6 +4,8 @@ A result is a way to segment the test units: the runs of a method and variant, a
 student alone, SAM, or both maps together at test time.
 """
 
+from typing import NamedTuple
+
 import pandas as pd
 from cells import interval, markdown, paired, probability, scores_of, tracked
 
@@ -16,15 +18,23 @@ from samatch.system.errors import InputError, known
 GUIDED_FIXMATCH, FIXMATCH = f"{GUIDED}fixmatch", "fixmatch"
 STUDENT, SAM, BOTH = "test", "test_sam", "test_refined"
 WHO = {STUDENT: "", SAM: ": SAM at test time", BOTH: ": both maps at test time"}
-Way = tuple[str, str, str]  # method, variant, who segments
 
 
-def _sam_match(variant: str = "", who: str = STUDENT) -> Way:
-    return GUIDED_FIXMATCH, variant, who
+class Way(NamedTuple):
+    """A way to segment; sam: the SAM where it is not the set's usual one."""
+
+    method: str
+    variant: str = ""
+    who: str = STUDENT
+    sam: str = ""
 
 
-FIXMATCH_AS_LONG: Way = (FIXMATCH, WHOLE_CHAIN, STUDENT)
-SUPERVISED_AS_LONG: Way = (SUPERVISED, ALL_STAGES, STUDENT)
+def _sam_match(variant: str = "", who: str = STUDENT, sam: str = "") -> Way:
+    return Way(GUIDED_FIXMATCH, variant, who, sam)
+
+
+FIXMATCH_AS_LONG = Way(FIXMATCH, WHOLE_CHAIN)
+SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
         (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
@@ -93,19 +103,20 @@ def of_pair(scores: pd.DataFrame, first: Way, second: Way) -> tuple[list[int], p
 
 
 def by_way(profile: str, dataset: str) -> pd.DataFrame:
-    """Mean Dice of each test unit, a column a Way and seed, of the main budget and usual SAM."""
+    """Mean Dice of each test unit, a column a Way and seed, of the main budget."""
     runs, per_case = tracked(profile, dataset)
-    runs = tables.of_usual_sam(tables.main_budget(runs)).set_index("run_id")
-    columns = {}
+    runs = tables.main_budget(runs).set_index("run_id")
+    columns, usual = {}, tables.usual_sam(runs)
     for who in WHO:
         scores = scores_of(per_case, who)
         for run_id in scores.columns.intersection(runs.index):
             run = runs.loc[run_id]
-            columns[(run.method, run.variant, who, run.seed)] = scores[run_id]
+            way = Way(run.method, run.variant, who, "" if run.sam == usual else run.sam)
+            columns[(*way, run.seed)] = scores[run_id]
     return pd.DataFrame(columns)
 
 
 def title(way: Way) -> str:
     """A Way in a reader's words."""
-    method, variant, who = way
-    return tables.label(method, variant) + WHO[who]
+    name = tables.label(way.method, way.variant)
+    return name + (f", {way.sam}" if way.sam else "") + WHO[way.who]

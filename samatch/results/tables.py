@@ -96,7 +96,7 @@ def names_of(runs: pd.DataFrame) -> dict[str, str]:
     usual = {
         "n_labeled": _most_common(runs.n_labeled),
         "seed": runs.seed.min(),
-        "sam": _most_common(runs.sam[runs.sam != ""]),
+        "sam": usual_sam(runs),
     }
     names = {}
     for run in in_reading_order(runs).itertuples():
@@ -198,9 +198,14 @@ def main_budget(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.n_labeled == _most_common(runs.n_labeled)].reset_index(drop=True)
 
 
+def usual_sam(runs: pd.DataFrame) -> str:
+    """The SAM that most runs have; "" where none has one."""
+    return _most_common(runs.sam[runs.sam != ""])
+
+
 def of_usual_sam(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without SAM, and those with the SAM that most runs have."""
-    return runs[runs.sam.isin(["", _most_common(runs.sam[runs.sam != ""])])].reset_index(drop=True)
+    """The runs without SAM, and those with the usual one."""
+    return runs[runs.sam.isin(["", usual_sam(runs)])].reset_index(drop=True)
 
 
 def chosen_guided(
