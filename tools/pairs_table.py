@@ -55,6 +55,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
     ],
     "chaos_folds": [
+        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
         (_sam_match(FROM_START), _sam_match()),
         (_sam_match(FROM_START), FIXMATCH_AS_LONG),
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
