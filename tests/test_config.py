@@ -60,6 +60,22 @@ def test_a_variant_of_another_stage_is_refused(method, variant):
         make_config("laptop", "acdc", 3, method, variant=variant)
 
 
+def iterations(config):
+    """Of a run and of all that its student was before."""
+    return config.train.iterations + sum(map(iterations, parent_configs(config)[:1]))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_equal_length_is_that_of_the_student_of_sam_match(profile):
+    whole = iterations(make_config(profile, "acdc", 3, "samatch-fixmatch"))
+    for method, variant in (
+        ("supervised", "all_stages"),
+        ("fixmatch", "whole_chain"),
+        ("samatch-fixmatch", "guided_from_start"),
+    ):
+        assert iterations(make_config(profile, "acdc", 3, method, variant=variant)) == whole
+
+
 def test_a_run_without_sam_is_the_same_run_whatever_sam_is_chosen():
     assert (
         make_config("demo", "phantom", 3, "fixmatch", "tiny").sha256()

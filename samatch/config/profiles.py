@@ -28,7 +28,7 @@ def double(value: Number) -> Number:
     return 2 * value
 
 
-# A profile overrides, in this order: everywhere ("all"), by match method, by stage.
+# A profile overrides, in this order: everywhere ("all"), by match method, by stage, by variant.
 # SAM is asked without a prompt, from its class queries alone, and what it says is averaged with the
 # student's map (results/laptop/acdc/trials.csv has the trials on validation). Where boxes are
 # asked, they have a margin of 2 pixels: at the published 10 the box of a cavity is that of the ring
@@ -129,6 +129,7 @@ PROFILES: dict[str, dict[str, Settings]] = {
         "match": {},
         "finetune": {},
         "joint": _SECOND_OPINION,
+        "all_stages": {"train.iterations": 60_000},  # there is no warm-up before a match method
     },
 }
 

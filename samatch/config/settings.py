@@ -216,6 +216,7 @@ def make_config(
         table[stage],
         table.get(method, {}) if stage == "joint" else {},
         variant_settings(variant, stage),
+        table.get(variant, {}) if variant_of(variant, stage) == variant else {},
         overrides or {},
     ]
     uses_sam = stage in ("finetune", "joint") and not any(
