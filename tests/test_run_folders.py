@@ -257,3 +257,14 @@ def test_trials_and_results_do_not_share_a_folder():
         with pytest.raises(InputError, match="trials and results do not share a folder") as error:
             Run(first, asks)
         assert f"got: {got}" in str(error.value) and "SAMATCH_RUNS" in str(error.value)
+
+
+def test_a_record_names_the_start_of_its_machine(tmp_path, monkeypatch):
+    run = Run(make_config("demo", "phantom", 1, "supervised"))
+    monkeypatch.setattr(repro, "BOOT_ID", tmp_path / "boot_id")
+    for text, boot in ((None, ""), ("0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0\n", "0b1c2d3e")):
+        if text:
+            repro.BOOT_ID.write_text(text)
+            shutil.rmtree(run.folder)
+        finished(run)
+        assert run.read()["boot"] == boot

@@ -199,6 +199,7 @@ class Run:
             "commit": self.commit,
             "versions": repro.versions(),
             "machine": repro.machine(),
+            "boot": repro.boot(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **facts,
             "files_sha256": {path.name: repro.file_sha256(path) for path in written},

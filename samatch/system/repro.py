@@ -13,6 +13,7 @@ import numpy as np
 
 from samatch.system import paths
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PACKAGES = (
     "torch",
     "numpy",
@@ -82,6 +83,15 @@ def machine() -> str:
     """For a run's record: system, processor, cores and Python; no host name."""
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {python}"
+
+
+def boot() -> str:
+    """For a run's record: eight random digits that Linux draws at each start of a machine, "" on
+    other systems. Two runs with the same were made on one machine; it says nothing else of it."""
+    try:
+        return BOOT_ID.read_text().strip()[:8]
+    except OSError:
+        return ""
 
 
 def array_sha256(array: np.ndarray) -> str:
