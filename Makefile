@@ -114,8 +114,8 @@ verify: $(READY)  ## check every file and array of a set against its manifest
 	@$(PY) -m samatch verify --dataset $(or $(DATASET),acdc)
 manifest: $(READY)  ## make a manifest of your own set: NAME=hearts CLASSES=RV,MYO,LV CSV=cases.csv DATA=DIR
 	@$(PY) -m samatch manifest --name "$$NAME" --classes "$$CLASSES" --seed $(SEED) $(if $(CSV),--csv "$$CSV") $(CURATE_ARGS)
-predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop
-	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)") "$$IMAGES" "$$MASKS"
+predict: $(READY)  ## masks for unlabeled images: MODEL=acdc IMAGES=DIR MASKS=DIR, or RUN=run_id PROFILE=laptop, WITH_SAM=1 for its SAM too
+	@$(PY) -m samatch predict $(if $(MODEL),--model "$(MODEL)",--profile $(or $(PROFILE),demo) --run "$(RUN)" $(if $(WITH_SAM),--with-sam)) "$$IMAGES" "$$MASKS"
 strip: $(READY)  ## the method on four unlabeled slices, by a finished joint run: PROFILE=laptop DATASET=acdc
 	@$(PY) -W ignore -m samatch strip $(RUN_ARGS) --method $(METHOD)
 film: $(READY)  ## one unlabeled slice over a joint training that was run with --film: PROFILE=laptop DATASET=acdc

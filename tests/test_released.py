@@ -121,7 +121,7 @@ def test_a_model_or_a_run_is_named(tmp_path):
 
 def test_an_image_of_another_kind_is_doubted():
     image = phantom_volumes("train")[0].image
-    student = released.Student("x", None, (), 64, released.seen_by(phantom_volumes("train")))
+    student = released.Student("x", (), released.seen_by(phantom_volumes("train")), None, 64)
     noise = np.random.default_rng(0).random(image.shape)
     assert student.doubts(5 + 900 * image) == []  # scaled grey levels are the same image
     assert any("smoothness along x" in line for line in student.doubts(noise))

@@ -174,6 +174,24 @@ def run_id(
     )
 
 
+def config_of(found: dict[str, typing.Any]) -> RunConfig:
+    """The RunConfig whose `to_dict` is `found`; a setting that an earlier version did not have gets
+    its default. Raises InputError on settings that today's version does not have."""
+    groups = {"train": Train, "augment": Augment, "sam": Sam, "refine": Refine}
+    try:
+        values = {name: groups[name](**value) for name, value in found.items() if name in groups}
+        rest = {name: value for name, value in found.items() if name not in groups}
+        rest["method_settings"] = tuple(sorted(rest["method_settings"].items()))
+        return RunConfig(**rest | values | {"parents": tuple(rest["parents"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            "a run of other settings than this version has",
+            where=found.get("dataset"),
+            got=str(error),
+            do="use the commit that its run.json names",
+        ) from error
+
+
 def stage_of(method: str) -> str:
     """warm_up (supervised), match (learns from unlabeled
     images), finetune (SAM) or joint (SAM-guided)."""

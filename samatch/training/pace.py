@@ -130,7 +130,7 @@ def embedding_seconds(config: RunConfig) -> tuple[int, float]:
     data = read_data(
         dataclasses.replace(config, n_labeled=n_few, method=FINETUNE), few, find_device()
     )
-    sam = new_sam(config, data)
+    sam = new_sam(config, few.num_classes, data.device)
     folder = cache_folder(manifest.folder, config.sam_name) / encoder_key(sam, data.bf16)
     missing = [c for c in manifest.cases if not file_of(folder, c.image_sha256).exists()]
     if not missing:

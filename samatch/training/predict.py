@@ -1,8 +1,9 @@
-"""Masks for unlabeled images: a student on every image of a folder, written with the image's own
-geometry.
+"""Masks for unlabeled images: a student, or SAM too, on every image of a folder, written with the
+image's own geometry.
 
     samatch predict --model acdc IMAGES MASKS                                  a released student
     samatch predict --profile laptop --run hearts-n3-fixmatch-s0 IMAGES MASKS  one of a finished run
+    ... --with-sam   student and SAM of a SAM-Match run together, or a fine-tuned SAM alone
 
 NIfTI gives NIfTI with the same header, a DICOM series NIfTI in its place in space, a picture a PNG
 of its size (0 and 255 for one class, class numbers for more; turned as a viewer shows the picture),
@@ -31,14 +32,15 @@ from samatch.system import paths, whole
 from samatch.system.devices import memory_checked
 from samatch.system.errors import InputError, raise_all
 from samatch.system.progress import Progress
-from samatch.training.released import Student, load, model_names, of_run
+from samatch.training import with_sam
+from samatch.training.released import Segmenter, load, model_names, of_run
 
 SHEET = 48  # images on a contact sheet
 
 NO_GPU = "free the GPU's memory, or set CUDA_VISIBLE_DEVICES= to work on the CPU"
 
 
-def predict(student: Student, images: Path, into: Path) -> list[Path]:
+def predict(segmenter: Segmenter, images: Path, into: Path) -> list[Path]:
     """Writes a mask and an overlay per image, a contact sheet and a table of volumes; returns the
     masks.
 
@@ -58,19 +60,19 @@ def predict(student: Student, images: Path, into: Path) -> list[Path]:
     for number, path in enumerate(found, 1):
         picture = read(path)
         with memory_checked(picture.source, NO_GPU):
-            label = student.segment(picture.array)
-        doubts = [*picture.doubts, *student.doubts(picture.array)]
+            label = segmenter.segment(picture.array)
+        doubts = [*picture.doubts, *segmenter.doubts(picture.array)]
         for doubt in doubts if label.any() else [*doubts, "no foreground was found"]:
             print(f"warning: {picture.source}: {doubt}")
         panels.append(largest_slice(stem_of(path), picture.array, label))
         with _writing(into, path):
-            masks.append(write_mask(into, path, picture, label, len(student.classes)))
+            masks.append(write_mask(into, path, picture, label, len(segmenter.classes)))
             overlay = into / f"{stem_of(path)}_overlay.png"
-            save_panels(overlay, panels[-1:], student.classes, columns=1)
-        rows += volumes_of(path.name, picture, label, student.classes)
+            save_panels(overlay, panels[-1:], segmenter.classes, columns=1)
+        rows += volumes_of(path.name, picture, label, segmenter.classes)
         progress(number)
     with _writing(into, images):
-        save_panels(into / "contact_sheet.png", panels[:SHEET], student.classes, columns=6)
+        save_panels(into / "contact_sheet.png", panels[:SHEET], segmenter.classes, columns=6)
     write_volumes(into, rows)
     return masks
 
@@ -211,6 +213,11 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--run", default="", help="or a finished run: a folder of runs/<profile>/")
     parser.add_argument("--profile", default="demo", help="of the run")
+    parser.add_argument(
+        "--with-sam",
+        action="store_true",
+        help="the run's SAM too: both maps of SAM-Match together, or SAM alone after fine-tuning",
+    )
     parser.add_argument("images", type=Path, help="folder of images, or one image")
     parser.add_argument("masks", type=Path, help="folder for the masks")
     args = parser.parse_args(words)
@@ -218,6 +225,15 @@ def main(words: list[str] | None = None) -> None:
         raise InputError(
             "name either a model or a run", do="--model acdc, or --run RUN_ID --profile laptop"
         )
-    student = load(args.model) if args.model else of_run(args.profile, args.run)
-    written = predict(student, args.images, args.masks)
+    if args.model and args.with_sam:
+        raise InputError(
+            f"the released student {args.model} has no SAM with it",
+            expected="--with-sam beside --run",
+            do="train a SAM-Match run, or leave --with-sam out",
+        )
+    if args.model:
+        segmenter: Segmenter = load(args.model)
+    else:
+        segmenter = (with_sam.of_run if args.with_sam else of_run)(args.profile, args.run)
+    written = predict(segmenter, args.images, args.masks)
     print(f"{len(written)} masks and overlays written to {paths.shown(args.masks)}")

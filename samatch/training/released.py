@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from samatch.config.profiles import NO_MATCH_STAGE
-from samatch.config.settings import GUIDED
+from samatch.config.settings import FINETUNE, GUIDED
 from samatch.data.about import class_faults
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases, normalise
@@ -41,22 +41,20 @@ MARGIN = 0.5  # a feature may leave the training volumes' range by this share of
 
 
 @dataclass(frozen=True)
-class Student:
-    """A trained student that segments alone.
+class Segmenter:
+    """What segments images of no data set.
 
-    classes: foreground, in label order; image_size: side of its input in pixels; seen: feature ->
-    (lowest, highest) over the volumes it was trained on, see `features`, empty where unknown.
+    classes: foreground, in label order; seen: feature -> (lowest, highest) over the volumes it was
+    trained on, see `features`, empty where unknown.
     """
 
     name: str
-    network: UNet
     classes: tuple[str, ...]
-    image_size: int
     seen: dict[str, tuple[float, float]]
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """(D, H, W) of any numbers -> class map (D, H, W) uint8; min-max over the volume first."""
-        return segment_with_student(self.network, normalise(image), self.image_size)
+        raise NotImplementedError
 
     def doubts(self, image: np.ndarray) -> list[str]:
         """What sets (D, H, W) apart from every volume of the training, one line each."""
@@ -70,6 +68,18 @@ class Student:
                     f"there {low:.2f} to {high:.2f}"
                 )
         return found
+
+
+@dataclass(frozen=True)
+class Student(Segmenter):
+    """A trained student that segments alone; image_size: side of its input in pixels."""
+
+    network: UNet
+    image_size: int
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """See `Segmenter`."""
+        return segment_with_student(self.network, normalise(image), self.image_size)
 
 
 def features(image: np.ndarray) -> dict[str, float]:
@@ -112,9 +122,15 @@ def of_run(profile: str, run_id: str) -> Student:
     """The student of a finished run on this machine. Its classes are those that it was trained on,
     whatever the set's manifest says now; a record of an earlier version does not tell them."""
     folder, record = complete_run(profile, run_id)
+    if record["config"]["method"] == FINETUNE:
+        raise InputError(
+            f"{run_id} has no student",
+            got="a fine-tuned SAM",
+            do="name another run, or predict with SAM: --with-sam",
+        )
     classes = record.get("classes") or load_manifest(record["config"]["dataset"]).classes
     network = student_in(folder, len(classes) + 1).to(find_device())
-    return Student(run_id, network, tuple(classes), record["config"]["train"]["image_size"], {})
+    return Student(run_id, tuple(classes), {}, network, record["config"]["train"]["image_size"])
 
 
 def model_names() -> list[str]:
@@ -182,7 +198,7 @@ def load(name: str) -> Student:
         )
     seen = {feature: tuple(bounds) for feature, bounds in facts["seen"].items()}
     return Student(
-        name, network.eval().to(find_device()), tuple(facts["classes"]), facts["image_size"], seen
+        name, tuple(facts["classes"]), seen, network.eval().to(find_device()), facts["image_size"]
     )
 
 

@@ -165,7 +165,7 @@ def build_student(config: RunConfig, data: Data) -> Task:
 def guided(match: Method, config: RunConfig, data: Data) -> Method:
     """The match method with a new SAM around it; with a fixed encoder its embeddings are cached."""
     sam, views, labels, embeddings = (
-        new_sam(config, data),
+        new_sam(config, data.manifest.num_classes, data.device),
         sam_views(config, data.labeled),
         None,
         None,
@@ -198,7 +198,8 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
 def build_finetuning(config: RunConfig, data: Data) -> Task:
     """SAM's fine-tuning. Volumes are segmented by SAM alone where it learns to answer without a
     prompt, and, as an upper bound on validation, with the reference's boxes."""
-    sam, num_classes = new_sam(config, data), data.manifest.num_classes
+    num_classes = data.manifest.num_classes
+    sam = new_sam(config, num_classes, data.device)
     embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
     method = FineTune(sam, config, num_classes, embeddings, data.pool.label)
     embed, at_once = embedder(sam, config, data), config.refine.prompt == "class_boxes"
@@ -220,18 +221,18 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     return Task(config, data, method, alone, {"val_reference_boxes": with_boxes})
 
 
-def new_sam(config: RunConfig, data: Data) -> SamModel:
+def new_sam(config: RunConfig, num_classes: int, device: torch.device) -> SamModel:
     """The config's SAM on the device in evaluation mode, with what `sam.tune` names learning."""
     settings = config.sam
     sam = (
         build_sam(
             settings.name,
             image_size=settings.image_size,
-            num_classes=data.manifest.num_classes,
+            num_classes=num_classes,
             class_token=settings.class_token,
             pretrained=settings.pretrained,
         )
-        .to(data.device)
+        .to(device)
         .eval()
     )
     sam.tune(settings.tune, settings.lora_rank)

@@ -110,7 +110,7 @@ def read_pair(config: RunConfig) -> Pair:
     data = Data(manifest, [], unlabeled, [], nothing, device, bf16)
     student = UNet(manifest.num_classes).to(device, memory_format=torch.channels_last)
     match = method_class(config.method.removeprefix(GUIDED))(student, config)
-    method = SamMatch(match, new_sam(config, data), config)
+    method = SamMatch(match, new_sam(config, manifest.num_classes, device), config)
     return Pair(config, data, method, embedder_of_places(method.sam, config, data))
 
 
