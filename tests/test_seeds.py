@@ -14,7 +14,7 @@ import pairs_table  # noqa: E402
 import write_pages  # noqa: E402
 
 from samatch.config.settings import run_id  # noqa: E402
-from samatch.results import audit, folds, report, seed_tables  # noqa: E402
+from samatch.results import answer, audit, folds, report, seed_tables  # noqa: E402
 from samatch.results.records import RUN_COLUMNS  # noqa: E402
 from samatch.system import paths  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
@@ -178,3 +178,32 @@ def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):
         outcomes = {outcome.name: outcome for outcome in audit.audit_set("laptop", "chaos")[0]}
         (fault,) = outcomes[f"{name}.csv"].faults
         assert f", {column}: " in fault
+
+
+def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
+    """Means over seeds of both: .87, .86 of SAM-Match against .80; supervised training at equal
+    length and SAM-Match from the start have seed 1 alone, the first .66, .68 against .82."""
+    assert answer.sets_on_record("laptop") == ["chaos"] and answer.sets_on_record("demo") == []
+    table = answer.against_control(answer.of_set("laptop", "chaos"))
+    shown = table.set_index("name")
+    assert list(shown.index) == [
+        name for name in answer.ROWS.values() if "FixMatch, at" not in name
+    ]
+    assert shown.seeds.to_dict() == dict.fromkeys(shown.index, 2) | dict.fromkeys(
+        ("Supervised, at equal length", "SAM-Match, from the start", "both maps, from the start"), 1
+    ) | {"FixMatch": 1}
+    for name, median, low, high in (
+        ("SAM-Match", 6.5, 6.0, 7.0),
+        ("Supervised, at equal length", -15.0, -16.0, -14.0),
+    ):
+        found = shown.loc[name, ["median_difference", "ci_low", "ci_high"]]
+        assert found.tolist() == pytest.approx([median, low, high])
+    drawing = answer.forest({"made up": table, "again": table[table.seeds == 1]}, "title")
+    left, right = drawing.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(shown.index)
+    assert left.get_title() == "made up, 1 or 2 seeds" and right.get_title() == "again, 1 seed"
+    assert len(right.lines) == 1 + 2 * 4  # zero, and of each row an interval and a median
+    # The mark of SAM-Match stands in its row, as far right as its median.
+    place = list(shown.index).index("SAM-Match")
+    marks = [line.get_xydata()[0] for line in left.lines[1:] if len(line.get_xydata()) == 1]
+    assert len(marks) == len(shown) and marks[place].tolist() == pytest.approx([6.5, place])

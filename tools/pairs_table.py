@@ -7,11 +7,12 @@ student alone, SAM, or both maps together at test time.
 from typing import NamedTuple
 
 import pandas as pd
-from cells import interval, markdown, paired, probability, scores_of, tracked
+from cells import interval, markdown, probability
 
 from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import folds, stats, tables
+from samatch.results.answer import paired, scores_of, tracked
 from samatch.results.tables import NO_SAM
 from samatch.system.errors import InputError, known
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 from answer_table import answer
-from cells import interval, markdown, one, probability, records, tracked, with_undefined
+from cells import interval, markdown, one, probability, with_undefined
 from pairs_table import pairs
 
 from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
 from samatch.results import budgets, equal_length, folds, seed_tables, tables
+from samatch.results.answer import records, tracked
 from samatch.results.records import read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
