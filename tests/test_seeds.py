@@ -14,7 +14,7 @@ import pairs_table  # noqa: E402
 import write_pages  # noqa: E402
 
 from samatch.config.settings import run_id  # noqa: E402
-from samatch.results import answer, audit, folds, report, seed_tables  # noqa: E402
+from samatch.results import across_sets, audit, folds, report, seed_tables  # noqa: E402
 from samatch.results.records import RUN_COLUMNS  # noqa: E402
 from samatch.system import paths  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
@@ -183,11 +183,14 @@ def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):
 def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
     """Means over seeds of both: .87, .86 of SAM-Match against .80; supervised training at equal
     length and SAM-Match from the start have seed 1 alone, the first .66, .68 against .82."""
-    assert answer.sets_on_record("laptop") == ["chaos"] and answer.sets_on_record("demo") == []
-    table = answer.against_control(answer.of_set("laptop", "chaos"))
+    assert (
+        across_sets.sets_on_record("laptop") == ["chaos"]
+        and across_sets.sets_on_record("demo") == []
+    )
+    table = across_sets.against_control(across_sets.of_set("laptop", "chaos"))
     shown = table.set_index("name")
     assert list(shown.index) == [
-        name for name in answer.ROWS.values() if "FixMatch, at" not in name
+        name for name in across_sets.ROWS.values() if "FixMatch, at" not in name
     ]
     assert shown.seeds.to_dict() == dict.fromkeys(shown.index, 2) | dict.fromkeys(
         ("Supervised, at equal length", "SAM-Match, from the start", "both maps, from the start"), 1
@@ -198,7 +201,7 @@ def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
     ):
         found = shown.loc[name, ["median_difference", "ci_low", "ci_high"]]
         assert found.tolist() == pytest.approx([median, low, high])
-    drawing = answer.forest({"made up": table, "again": table[table.seeds == 1]}, "title")
+    drawing = across_sets.forest({"made up": table, "again": table[table.seeds == 1]}, "title")
     left, right = drawing.axes
     assert [label.get_text() for label in left.get_yticklabels()] == list(shown.index)
     assert left.get_title() == "made up, 1 or 2 seeds" and right.get_title() == "again, 1 seed"

@@ -5,7 +5,7 @@ from cells import interval, markdown, probability
 
 from samatch.config.profiles import FROM_START, WHOLE_CHAIN
 from samatch.results import folds, stats, tables
-from samatch.results.answer import ROWS, SETS, are_pooled, of_set, paired, sets_on_record
+from samatch.results.across_sets import ROWS, SETS, are_pooled, of_set, paired, sets_on_record
 from samatch.system import paths
 from samatch.system.errors import InputError
 

@@ -12,7 +12,7 @@ from cells import interval, markdown, probability
 from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
 from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import folds, stats, tables
-from samatch.results.answer import paired, scores_of, tracked
+from samatch.results.across_sets import paired, scores_of, tracked
 from samatch.results.tables import NO_SAM
 from samatch.system.errors import InputError, known
 

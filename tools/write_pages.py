@@ -17,7 +17,7 @@ from pairs_table import pairs
 from samatch.config.profiles import FROM_START
 from samatch.config.settings import GUIDED
 from samatch.results import budgets, equal_length, folds, seed_tables, tables
-from samatch.results.answer import records, tracked
+from samatch.results.across_sets import records, tracked
 from samatch.results.records import read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
