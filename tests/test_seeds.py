@@ -210,3 +210,26 @@ def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
     place = list(shown.index).index("SAM-Match")
     marks = [line.get_xydata()[0] for line in left.lines[1:] if len(line.get_xydata()) == 1]
     assert len(marks) == len(shown) and marks[place].tolist() == pytest.approx([6.5, place])
+
+
+def test_an_external_test_is_set_beside_supervised_training_at_equal_length(seeds_on_record):
+    """Two pictures: seed 1 of both, .5 and .6 against .7 and .9; a method of another seed alone."""
+    head = ["run_id", "seed", "case_id", "status", "dice"]
+    runs = {
+        ("supervised", "all_stages"): (1, (0.7, 0.9)),
+        ("samatch-fixmatch-lite_medsam", ""): (1, (0.5, 0.6)),
+        ("fixmatch", ""): (0, (0.1, 0.0)),
+    }
+    rows = [
+        (f"chaos-n3-{method}-s{seed}" + (f"-{variant}" if variant else ""), seed, case, status, dice)
+        for (method, variant), (seed, both) in runs.items()
+        for case, dice in zip("ab", both, strict=True)
+        for status in ["empty_pred" if dice == 0 else "ok"]
+    ]
+    table = pd.DataFrame(rows, columns=head)
+    table.to_csv(seeds_on_record / "external_there.csv", index=False)
+    page = write_pages.external("laptop", "chaos")
+    assert "| Supervised, at equal length | 1 | 2 | 80.0 | 80.0 | 0.0 |  |" in page
+    assert "| FixMatch | 1 | 2 | 5.0 | 5.0 | 50.0 |  |" in page
+    guided = "| SAM-Match (FixMatch) | 1 | 2 | 55.0 | 55.0 | 0.0 | -25.0 (-30.0 to -20.0), p 0.5000 |"
+    assert guided in page

@@ -1,10 +1,10 @@
 """The first table of README.md: what came out, one column per set."""
 
 import pandas as pd
-from cells import interval, markdown, probability
+from cells import markdown, tested
 
 from samatch.config.profiles import FROM_START, WHOLE_CHAIN
-from samatch.results import folds, stats, tables
+from samatch.results import folds, tables
 from samatch.results.across_sets import ROWS, SETS, are_pooled, of_set, paired, sets_on_record
 from samatch.system import paths
 from samatch.system.errors import InputError
@@ -77,7 +77,4 @@ def gain(guided: pd.DataFrame, control: pd.DataFrame, seeds: list[int]) -> str:
     shared, difference = paired(guided, control)
     if not shared:
         return NOT_TRAINED
-    test = stats.paired_test(difference.to_numpy())
-    low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
-    p = probability(pd.Series([test["p"]]))[0]
-    return f"{interval(median, low, high)}, p {p}{fewer(shared, seeds)}"
+    return tested(difference) + fewer(shared, seeds)

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from samatch.results import stats
+
 
 def one(values: pd.Series) -> list[str]:
     """Numbers with one decimal; "" for NaN."""
@@ -16,6 +18,13 @@ def probability(values: pd.Series) -> list[str]:
 def interval(median: float, low: float, high: float) -> str:
     """A difference in points and its interval."""
     return f"{median:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def tested(difference: pd.Series) -> str:
+    """Median of paired differences of test units (points), its interval, and Wilcoxon's p."""
+    test = stats.paired_test(difference.to_numpy())
+    low, median, high = (test[key] for key in ("ci_low", "median_difference", "ci_high"))
+    return f"{interval(median, low, high)}, p {probability(pd.Series([test['p']]))[0]}"
 
 
 def with_undefined(distance: float, undefined: int, n_seeds: int = 1) -> str:

@@ -52,6 +52,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match("guided_soft"), _sam_match(BOXES_FROM_START)),
     ],
     "busi": [
+        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
         (_sam_match("", BOTH), _sam_match()),
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
     ],

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 from answer_table import answer
-from cells import interval, markdown, one, probability, with_undefined
+from cells import interval, markdown, one, probability, tested, with_undefined
 from pairs_table import pairs
 
-from samatch.config.profiles import FROM_START
-from samatch.config.settings import GUIDED
+from samatch.config.profiles import ALL_STAGES, FROM_START
+from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import budgets, equal_length, folds, seed_tables, tables
-from samatch.results.across_sets import records, tracked
+from samatch.results.across_sets import paired, records, tracked
 from samatch.results.records import read_table
 from samatch.system import paths
 from samatch.system.errors import InputError, known
@@ -152,7 +152,9 @@ def test_time(profile: str, dataset: str) -> str:
 
 
 def external(profile: str, dataset: str) -> str:
-    """Dice of the set's students on pictures of another source, means over the seeds on record."""
+    """Dice of the set's students on pictures of another source, means over the seeds on record; and
+    of each method minus supervised training at equal length, paired by picture over common seeds.
+    """
     folder = paths.TRACKED_RESULTS / profile / dataset
     rows = pd.concat(read_table(path) for path in sorted(folder.glob("external_*.csv")))
     runs, _ = records(profile, dataset)
@@ -167,6 +169,8 @@ def external(profile: str, dataset: str) -> str:
         median=("dice", "median"),
         missed=("missed", "mean"),
     ).loc[shown]
+    by_seed = 100 * rows.pivot_table(values="dice", index="case_id", columns=["name", "seed"])
+    control = tables.label(SUPERVISED, ALL_STAGES)
     return markdown(
         {
             "method": shown,
@@ -175,8 +179,20 @@ def external(profile: str, dataset: str) -> str:
             "mean Dice %": one(100 * found["mean"]),
             "median Dice %": one(100 * found["median"]),
             "nothing found, % of pictures": one(100 * found.missed),
+            f"minus *{control}*, median (points)": [
+                difference(by_seed, name, control) for name in shown
+            ],
         }
     )
+
+
+def difference(by_seed: pd.DataFrame, name: str, control: str) -> str:
+    """Median, interval and p of the paired differences of two methods, of a table unit x (method,
+    seed) of Dice in percent, over the seeds that both have; "" where there is none."""
+    if name == control or control not in by_seed:
+        return ""
+    seeds, found = paired(by_seed[name], by_seed[control])
+    return tested(found) if seeds else ""
 
 
 def label_budgets(profile: str, dataset: str) -> str:
