@@ -28,7 +28,10 @@ def exported(tiny_profile, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
     monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
     record = train(make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny"))
-    collect("demo", "phantom", tmp_path / "tracked" / "demo" / "phantom")
+    folder = tmp_path / "tracked" / "demo" / "phantom"
+    collect("demo", "phantom", folder)
+    rows = {"run_id": [record["run_id"]] * 2 + ["other"], "case_id": list("aba")}
+    pd.DataFrame(rows | {"dice": [0.5, 0.25, 1.0]}).to_csv(folder / "external_there.csv")
     return record, released.export("demo", "phantom")
 
 
@@ -49,7 +52,9 @@ def test_what_is_exported_is_the_run_in_half_precision(exported):
     facts = json.loads((folder / "model.json").read_text())
     assert facts["run_id"] == record["run_id"]
     assert facts["val_dice"] == pytest.approx(100 * record["val_dice"], abs=0.006)
-    assert "Not for clinical use" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "Not for clinical use" in card
+    assert "| Dice on there, of another source | 37.50 %, 2 cases |" in card
 
 
 def test_validation_chooses_the_run_of_both_orders_and_of_no_other_variant(monkeypatch):

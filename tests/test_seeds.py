@@ -221,7 +221,13 @@ def test_an_external_test_is_set_beside_supervised_training_at_equal_length(seed
         ("fixmatch", ""): (0, (0.1, 0.0)),
     }
     rows = [
-        (f"chaos-n3-{method}-s{seed}" + (f"-{variant}" if variant else ""), seed, case, status, dice)
+        (
+            f"chaos-n3-{method}-s{seed}" + (f"-{variant}" if variant else ""),
+            seed,
+            case,
+            status,
+            dice,
+        )
         for (method, variant), (seed, both) in runs.items()
         for case, dice in zip("ab", both, strict=True)
         for status in ["empty_pred" if dice == 0 else "ok"]
@@ -231,5 +237,7 @@ def test_an_external_test_is_set_beside_supervised_training_at_equal_length(seed
     page = write_pages.external("laptop", "chaos")
     assert "| Supervised, at equal length | 1 | 2 | 80.0 | 80.0 | 0.0 |  |" in page
     assert "| FixMatch | 1 | 2 | 5.0 | 5.0 | 50.0 |  |" in page
-    guided = "| SAM-Match (FixMatch) | 1 | 2 | 55.0 | 55.0 | 0.0 | -25.0 (-30.0 to -20.0), p 0.5000 |"
+    guided = (
+        "| SAM-Match (FixMatch) | 1 | 2 | 55.0 | 55.0 | 0.0 | -25.0 (-30.0 to -20.0), p 0.5000 |"
+    )
     assert guided in page

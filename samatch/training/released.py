@@ -22,7 +22,7 @@ from samatch.data.about import class_faults
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases, normalise
 from samatch.networks.unet import UNet
-from samatch.results.records import read_results
+from samatch.results.records import read_results, read_table
 from samatch.results.runs import complete_run
 from samatch.system import paths, repro, whole
 from samatch.system.devices import find_device
@@ -275,8 +275,20 @@ def facts_from(profile: str, run_id: str, manifest: Manifest, student: Student) 
         "labeled_patients": list(manifest.labeled_patients(config["n_labeled"])),
         "test_dice": round(100 * float(by_patient.mean()), 2),
         "test_patients": int(of_run.patient_id.nunique()),
+        "external": external_tests(profile, manifest.name, run_id),
         "seen": {name: [round(v, 4) for v in bounds] for name, bounds in seen_by(volumes).items()},
     }
+
+
+def external_tests(profile: str, dataset: str, run_id: str) -> dict[str, dict]:
+    """External set -> mean Dice (%) of a run and how many cases, of the tracked external tests."""
+    folder, found = paths.TRACKED_RESULTS / profile / dataset, {}
+    for path in sorted(folder.glob("external_*.csv")):
+        rows = read_table(path).query("run_id == @run_id")
+        if len(rows):
+            dice, cases = 100 * float(rows.dice.mean()), int(rows.case_id.nunique())
+            found[path.stem.removeprefix("external_")] = {"dice": round(dice, 2), "cases": cases}
+    return found
 
 
 def card(facts: dict, manifest: Manifest) -> str:
@@ -295,6 +307,10 @@ def card(facts: dict, manifest: Manifest) -> str:
         f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
         "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
         f"{facts['test_patients']} test units (patients, or pictures where none is known)",
+        **{
+            f"Dice on {name}, of another source": f"{test['dice']:.2f} %, {test['cases']} cases"
+            for name, test in facts["external"].items()
+        },
         f"sha256 of `{WEIGHTS}`": f"`{facts['sha256']}`",
     }
     return "\n".join(
