@@ -11,12 +11,13 @@ from samatch.config.settings import make_config
 from samatch.data.curate import curate
 from samatch.data.manifest import Case, load_manifest
 from samatch.data.readers import stu_hospital
-from samatch.results.records import collect
+from samatch.results.records import collect, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import released
 from samatch.training.external import external
 from samatch.training.train import train
+from tests.hand_made import tiny
 
 CASE = Case("Test_Image_7", "p", 1, 8, 8, None, "", "")
 
@@ -88,3 +89,37 @@ def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeyp
     pd.testing.assert_frame_equal(kept, told)
     with pytest.raises(InputError, match="complete run"):
         external("demo", "there", "here", told.assign(run_id="another"))
+
+
+@pytest.fixture
+def guided_on_record(complete, tiny_profile, tmp_path, monkeypatch):
+    """A complete SAM-Match of the phantoms and its parents, on record; another set of phantoms."""
+    monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
+    monkeypatch.setenv("SAMATCH_RUNS", str(tmp_path / "runs"))
+    shutil.copytree(complete, tmp_path / "runs" / "demo")
+    collect("demo", "phantom", tmp_path / "tracked" / "demo" / "phantom")
+
+
+def test_sam_is_tested_too(guided_on_record, capsys):
+    """The phantoms' own test cases, so that every row is one that the run's own test wrote."""
+    table = external("demo", "phantom", "phantom", pd.DataFrame())
+    test = {"external": "test", "external_refined": "test_refined"}
+    own = read_table(paths.TRACKED_RESULTS / "demo" / "phantom" / "per_case.csv")
+    found = table.assign(split=table.split.map(test)).set_index(["run_id", "split", "case_id"])
+    wanted = own.set_index(["run_id", "split", "case_id"]).loc[found.index.unique()]
+    assert found.n_pred.tolist() == wanted.n_pred.tolist()
+    assert set(found.index.get_level_values("run_id")) == set(own.run_id)
+    of = {method: {split for split in rows.split} for method, rows in table.groupby("method")}
+    assert of["samatch-fixmatch"] == set(test) and of["finetune"] == {"external"}
+
+    for method in ("samatch-fixmatch", "finetune"):  # now on record and not on this machine
+        shutil.rmtree(paths.runs_dir("demo") / tiny(method).run_id)
+    kept = external("demo", "phantom", "phantom", table.assign(dice=0.123))
+    gone = kept.method.isin(("samatch-fixmatch", "finetune"))
+    assert (kept.dice[gone] == 0.123).all() and not (kept.dice[~gone] == 0.123).any()
+    students = table[(table.split == "external") & (table.method != "finetune")]
+    fewer = external("demo", "phantom", "phantom", students)
+    assert len(fewer) == len(students)
+    said = capsys.readouterr().out
+    assert f"left out, not on this machine: {tiny('finetune').run_id}, external" in said
+    assert f"left out, not on this machine: {tiny().run_id}, external_refined" in said

@@ -31,7 +31,8 @@ def exported(tiny_profile, tmp_path, monkeypatch):
     folder = tmp_path / "tracked" / "demo" / "phantom"
     collect("demo", "phantom", folder)
     rows = {"run_id": [record["run_id"]] * 2 + ["other"], "case_id": list("aba")}
-    pd.DataFrame(rows | {"dice": [0.5, 0.25, 1.0]}).to_csv(folder / "external_there.csv")
+    rows |= {"split": ["external"] * 3, "dice": [0.5, 0.25, 1.0]}
+    pd.DataFrame(rows).to_csv(folder / "external_there.csv")
     return record, released.export("demo", "phantom")
 
 

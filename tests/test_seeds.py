@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -213,31 +214,25 @@ def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
 
 
 def test_an_external_test_is_set_beside_supervised_training_at_equal_length(seeds_on_record):
-    """Two pictures: seed 1 of both, .5 and .6 against .7 and .9; a method of another seed alone."""
-    head = ["run_id", "seed", "case_id", "status", "dice"]
-    runs = {
-        ("supervised", "all_stages"): (1, (0.7, 0.9)),
-        ("samatch-fixmatch-lite_medsam", ""): (1, (0.5, 0.6)),
-        ("fixmatch", ""): (0, (0.1, 0.0)),
-    }
+    """Two pictures: seed 1 of both, .5 and .6 against .7 and .9, with SAM .8 and .9; a method of
+    another seed alone."""
     rows = [
-        (
-            f"chaos-n3-{method}-s{seed}" + (f"-{variant}" if variant else ""),
-            seed,
-            case,
-            status,
-            dice,
+        (run_id("chaos", 3, method, sam, seed, variant), seed, split, case, dice)
+        for method, sam, variant, seed, split, both in (
+            ("supervised", "", "all_stages", 1, "external", (0.7, 0.9)),
+            ("samatch-fixmatch", "lite_medsam", "", 1, "external", (0.5, 0.6)),
+            ("samatch-fixmatch", "lite_medsam", "", 1, "external_refined", (0.8, 0.9)),
+            ("fixmatch", "", "", 0, "external", (0.1, 0.0)),
         )
-        for (method, variant), (seed, both) in runs.items()
         for case, dice in zip("ab", both, strict=True)
-        for status in ["empty_pred" if dice == 0 else "ok"]
     ]
-    table = pd.DataFrame(rows, columns=head)
+    table = pd.DataFrame(rows, columns=["run_id", "seed", "split", "case_id", "dice"])
+    table["status"] = np.where(table.dice == 0, "empty_pred", "ok")
     table.to_csv(seeds_on_record / "external_there.csv", index=False)
     page = write_pages.external("laptop", "chaos")
     assert "| Supervised, at equal length | 1 | 2 | 80.0 | 80.0 | 0.0 |  |" in page
     assert "| FixMatch | 1 | 2 | 5.0 | 5.0 | 50.0 |  |" in page
-    guided = (
-        "| SAM-Match (FixMatch) | 1 | 2 | 55.0 | 55.0 | 0.0 | -25.0 (-30.0 to -20.0), p 0.5000 |"
-    )
-    assert guided in page
+    guided, more = "| SAM-Match (FixMatch)", "0.0 | -25.0 (-30.0 to -20.0), p 0.5000 |"
+    assert f"{guided} | 1 | 2 | 55.0 | 55.0 | {more}" in page
+    more = "0.0 | +5.0 (+0.0 to +10.0), p 1.0000 |"
+    assert f"{guided}: both maps at test time | 1 | 2 | 85.0 | 85.0 | {more}" in page

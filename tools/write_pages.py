@@ -152,16 +152,20 @@ def test_time(profile: str, dataset: str) -> str:
 
 
 def external(profile: str, dataset: str) -> str:
-    """Dice of the set's students on pictures of another source, means over the seeds on record; and
-    of each method minus supervised training at equal length, paired by picture over common seeds.
+    """Dice of the set's runs on pictures of another source, means over the seeds on record; and of
+    each method minus supervised training at equal length, paired by picture over common seeds.
     """
     folder = paths.TRACKED_RESULTS / profile / dataset
     rows = pd.concat(read_table(path) for path in sorted(folder.glob("external_*.csv")))
     runs, _ = records(profile, dataset)
     names = seed_tables.names_whatever_seed(tables.headline(runs))
-    rows = rows.assign(name=rows.run_id.map(names), missed=rows.status == "empty_pred")
+    both = {run_id: f"{name}: both maps at test time" for run_id, name in names.items()}
+    together = rows.split == "external_refined"
+    name = rows.run_id.map(names).where(~together, rows.run_id.map(both))
+    rows = rows.assign(name=name, missed=rows.status == "empty_pred")
     of_method = rows.groupby("name")
-    shown = [name for name in dict.fromkeys(names.values()) if name in of_method.groups]
+    order = dict.fromkeys([*names.values(), *both.values()])
+    shown = [name for name in order if name in of_method.groups]
     found = of_method.agg(
         seeds=("seed", "nunique"),
         cases=("case_id", "nunique"),

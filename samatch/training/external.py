@@ -1,12 +1,15 @@
-"""External test: students of one set on the pictures of another source, which no choice ever sees.
+"""External test: runs of one set on the pictures of another source, which no choice ever sees.
 
     samatch external --profile laptop --dataset stu_hospital --of busi
 
-Reads the finished runs of `--of` that its tables show; one row per run, case and class. A student
-that is not on this machine keeps the rows that the table has of it.
+Reads the finished runs of `--of` that its tables show; one row per run, case and class. split is
+"external" where the run segments as it was tested, the student alone or SAM alone, and
+"external_refined" where SAM refines the student's map. A run that is not on this machine keeps the
+rows that the table has of it.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +24,12 @@ from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
 from samatch.system.whole import write_text
-from samatch.training import released
-from samatch.training.evaluate import evaluate, segment_with_student
+from samatch.training import released, with_sam
+from samatch.training.evaluate import evaluate
+from samatch.training.released import Segmenter
+
+ALONE, REFINED = "external", "external_refined"
+OfRun = Callable[[str, str], Segmenter]  # profile, run_id -> what segments as the run does
 
 
 def file_name(dataset: str) -> str:
@@ -31,11 +38,11 @@ def file_name(dataset: str) -> str:
 
 
 def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.DataFrame:
-    """run_id, method, variant, seed and the columns of per_case.csv, for every student of `of`.
+    """run_id, method, variant, seed and the columns of per_case.csv, for every run of `of`.
 
-    earlier: such a table or an empty one, from which a student keeps its rows that is on record
-    but not on this machine. Raises InputError where a student is in neither place, and where the
-    two sets have other classes.
+    earlier: such a table or an empty one, from which a run keeps its rows that is on record but not
+    on this machine. Raises InputError where a student is in neither place, and where the two sets
+    have other classes; what needs a SAM that is in neither place is left out.
     """
     manifest, trained = load_manifest(dataset), load_manifest(of)
     if manifest.classes != trained.classes:
@@ -45,35 +52,48 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
             got=", ".join(manifest.classes),
             do="choose sets of the same classes",
         )
-    students = students_on_record(profile, of)
+    runs = runs_on_record(profile, of)
     volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
-    known_rows = dict(list(earlier.groupby("run_id"))) if len(earlier) else {}
-    tables, progress = [], Progress(f"students on {dataset}", len(students))
-    for number, run in enumerate(students.itertuples(), 1):
+    known_rows = dict(list(earlier.groupby(["run_id", "split"]))) if len(earlier) else {}
+    tables, progress = [], Progress(f"runs of {of} on {dataset}", len(runs))
+    for number, run in enumerate(runs.itertuples(), 1):
         here = (paths.runs_dir(profile) / run.run_id / "run.json").exists()
-        if run.run_id in known_rows and not here:
-            tables.append(known_rows[run.run_id])
-        else:
-            tables.append(tested(profile, run, volumes, manifest.distances))
+        for split, of_run in ways_of(run).items():
+            if here or (of_run == released.of_run and (run.run_id, split) not in known_rows):
+                tables.append(tested(profile, run, split, of_run, volumes, manifest.distances))
+            elif (run.run_id, split) in known_rows:
+                tables.append(known_rows[run.run_id, split])
+            else:
+                print(f"left out, not on this machine: {run.run_id}, {split}")
         progress(number)
     return pd.concat(tables, ignore_index=True)
 
 
-def students_on_record(profile: str, of: str) -> pd.DataFrame:
-    """The rows of runs.csv whose students are tested. Raises InputError where there is none."""
-    runs, _ = read_results(profile, of, paths.results_dir(profile, of))
+def runs_on_record(profile: str, of: str) -> pd.DataFrame:
+    """The rows of runs.csv that are tested: those of the main table that segment by themselves.
+    Raises InputError where there is no student among them."""
+    runs, per_case = read_results(profile, of, paths.results_dir(profile, of))
     shown = headline(runs)
-    students = shown[shown.method != FINETUNE]
-    if students.empty:
+    shown = shown[shown.run_id.isin(per_case.run_id[per_case.split == "test"])]
+    if (shown.method == FINETUNE).all():
         raise InputError(
             f"no student of {of} on record",
             where=f"profile {profile}",
             do="train one and collect the tables first",
         )
-    return students
+    return shown
 
 
-def tested(profile: str, run, volumes: list[Volume], distances: str) -> pd.DataFrame:
+def ways_of(run) -> dict[str, OfRun]:
+    """split -> what reads the segmenter of a row of runs.csv."""
+    if run.method == FINETUNE:
+        return {ALONE: with_sam.of_run}
+    return {ALONE: released.of_run} | ({REFINED: with_sam.of_run} if run.sam else {})
+
+
+def tested(
+    profile: str, run, split: str, of_run: OfRun, volumes: list[Volume], distances: str
+) -> pd.DataFrame:
     """Rows of one run of runs.csv. Raises InputError where it is not on this machine."""
     _, record = complete_run(profile, run.run_id)
     if record["config_sha256"] != run.config_sha256:
@@ -84,24 +104,18 @@ def tested(profile: str, run, volumes: list[Volume], distances: str) -> pd.DataF
             got=record["config_sha256"][:12],
             do="collect the tables again, or train the run on record",
         )
-    rows = of_student(released.of_run(profile, run.run_id), volumes, distances)
+    segmenter = of_run(profile, run.run_id)
+    rows = evaluate(
+        lambda volume: segmenter.segment(volume.image), volumes, segmenter.classes, split, distances
+    )
     facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant, "seed": run.seed}
     return pd.concat([pd.DataFrame(facts, index=rows.index), rows], axis=1)
-
-
-def of_student(student: released.Student, volumes: list[Volume], distances: str) -> pd.DataFrame:
-    """Rows of per_case.csv of one student, split "external"."""
-
-    def segment(volume: Volume):
-        return segment_with_student(student.network, volume.image, student.image_size)
-
-    return evaluate(segment, volumes, student.classes, "external", distances)
 
 
 def main(words: list[str] | None = None) -> None:
     """Command line of `samatch external`."""
     parser = argparse.ArgumentParser(
-        prog="samatch external", description="Test the students of a set on another source."
+        prog="samatch external", description="Test the runs of a set on another source."
     )
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--dataset", default="stu_hospital", help="the set that is tested on")
@@ -114,5 +128,5 @@ def main(words: list[str] | None = None) -> None:
     earlier = read_table(target) if target.exists() else pd.DataFrame()
     table = external(args.profile, args.dataset, args.of, earlier)
     write_text(target, table.to_csv(index=False, float_format="%.6g"))
-    print((100 * table.groupby("run_id").dice.mean()).round(1).to_string())
+    print((100 * table.groupby(["run_id", "split"]).dice.mean()).round(1).to_string())
     print(f"written: {paths.shown(target)}")

@@ -284,7 +284,7 @@ def external_tests(profile: str, dataset: str, run_id: str) -> dict[str, dict]:
     """External set -> mean Dice (%) of a run and how many cases, of the tracked external tests."""
     folder, found = paths.TRACKED_RESULTS / profile / dataset, {}
     for path in sorted(folder.glob("external_*.csv")):
-        rows = read_table(path).query("run_id == @run_id")
+        rows = read_table(path).query("run_id == @run_id and split == 'external'")
         if len(rows):
             dice, cases = 100 * float(rows.dice.mean()), int(rows.case_id.nunique())
             found[path.stem.removeprefix("external_")] = {"dice": round(dice, 2), "cases": cases}
