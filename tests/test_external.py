@@ -93,11 +93,19 @@ def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeyp
 
 @pytest.fixture
 def guided_on_record(complete, tiny_profile, tmp_path, monkeypatch):
-    """A complete SAM-Match of the phantoms and its parents, on record; another set of phantoms."""
+    """A complete SAM-Match of the phantoms and its parents, on record; and its SAM once more under
+    the name of another, of a variant that the main table does not show."""
     monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
     monkeypatch.setenv("SAMATCH_RUNS", str(tmp_path / "runs"))
     shutil.copytree(complete, tmp_path / "runs" / "demo")
-    collect("demo", "phantom", tmp_path / "tracked" / "demo" / "phantom")
+    folder = tmp_path / "tracked" / "demo" / "phantom"
+    collect("demo", "phantom", folder)
+    for name, columns in (("runs", ["sam", "variant"]), ("per_case", [])):
+        table = read_table(folder / f"{name}.csv")
+        more = table[table.run_id == tiny("finetune").run_id].assign(run_id="other")
+        for column in columns:
+            more[column] = "other"
+        pd.concat([table, more]).to_csv(folder / f"{name}.csv", index=False)
 
 
 def test_sam_is_tested_too(guided_on_record, capsys):
@@ -108,7 +116,7 @@ def test_sam_is_tested_too(guided_on_record, capsys):
     found = table.assign(split=table.split.map(test)).set_index(["run_id", "split", "case_id"])
     wanted = own.set_index(["run_id", "split", "case_id"]).loc[found.index.unique()]
     assert found.n_pred.tolist() == wanted.n_pred.tolist()
-    assert set(found.index.get_level_values("run_id")) == set(own.run_id)
+    assert set(found.index.get_level_values("run_id")) == set(own.run_id) - {"other"}
     of = {method: {split for split in rows.split} for method, rows in table.groupby("method")}
     assert of["samatch-fixmatch"] == set(test) and of["finetune"] == {"external"}
 
@@ -121,5 +129,6 @@ def test_sam_is_tested_too(guided_on_record, capsys):
     fewer = external("demo", "phantom", "phantom", students)
     assert len(fewer) == len(students)
     said = capsys.readouterr().out
+    assert "left out, not on this machine: other, external" in said  # it would be tested
     assert f"left out, not on this machine: {tiny('finetune').run_id}, external" in said
     assert f"left out, not on this machine: {tiny().run_id}, external_refined" in said

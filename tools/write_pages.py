@@ -158,7 +158,7 @@ def external(profile: str, dataset: str) -> str:
     folder = paths.TRACKED_RESULTS / profile / dataset
     rows = pd.concat(read_table(path) for path in sorted(folder.glob("external_*.csv")))
     runs, _ = records(profile, dataset)
-    names = seed_tables.names_whatever_seed(tables.headline(runs))
+    names = seed_tables.names_whatever_seed(runs)
     both = {run_id: f"{name}: both maps at test time" for run_id, name in names.items()}
     together = rows.split == "external_refined"
     name = rows.run_id.map(names).where(~together, rows.run_id.map(both))

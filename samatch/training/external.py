@@ -19,7 +19,7 @@ from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.results.records import read_results, read_table
 from samatch.results.runs import complete_run
-from samatch.results.tables import headline
+from samatch.results.tables import headline, usual_sam
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.system.progress import Progress
@@ -70,10 +70,11 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
 
 
 def runs_on_record(profile: str, of: str) -> pd.DataFrame:
-    """The rows of runs.csv that are tested: those of the main table that segment by themselves.
-    Raises InputError where there is no student among them."""
+    """The rows of runs.csv that are tested: those of the main table, and of other SAMs than its,
+    that segment by themselves. Raises InputError where there is no student among them."""
     runs, per_case = read_results(profile, of, paths.results_dir(profile, of))
-    shown = headline(runs)
+    shown = pd.concat([headline(runs), runs[~runs.sam.isin(["", usual_sam(runs)])]])
+    shown = shown.drop_duplicates("run_id")
     shown = shown[shown.run_id.isin(per_case.run_id[per_case.split == "test"])]
     if (shown.method == FINETUNE).all():
         raise InputError(
