@@ -211,7 +211,8 @@ def test_predict_works_on_the_device_that_is_found(monkeypatch, tmp_path):
             moved.append(device)
             raise InputError("far enough")
 
-    record = {"config": {"dataset": "phantom", "train": {"image_size": 32}}}
+    config = {"dataset": "phantom", "method": "fixmatch", "train": {"image_size": 32}}
+    record = {"config": config}
     monkeypatch.setattr(released, "complete_run", lambda *_: (tmp_path, record))
     monkeypatch.setattr(released, "student_in", lambda *_: Student())
     monkeypatch.setattr(released, "find_device", lambda: META)
