@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from samatch.data.batches import resize_image
 from samatch.data.volumes import Volume
+from samatch.methods.sam_match import SamMatch
 from samatch.sam.model import SamModel, class_logits, resize
 from samatch.sam.prompts import Prompt, boxes_of, class_masks, widen
 from samatch.training import metrics
@@ -58,6 +59,27 @@ def segment_with_sam_alone(
     any prompt; image_embeddings (D, C, h, w)."""
     logits = [class_logits(sam.decode_classes(part)) for (part,) in for_sam(image_embeddings)]
     return class_map(torch.cat(logits).softmax(1), shape)
+
+
+@torch.no_grad()
+def segment_with_both(
+    method: SamMatch,
+    student: nn.Module,
+    image: np.ndarray,
+    image_embeddings: Tensor,
+    size: int,
+    bf16: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class maps (D, H, W) uint8 of a volume (D, H, W) in [0, 1]: the student's map refined once by
+    the method's SAM, and SAM's own as it is asked there. size: the student's input;
+    image_embeddings (D, C, h, w)."""
+    probs = student_probs(student, image, size, bf16)
+    with torch.autocast(probs.device.type, torch.bfloat16, enabled=bf16):
+        parts = [method.refine_slices(*part) for part in for_sam(probs, image_embeddings)]
+        refined, sam = (
+            class_map(torch.cat(maps), image.shape[-2:]) for maps in zip(*parts, strict=True)
+        )
+    return refined, sam
 
 
 def for_sam(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -182,16 +182,14 @@ def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str,
     embed = embedder(method.sam, config, data)
 
     @torch.no_grad()
-    def refined(volume: Volume, which: int) -> np.ndarray:
+    def both(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
-            probs = evaluate.student_probs(
-                method.evaluated, volume.image, config.train.image_size, data.bf16
-            )
-            parts = evaluate.for_sam(probs, embed(volume))
-            maps = [method.refine_slices(*part)[which] for part in parts]
-            return evaluate.class_map(torch.cat(maps), volume.image.shape[-2:])
+            embeddings = embed(volume)
+        return evaluate.segment_with_both(
+            method, method.evaluated, volume.image, embeddings, config.train.image_size, data.bf16
+        )
 
-    ways = {"refined": lambda volume: refined(volume, 0), "sam": lambda volume: refined(volume, 1)}
+    ways = {"refined": lambda volume: both(volume)[0], "sam": lambda volume: both(volume)[1]}
     return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
 
 

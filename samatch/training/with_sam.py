@@ -24,7 +24,7 @@ from samatch.sam.model import SamModel
 from samatch.system.devices import find_device
 from samatch.system.errors import InputError
 from samatch.training import released
-from samatch.training.evaluate import class_map, for_sam, segment_with_sam_alone, student_probs
+from samatch.training.evaluate import segment_with_both, segment_with_sam_alone
 from samatch.training.released import Segmenter, Student
 from samatch.training.task import kept_weights_of, load_into, new_sam
 
@@ -38,11 +38,8 @@ class Both(Student):
     def segment(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
         image = normalise(image)
-        probs = student_probs(self.network, image, self.image_size)
-        parts = for_sam(probs, embeddings_of(self.method.sam, image))
-        with torch.no_grad():
-            refined = [self.method.refine_slices(*part)[0] for part in parts]
-        return class_map(torch.cat(refined), image.shape[-2:])
+        embeddings = embeddings_of(self.method.sam, image)
+        return segment_with_both(self.method, self.network, image, embeddings, self.image_size)[0]
 
 
 @dataclass(frozen=True)
