@@ -160,27 +160,6 @@ def test_guiding_from_the_start_is_a_family_of_its_own(tracked):
     assert difference["SAM-Match (FixMatch), from the start"] == pytest.approx(0.3)
 
 
-def test_the_way_to_combine_is_chosen_in_each_fold(tracked, monkeypatch):
-    """The first wins on validation in folds 1 and 2, the other in 3 and 4: a mean of .7."""
-    assert folds.references(folds.pooled("laptop", "chaos")[0]) == [
-        "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"
-    ]
-    monkeypatch.setattr(folds, "COMBINE_VARIANTS", ("", "box"))
-    runs, cases, _ = folds.pooled("laptop", "chaos")
-    mine = cases[cases.run_id == "chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
-    mine = mine[mine.split == "test"]
-    assert mine.dice.mean() == pytest.approx(0.7 + 0.002)
-    assert mine.groupby("fold").dice.mean().round(1).tolist() == [0.9, 0.9, 0.5, 0.5]
-    assert folds.references(runs) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0-chosen"]
-    assert runs.val_dice[runs.variant == "chosen"].tolist() == [
-        pytest.approx((0.8 + 0.8 + 0.7 + 0.7) / 4)
-    ]
-    for name in NAMES:
-        write_fold(name, SPECS[:2])
-    runs, _, _ = folds.pooled("laptop", "chaos")
-    assert folds.references(runs) == ["chaos_folds-n3-samatch-fixmatch-lite_medsam-s0"]
-
-
 def test_missing_folds_are_named_and_nothing_is_pooled(tracked):
     for name in NAMES[1:3]:
         (tracked.parent / name / "runs.csv").unlink()

@@ -15,7 +15,7 @@ import pairs_table  # noqa: E402
 import write_pages  # noqa: E402
 
 from samatch.config.settings import run_id  # noqa: E402
-from samatch.results import across_sets, audit, folds, report, seed_tables  # noqa: E402
+from samatch.results import across_sets, audit, folds, report, seed_tables, ways  # noqa: E402
 from samatch.results.records import RUN_COLUMNS  # noqa: E402
 from samatch.system import paths  # noqa: E402
 from samatch.system.errors import InputError  # noqa: E402
@@ -121,10 +121,10 @@ def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
     """Means of seeds 0 and 1: .87 and .86 against .80 twice; seed 2 lacks the first run. SAM's part
     is .02 more. A fold without the second run adds nothing to the first pair, and its two patients
     to the second."""
-    default, control = pairs_table._sam_match(), pairs_table._sam_match("no_sam")
-    both = pairs_table._sam_match("", pairs_table.BOTH)
+    default, control = ways.sam_match(), ways.sam_match("no_sam")
+    both = ways.sam_match("", ways.BOTH)
     rows = [(default, control), (both, default)]
-    other_sam = pairs_table._sam_match(sam="vit_b")
+    other_sam = ways.sam_match(sam="vit_b")
     monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": [(other_sam, default)]})
     (row,) = write_pages.pairs("laptop", "chaos").splitlines()[2:]
     assert row.startswith(
@@ -154,13 +154,13 @@ def test_a_pair_that_no_seed_has_or_no_record_is_one_error(seeds_on_record, monk
     with pytest.raises(InputError, match="no records of acdc, chaos, busi"):
         answer_table.answer("paper", "all")
     default, missing, other_seed = (
-        pairs_table._sam_match(),
-        pairs_table._sam_match("box"),
-        pairs_table.Way("fixmatch"),
+        ways.sam_match(),
+        ways.sam_match("box"),
+        ways.Way("fixmatch"),
     )
     for pair, got in (
         ((default, missing), r"seeds \[0, 1\] and \[\]"),
-        ((pairs_table._sam_match("guided_from_start"), other_seed), r"seeds \[1\] and \[0\]"),
+        ((ways.sam_match("guided_from_start"), other_seed), r"seeds \[1\] and \[0\]"),
     ):
         monkeypatch.setattr(pairs_table, "PAIRS", {"chaos": [pair]})
         with pytest.raises(InputError, match=f"no seed has both(.|\n)*{got}"):

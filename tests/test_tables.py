@@ -1,4 +1,4 @@
-"""Tables of records by hand: the choice on validation, families, seeds, the paper's numbers."""
+"""Tables of records by hand: families, seeds, the paper's numbers."""
 
 import numpy as np
 import pandas as pd
@@ -12,29 +12,23 @@ from samatch.system.errors import InputError
 from tests.made import records
 
 
-@pytest.fixture
-def two_ways(monkeypatch):
-    """Two ways to combine that validation chooses among."""
-    monkeypatch.setattr(tables, "COMBINE_VARIANTS", ("", "box"))
-
-
 def test_sam_match_is_the_default_however_good_the_papers_box_is():
     runs, cases = records()
     assert (
-        tables.chosen_guided(runs)
-        == tables.all_chosen(runs)[0]
-        == "acdc-n3-samatch-fixmatch-lite_medsam-s0"
+        [tables.default_guided(runs)]
+        == tables.all_default_guided(runs)
+        == ["acdc-n3-samatch-fixmatch-lite_medsam-s0"]
     )
     assert (
         runs.set_index("variant").val_dice["box"] == runs[runs.method != "finetune"].val_dice.max()
     )
 
 
-def test_among_several_ways_sam_match_is_chosen_on_validation_alone(two_ways):
-    runs, cases = records()
-    assert tables.chosen_guided(runs) == "acdc-n3-samatch-fixmatch-lite_medsam-s0-box"
-    with pytest.raises(InputError, match="no SAM-guided run"):
-        tables.chosen_guided(runs[runs.method == "fixmatch"])
+def test_no_guided_run_is_one_error():
+    runs, _ = records()
+    for lacking in (runs[runs.method == "fixmatch"], runs[runs.variant != ""]):
+        with pytest.raises(InputError, match="no SAM-guided run of fixmatch(.|\n)*no variant"):
+            tables.default_guided(lacking)
 
 
 def test_summary_by_hand():
@@ -170,9 +164,9 @@ def test_another_sam_has_a_reference_and_a_grid_of_its_own():
     row = runs[runs.run_id == first].assign(run_id=second, sam="vit_b", val_dice=1.0)
     runs = pd.concat([row, runs])
     cases = pd.concat([cases, cases[cases.run_id == first].assign(run_id=second)])
-    assert set(tables.all_chosen(runs)) == {first, second}
+    assert set(tables.all_default_guided(runs)) == {first, second}
     for sam, mine in (("lite_medsam", first), ("vit_b", second)):
-        assert tables.chosen_guided(runs, sam=sam) == mine
+        assert tables.default_guided(runs, sam=sam) == mine
         grid = tables.ablation_grid(runs, cases, sam=sam)
         assert set(grid.run_id[grid.default]) == {mine}
         without = grid[(grid.factor == "combine") & (grid.level == "no SAM")]
@@ -223,13 +217,13 @@ def test_seeds_by_hand():
     )
 
 
-def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
-    runs, cases = with_seeds(box=0.2)
+def test_over_seeds_a_patient_counts_once_with_the_mean():
+    runs, cases = with_seeds(no_sam=0.2)
     runs = runs[(runs.method != "supervised") | (runs.seed == 0)]
     cases = cases[cases.run_id.isin(runs.run_id)]
     found = seed_tables.wilcoxon_over_seeds(runs, cases).set_index("comparison")
     assert (
-        set(found.reference) == {"SAM-Match (FixMatch), the paper's box"}
+        set(found.reference) == {"SAM-Match (FixMatch)"}
         and list(found.index) == ["FixMatch", "FixMatch, continued"]
         and set(found.n) == {6}
     )
@@ -237,10 +231,11 @@ def test_over_seeds_a_patient_counts_once_with_the_mean(two_ways):
     mean = {
         tail: (by_patient[f"acdc-n3-{tail.format(0)}"] + by_patient[f"acdc-n3-{tail.format(1)}"])
         / 2
-        for tail in ("samatch-fixmatch-lite_medsam-s{}-box", "fixmatch-s{}")
+        for tail in ("samatch-fixmatch-lite_medsam-s{}", "samatch-fixmatch-s{}-no_sam")
     }
-    assert found.median_difference["FixMatch"] == pytest.approx(
-        np.median(mean["samatch-fixmatch-lite_medsam-s{}-box"] - mean["fixmatch-s{}"])
+    mine, control = mean.values()
+    assert found.median_difference["FixMatch, continued"] == pytest.approx(
+        np.median(mine - control)
     )
 
 

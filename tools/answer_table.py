@@ -3,18 +3,27 @@
 import pandas as pd
 from cells import markdown, tested
 
-from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import FROM_START
 from samatch.results import folds, tables
-from samatch.results.across_sets import ROWS, SETS, are_pooled, of_set, paired, sets_on_record
+from samatch.results.across_sets import (
+    CONTINUED,
+    CONTROL,
+    ROWS,
+    SETS,
+    are_pooled,
+    of_set,
+    sets_on_record,
+)
+from samatch.results.ways import BOTH, paired, sam_match
 from samatch.system import paths
 from samatch.system.errors import InputError
 
 NOT_TRAINED = "-"
 # SAM-Match, the control without SAM, the row that sets them side by side.
 AGAINST = (
-    ("guided", "no_sam", "SAM-Match against continued"),
-    (FROM_START, WHOLE_CHAIN, "from the start against equal length"),
-    ("refined_start", WHOLE_CHAIN, "both maps, from the start, against equal length"),
+    (sam_match(), CONTINUED, "SAM-Match against continued"),
+    (sam_match(FROM_START), CONTROL, "from the start against equal length"),
+    (sam_match(FROM_START, BOTH), CONTROL, "both maps, from the start, against equal length"),
 )
 
 
@@ -44,8 +53,8 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
         "test units": units_of(found.per_case, dataset) + fold_count,
         "seeds": str(len(found.seeds)),
     }
-    for name, title in ROWS.items():
-        cells[title] = over_seeds(found.scores[name], found.seeds)
+    for way, title in ROWS.items():
+        cells[title] = over_seeds(found.scores[way], found.seeds)
     for mine, other, title in AGAINST:
         cells[title] = gain(found.scores[mine], found.scores[other], found.seeds)
     return cells

@@ -17,8 +17,9 @@ from pairs_table import pairs
 from samatch.config.profiles import ALL_STAGES, FROM_START
 from samatch.config.settings import GUIDED, SUPERVISED
 from samatch.results import budgets, equal_length, folds, seed_tables, tables
-from samatch.results.across_sets import paired, records, tracked
+from samatch.results.across_sets import records, tracked
 from samatch.results.records import read_table
+from samatch.results.ways import paired
 from samatch.system import paths
 from samatch.system.errors import InputError, known
 

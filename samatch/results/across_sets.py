@@ -8,38 +8,39 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
-from samatch.config.settings import GUIDED, SUPERVISED
+from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.plots import BLUE, DPI
 from samatch.results.records import read_results
+from samatch.results.ways import BOTH, FIXMATCH, Way, by_way, paired, sam_match
 from samatch.system import paths
 
 SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
+CONTROL = Way(FIXMATCH, WHOLE_CHAIN)
+CONTINUED = sam_match(tables.NO_SAM)
 ROWS = {
-    "supervised": "Supervised",
-    ALL_STAGES: "Supervised, at equal length",
-    "fixmatch": "FixMatch",
-    "no_sam": "FixMatch, continued",
-    WHOLE_CHAIN: "FixMatch, at equal length",
-    "finetune": "SAM alone",
-    "guided": "SAM-Match",
-    FROM_START: "SAM-Match, from the start",
-    "refined": "both maps of SAM-Match at test time",
-    "refined_start": "both maps, from the start",
+    Way(SUPERVISED): "Supervised",
+    Way(SUPERVISED, ALL_STAGES): "Supervised, at equal length",
+    Way(FIXMATCH): "FixMatch",
+    CONTINUED: "FixMatch, continued",
+    CONTROL: "FixMatch, at equal length",
+    Way(FINETUNE): "SAM alone",
+    sam_match(): "SAM-Match",
+    sam_match(FROM_START): "SAM-Match, from the start",
+    sam_match("", BOTH): "both maps of SAM-Match at test time",
+    sam_match(FROM_START, BOTH): "both maps, from the start",
 }
-REFINED = {"refined": "guided", "refined_start": FROM_START}  # both maps of the runs of another row
-CONTROL = WHOLE_CHAIN
 
 
 @dataclass(frozen=True)
 class Answer:
-    """scores: row of ROWS -> test unit x seed, Dice in percent, of the seeds that were tested among
+    """scores: way of ROWS -> test unit x seed, Dice in percent, of the seeds that were tested among
     `seeds`, those of SAM-Match and of continued training."""
 
     n_labeled: int
     seeds: list[int]
     per_case: pd.DataFrame
-    scores: dict[str, pd.DataFrame]
+    scores: dict[Way, pd.DataFrame]
 
 
 def sets_on_record(profile: str) -> list[str]:
@@ -57,42 +58,12 @@ def of_set(profile: str, dataset: str) -> Answer:
     """The answer of one set, of the budget and SAM that most runs have."""
     name = f"{dataset}_folds" if are_pooled(profile, dataset) else dataset
     runs, per_case = records(profile, name)
-    by_seed = by_row(tables.of_usual_sam(runs))
-    both = by_seed["guided"].keys() & by_seed["no_sam"].keys()
-    seeds = sorted(both or by_seed["guided"] or {int(runs.seed.min())})
-    scores = {row: scores_by_seed(row, by_seed, per_case, seeds) for row in ROWS}
+    tested = by_way(runs, per_case)
+    found = {way: 100 * tested.get(way, pd.DataFrame()) for way in ROWS}
+    mine = set(found[sam_match()])
+    seeds = sorted(mine & set(found[CONTINUED]) or mine or {int(runs.seed.min())})
+    scores = {way: table[[s for s in seeds if s in table]] for way, table in found.items()}
     return Answer(int(runs.n_labeled.iloc[0]), seeds, per_case, scores)
-
-
-def by_row(runs: pd.DataFrame) -> dict[str, dict[int, str]]:
-    """Row of ROWS -> seed -> run_id, of runs of one budget and SAM."""
-    default = runs[(runs.variant == "") & ~runs.method.str.startswith(GUIDED)]
-    found: dict[str, dict[int, str]] = {name: {} for name in ROWS}
-    for run in default.itertuples():
-        found.get(run.method, {})[run.seed] = run.run_id
-    guided = runs[runs.method == f"{GUIDED}fixmatch"]
-    for name, mine in (
-        ("no_sam", guided[guided.variant == tables.NO_SAM]),
-        (ALL_STAGES, runs[(runs.method == SUPERVISED) & (runs.variant == ALL_STAGES)]),
-        (WHOLE_CHAIN, runs[(runs.method == "fixmatch") & (runs.variant == WHOLE_CHAIN)]),
-        (FROM_START, guided[guided.variant == FROM_START]),
-    ):
-        found[name] |= {run.seed: run.run_id for run in mine.itertuples()}
-    in_each_fold = (guided.variant == tables.CHOSEN).any()
-    chosen = folds.references(guided) if in_each_fold else tables.all_chosen(guided)
-    for run in guided[guided.run_id.isin(chosen)].itertuples():
-        found["guided"][run.seed] = run.run_id
-    return found
-
-
-def scores_by_seed(
-    row: str, by_seed: dict[str, dict[int, str]], per_case: pd.DataFrame, seeds: list[int]
-) -> pd.DataFrame:
-    """Table unit x seed of Dice (%), of a row of ROWS; the seeds that were tested."""
-    scores = 100 * scores_of(per_case, "test_refined" if row in REFINED else "test")
-    of_row = by_seed[REFINED.get(row, row)]
-    tested = [seed for seed in seeds if of_row.get(seed) in scores]
-    return scores[[of_row[seed] for seed in tested]].set_axis(tested, axis=1)
 
 
 def records(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -108,26 +79,13 @@ def tracked(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_results(profile, dataset, paths.TRACKED_RESULTS / profile / dataset)
 
 
-def scores_of(per_case: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Mean Dice of each unit by run, of the rows of `split`, such as SAM's maps at test time."""
-    return stats.unit_scores(per_case[per_case.split == split].assign(split="test"))
-
-
-def paired(first: pd.DataFrame, second: pd.DataFrame) -> tuple[list[int], pd.Series]:
-    """Of two tables unit x seed: the seeds that both have, and the difference of each unit that
-    both have, of its means over these seeds, to the decimals that tests take."""
-    seeds = sorted(set(first) & set(second))
-    mine, other = (scores[seeds].mean(axis=1, skipna=False) for scores in (first, second))
-    return seeds, (mine - other).dropna().round(stats.DECIMALS)
-
-
 def against_control(found: Answer) -> pd.DataFrame:
-    """One row per row of ROWS that has seeds in common with FixMatch at equal length: name, seeds,
+    """One row per way of ROWS that has seeds in common with FixMatch at equal length: name, seeds,
     n units, and median_difference with ci_low and ci_high (points; 95 % bootstrap interval)."""
     rows = []
-    for row, name in ROWS.items():
-        seeds, difference = paired(found.scores[row], found.scores[CONTROL])
-        if seeds and row != CONTROL:
+    for way, name in ROWS.items():
+        seeds, difference = paired(found.scores[way], found.scores[CONTROL])
+        if seeds and way != CONTROL:
             test = stats.paired_test(difference.to_numpy())
             numbers = {key: test[key] for key in ("n", *stats.INTERVAL)}
             rows.append({"name": name, "seeds": len(seeds), **numbers})
@@ -137,7 +95,7 @@ def against_control(found: Answer) -> pd.DataFrame:
 def forest(answers: dict[str, pd.DataFrame], title: str) -> Figure:
     """A panel per set of `against_control`: medians and intervals, right of zero what is better
     than FixMatch at equal length."""
-    names = [name for row, name in ROWS.items() if row != CONTROL]
+    names = [name for way, name in ROWS.items() if way != CONTROL]
     place = {name: number for number, name in enumerate(names)}
     figure = plt.figure(figsize=(9.5, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(answers), sharex=True, sharey=True, squeeze=False)[0]

@@ -124,7 +124,7 @@ def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
         for name, run in about.items():
             same = mine and all(run[key] == mine[key] for key in ("n_labeled", "seed"))
             plain = not run["method"].startswith("samatch-") and run["method"] != "finetune"
-            control = run["variant"] == "no_sam" and mine and mine["variant"] in ("", "chosen")
+            control = run["variant"] == "no_sam" and mine and not mine["variant"]
             due = control or (plain and not run["variant"])
             due = due and not (control and repeats_its_start(records, run))
             if same and due and name not in (None, *names):

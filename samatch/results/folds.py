@@ -13,17 +13,12 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from samatch.config.settings import GUIDED, run_id
 from samatch.data import splits
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
 from samatch.results import seed_tables, tables
 from samatch.results.records import read_results, write_csvs
-from samatch.results.tables import CHOSEN, COMBINE_VARIANTS
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
-
-# What runs that differ in the variant alone share.
-SAME_TRAINING = ["method", "sam", "n_labeled", "seed"]
 
 
 def declared(dataset: str) -> dict:
@@ -109,7 +104,7 @@ def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list
             expected=f"the same run in {', '.join(names)}",
             got="; ".join(left_out) or "no test results",
         )
-    runs, per_case = with_chosen(runs[runs.key.isin(whole)], per_case[per_case.key.isin(whole)])
+    runs, per_case = (table[table.key.isin(whole)] for table in (runs, per_case))
     runs, per_case = (
         table.assign(run_id=f"{dataset}_folds-" + table.key) for table in (runs, per_case)
     )
@@ -148,32 +143,6 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
     return parts
 
 
-def with_chosen(runs: pd.DataFrame, per_case: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Adds SAM-Match as it would be used: in each fold the way that is best on validation.
-
-    One choice for all folds would look at patients who are tested in another one. Without several
-    ways nothing is added.
-    """
-    ways = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
-    for (method, sam, n_labeled, seed), mine in ways.groupby(SAME_TRAINING, sort=False):
-        if mine.variant.nunique() > 1:
-            best = mine.sort_values("val_dice", ascending=False, kind="stable").drop_duplicates(
-                "fold"
-            )
-            rows = per_case.merge(best[["fold", "key"]], on=["fold", "key"])
-            key = run_id("", n_labeled, method, sam, seed, CHOSEN).removeprefix("-")
-            runs = pd.concat([runs, best.assign(variant=CHOSEN, key=key)], ignore_index=True)
-            per_case = pd.concat([per_case, rows.assign(key=key)], ignore_index=True)
-    return runs, per_case
-
-
-def references(runs: pd.DataFrame) -> list[str]:
-    """run_ids of SAM-Match, one a training: chosen in each fold, or the only way that there is."""
-    mine = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin((CHOSEN, *COMBINE_VARIANTS))]
-    mine = mine.assign(other=mine.variant != CHOSEN).sort_values("other", kind="stable")
-    return list(mine.drop_duplicates(SAME_TRAINING).run_id)
-
-
 def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     """Writes per_case.csv, summary.csv and the tests to results/<profile>/<dataset>_folds.
 
@@ -183,7 +152,7 @@ def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
     folder = paths.TRACKED_RESULTS / profile / f"{dataset}_folds"
     folder.mkdir(parents=True, exist_ok=True)
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
-    if tested := [*references(runs), *tables.also_tested(runs)]:
+    if tested := [*tables.all_default_guided(runs), *tables.also_tested(runs)]:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, tested)
     found |= seed_tables.where_there_are(runs, per_case)
     return write_csvs(folder, found), left_out

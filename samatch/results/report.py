@@ -39,7 +39,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     runs, per_case = read_results(profile, dataset)
     runs = tables.headline(runs)
     table = tables.summary(runs, per_case)
-    chosen = tables.all_chosen(runs)
+    default = tables.all_default_guided(runs)
     tracked = tracked_dice(profile, dataset)
     unit = table.unit.iloc[0] if table.unit.nunique() == 1 else "in its own unit"
     hd95, asd = (
@@ -52,7 +52,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
     papers = table.run_id.map(lambda run_id: paper_value(dataset, run_id))
     return pd.DataFrame(
         {
-            "method": table.method.where(~table.run_id.isin(chosen), table.method + " *"),
+            "method": table.method.where(~table.run_id.isin(default), table.method + " *"),
             "Dice %": [
                 f"{d:.2f} ± {s:.2f}" for d, s in zip(table.dice, table.dice_sd, strict=True)
             ],
@@ -92,7 +92,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": tables.summary(runs, per_case)}
-    if references := [*tables.all_chosen(runs), *tables.also_tested(runs)]:
+    if references := [*tables.all_default_guided(runs), *tables.also_tested(runs)]:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
     found |= clinical.patient_tables(dataset, runs, per_case)
     return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))

@@ -81,30 +81,16 @@ def wilcoxon_over_seeds(
     """Each SAM-Match of several seeds, and those that guide from the start, against the methods of
     its budget with the same ones.
 
-    A patient's score is the mean over the seeds. The way of combining is the one with the best mean
-    validation Dice of those with the most seeds. Without such runs the table is empty; a control
+    A patient's score is the mean over the seeds. Without such runs the table is empty; a control
     that is still its start is in no family, as in `tables.wilcoxon_table`.
     """
     runs = runs[~runs.run_id.isin(tables.unchanged(runs, per_case))]
     rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
     families = []
-    from_start = rows.variant.where(rows.variant.isin(NO_MATCH_STAGE), "")
-    references = rows[
-        rows.method.str.startswith(GUIDED)
-        & rows.variant.isin((*NO_MATCH_STAGE, *tables.COMBINE_VARIANTS))
-    ]
-    for (_, n_labeled, _), guided in references.groupby(
-        ["method", "n_labeled", from_start], sort=False
-    ):
-        ranked = (
-            guided.groupby("name")
-            .agg(seeds=("seed", "nunique"), val_dice=("val_dice", "mean"))
-            .sort_values(["seeds", "val_dice"])
-        )
-        mine = guided[guided.name == ranked.index[-1]]
-        family = rows[
-            tables.is_comparison(rows) & (rows.n_labeled == n_labeled) & rows.seed.isin(mine.seed)
-        ]
+    references = rows[rows.method.str.startswith(GUIDED) & rows.variant.isin(("", *NO_MATCH_STAGE))]
+    for reference, mine in references.groupby("name", sort=False):
+        same = (rows.n_labeled == mine.n_labeled.iloc[0]) & rows.seed.isin(mine.seed)
+        family = rows[tables.is_comparison(rows) & same]
         family = family[family.groupby("name").seed.transform("nunique") == len(mine)]
         if family.empty:
             continue
@@ -114,11 +100,9 @@ def wilcoxon_over_seeds(
                 for name, ids in pd.concat([mine, family]).groupby("name").run_id
             }
         )
-        found = stats.wilcoxon_family(means, mine.name.iloc[0], list(family.name.unique()))
+        found = stats.wilcoxon_family(means, reference, list(family.name.unique()))
         families.append(
-            found.assign(
-                reference=mine.name.iloc[0], metric=metric, unit=unit, seeds=_words(mine.seed)
-            )
+            found.assign(reference=reference, metric=metric, unit=unit, seeds=_words(mine.seed))
         )
     return pd.concat(families, ignore_index=True) if families else pd.DataFrame()
 

@@ -1,4 +1,4 @@
-"""Tables made from the records: names and order of the runs, the choice among variants, results."""
+"""Tables made from the records: names and order of the runs, results."""
 
 import pandas as pd
 
@@ -33,12 +33,9 @@ METHOD_LABELS = {
     "cross_teaching": "CNN-transformer cross teaching",
 }
 NO_SAM = "no_sam"
-# Of cross-validation: the way to combine that each fold's validation patients chose.
-CHOSEN = "chosen"
 VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS} | {
     "box": "the paper's box",
     "as_published": "as published",
-    CHOSEN: "chosen in each fold",
     **dict.fromkeys(EQUAL_LENGTH, "at equal length"),
     FROM_START: "from the start",
     "guided_thresh60": "from the start, kept from 0.6",
@@ -49,13 +46,11 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
-VARIANT_ORDER = (NO_SAM, CHOSEN, "", *EQUAL_LENGTH, *NO_MATCH_STAGE, "box", "as_published")
+VARIANT_ORDER = (NO_SAM, "", *EQUAL_LENGTH, *NO_MATCH_STAGE, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # Variants that are tested against every comparison method as the default is.
 ALSO_TESTED = (*CONTROLS, *NO_MATCH_STAGE)
-# The candidates for SAM-Match; where there are several, validation chooses.
-COMBINE_VARIANTS = ("",)
 NOT_RUN = "not run"
 TEST_TIME_COLUMNS = "run_id method student sam refined sam_difference refined_difference n".split()
 IN_MM = {"hd95_mm": "HD95 mm", "asd_mm": "ASD mm"}
@@ -189,7 +184,7 @@ def sam_at_test_time(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame
 
 def headline(runs: pd.DataFrame) -> pd.DataFrame:
     """The main table's runs: every method, at its stage's length and at that of SAM-Match's whole
-    chain; SAM-Match in its ways to combine; not the whole grid."""
+    chain; not the whole grid."""
     return runs[runs.variant.isin(VARIANT_ORDER) & ~is_stand_in(runs)].reset_index(drop=True)
 
 
@@ -208,46 +203,34 @@ def of_usual_sam(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.sam.isin(["", usual_sam(runs)])].reset_index(drop=True)
 
 
-def chosen_guided(
+def default_guided(
     runs: pd.DataFrame,
     match: str = "fixmatch",
     n_labeled: int = 3,
     seed: int = 0,
     sam: str = "lite_medsam",
 ) -> str:
-    """run_id of SAM-Match: of its ways to combine, the one with the best validation Dice.
-
-    The test split is not read. Raises InputError where there is no such run.
-    """
-    candidates = runs[
-        (runs.method == GUIDED + match)
-        & runs.variant.isin(COMBINE_VARIANTS)
-        & (runs.n_labeled == n_labeled)
-        & (runs.seed == seed)
-        & (runs.sam == sam)
-    ]
-    if candidates.empty:
+    """run_id of SAM-Match as it is by default. Raises InputError where there is no such run."""
+    wanted = {"method": GUIDED + match, "n_labeled": n_labeled, "seed": seed, "sam": sam}
+    guided = runs[runs.run_id.isin(all_default_guided(runs))]
+    found = guided[(guided[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    if found.empty:
         raise InputError(
             f"no SAM-guided run of {match}",
-            expected=f"{sam}, {n_labeled} labeled, seed {seed}, variant {COMBINE_VARIANTS}",
+            expected=f"{sam}, {n_labeled} labeled, seed {seed}, no variant",
             got="none",
             do="run `make reproduce`",
         )
-    return candidates.sort_values("val_dice", ascending=False, kind="stable").run_id.iloc[0]
+    return found.run_id.iloc[0]
 
 
-def all_chosen(runs: pd.DataFrame) -> list[str]:
-    """The chosen SAM-Match of every match method, budget, seed and SAM that has one."""
-    guided = runs[runs.method.str.startswith(GUIDED) & runs.variant.isin(COMBINE_VARIANTS)]
-    keys = guided[["method", "n_labeled", "seed", "sam"]].drop_duplicates()
-    return [
-        chosen_guided(runs, key.method.removeprefix(GUIDED), key.n_labeled, key.seed, key.sam)
-        for key in keys.itertuples()
-    ]
+def all_default_guided(runs: pd.DataFrame) -> list[str]:
+    """SAM-Match as it is by default, of every match method, budget, seed and SAM that has it."""
+    return list(runs.run_id[runs.method.str.startswith(GUIDED) & (runs.variant == "")])
 
 
 def also_tested(runs: pd.DataFrame) -> list[str]:
-    """The guided runs that are tested against every comparison method beside the chosen ones."""
+    """The guided runs that are tested against every comparison method beside the default ones."""
     return list(runs.run_id[runs.method.str.startswith(GUIDED) & runs.variant.isin(ALSO_TESTED)])
 
 
@@ -264,7 +247,7 @@ def wilcoxon_table(
     The same training without SAM is one of them, unless it is still its start on every case; other
     guided runs are not in the family.
     """
-    reference = reference or all_chosen(runs)[0]
+    reference = reference or all_default_guided(runs)[0]
     mine, names = runs.set_index("run_id").loc[reference], names_of(runs)
     control = CONTROLS.get(mine.variant, NO_SAM)
     same = runs[
