@@ -4,20 +4,18 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import torch
-
 from benchmarks.plain import PlainTrainer
-from samatch.config.settings import FINETUNE, RunConfig, make_config
+from samatch.config.settings import FINETUNE, make_config
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.methods.base import method_names
 from samatch.results.runs import Run
 from samatch.system.devices import find_device
-from samatch.training import evaluate, task
+from samatch.training import evaluate, pace, task
 from samatch.training.states import TrainingState
 from samatch.training.train import train_one
 
-SIZE, BATCH = 256, 2
+SIZE, BATCH, SAM = 256, 2, "lite_medsam"
 DEVICE = find_device()
 
 
@@ -57,13 +55,14 @@ BOXED = {
 
 def step_of(case: Case) -> Callable[[], None]:
     """One call is one training step as the training loop does it (batch, augmentation, step,
-    optimisers), or one validation.
+    optimisers), or one validation; on a few patients, with networks as they come.
     """
     config = make_config(
         "paper",
         "phantom",
         3,
         case.method,
+        SAM,
         variant=f"benchmark-{case.tune}",
         overrides={
             "train.batch_labeled": BATCH,
@@ -73,63 +72,42 @@ def step_of(case: Case) -> Callable[[], None]:
             "train.val_every": 1_000_000,
             "train.log_every": 50,
             **(
-                {"sam.tune": case.tune, **BOXED}
+                {"sam.tune": case.tune, "sam.image_size": SIZE, **BOXED}
                 if "sam" in case.method or case.method == FINETUNE
                 else {}
             ),
         },
     )
-    work = prepare_alone(config)
+    work = pace.on_few_patients(config)
     if case.plain == "validate":
         return lambda: evaluate.dice_by_class(
             work.segment, work.data.val[:4], work.data.manifest.classes
         )
-    run = Run(config)
+    run = Run(work.config)
     run.open()
     state = dataclasses.replace(TrainingState.start(work, run), iteration=1)
     return functools.partial(train_one, work, state)
 
 
-def prepare_alone(config: RunConfig) -> task.Task:
-    """As in training, but networks start as they come (no parent runs), and few slices: the cache
-    of embeddings is no part of a step.
-    """
-    read, load = task.read_data, task.load_parents
-    task.read_data, task.load_parents = (
-        lambda config, device: few(read(config, device)),
-        lambda method, config: None,
-    )
-    try:
-        return task.prepare(config)
-    finally:
-        task.read_data, task.load_parents = read, load
-
-
-def few(data: task.Data) -> task.Data:
-    """The first labeled and the first unlabeled volume, and their slices."""
-    labeled, unlabeled = data.labeled[:1], data.unlabeled[:1]
-    first = torch.arange(len(labeled[0].image))
-    keep = torch.cat([first, data.n_labeled_slices + first] if unlabeled else [first]).to(
-        data.device
-    )
-    pool = task.SlicePool(data.pool.image[keep], data.pool.label[keep])
-    return dataclasses.replace(
-        data, labeled=labeled, unlabeled=unlabeled, val=data.val[:4], pool=pool
-    )
-
-
 def plain_of(case: Case) -> Callable[[], None]:
     """The plain reference's step on the same volumes with networks of the same kind."""
-    config = make_config("paper", "phantom", 3, "samatch-fixmatch")
+    config = make_config(
+        "paper",
+        "phantom",
+        3,
+        "samatch-fixmatch",
+        SAM,
+        variant="benchmark",
+        overrides={"sam.image_size": SIZE},
+    )
     manifest = load_manifest("phantom")
     labeled, val = (
         load_cases(manifest, manifest.cases_of(p))
         for p in (manifest.labeled_patients(3), manifest.patients("val"))
     )
     unlabeled = load_cases(manifest, manifest.cases_of(manifest.patients("train")[3:]))
-    data = task.Data(manifest, labeled, unlabeled, val, None, DEVICE, False)
     sam = (
-        task.new_sam(config, data)
+        task.new_sam(config, manifest.num_classes, DEVICE)
         if "fixmatch" not in case.plain and case.plain != "validate"
         else None
     )

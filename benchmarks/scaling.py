@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.cases import DEVICE
+from benchmarks.cases import DEVICE, SAM
 from benchmarks.run import about_here, apart, seconds, set_up
 from samatch.config.settings import make_config
 from samatch.data.batches import SlicePool, draw_batch
@@ -53,25 +53,23 @@ def slices(count: int) -> Callable[[], None]:
     """SAM's embeddings of volumes, and the student's validation on them; an embedding once made
     would be read from its file.
     """
-    config, manifest = (
-        make_config("laptop", "phantom", 3, "samatch-fixmatch"),
-        load_manifest("phantom"),
-    )
+    config = make_config("laptop", "phantom", 3, "samatch-fixmatch", SAM)
+    manifest = load_manifest("phantom")
     first = load_cases(manifest, manifest.cases_of(manifest.patients("val")))[0]
     depth = len(first.image)
     volumes = [
         dataclasses.replace(first, case=dataclasses.replace(first.case, case_id=f"copy{n}"))
         for n in range(count // depth)
     ]
-    data = task.Data(manifest, [], [], volumes, None, DEVICE, bf16_is_fast(DEVICE))
-    sam, student = task.new_sam(config, data), task.UNet(manifest.num_classes).to(DEVICE)
+    sam = task.new_sam(config, manifest.num_classes, DEVICE)
+    student, bf16 = task.UNet(manifest.num_classes).to(DEVICE), bf16_is_fast(DEVICE)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            EmbeddingCache(sam, volumes, Path(folder), bf16=data.bf16, device=DEVICE)
+            EmbeddingCache(sam, volumes, Path(folder), bf16=bf16, device=DEVICE)
         evaluate.dice_by_class(
             lambda volume: evaluate.segment_with_student(
-                student, volume.image, config.train.image_size, data.bf16
+                student, volume.image, config.train.image_size, bf16
             ),
             volumes,
             manifest.classes,
@@ -111,24 +109,16 @@ def training_step(name: str, image: torch.Tensor, label: torch.Tensor) -> Callab
         "augment.rotation_deg": 0.0,
         "augment.scale": 0.0,
     }
-    config = make_config("laptop", "phantom", 3, name, variant="scaling", overrides=changes)
+    config = make_config("laptop", "phantom", 3, name, SAM, variant="scaling", overrides=changes)
     config = dataclasses.replace(config, sam=dataclasses.replace(config.sam, update_every=1))
     num_classes, bf16 = int(label.max()) + 1, bf16_is_fast(DEVICE)
-    method = method_class("fixmatch")(
-        task.UNet(num_classes).to(DEVICE, memory_format=torch.channels_last), config
-    )
+    student = task.UNet(num_classes).to(DEVICE, memory_format=torch.channels_last)
+    method = method_class("fixmatch")(student, config)
     if config.sam_name:
-        sam = (
-            task.build_sam(
-                config.sam_name, image_size=config.sam.image_size, num_classes=num_classes
-            )
-            .to(DEVICE)
-            .eval()
-        )
-        sam.tune("decoder")
-        grid = sam.prompt_encoder.image_embedding_size
-        embeddings = torch.randn(len(image), 256, *grid, device=DEVICE)
-        method = SamMatch(method, sam, config, embeddings, label)
+        sam = task.new_sam(config, num_classes, DEVICE)
+        shape = sam.prompt_encoder.embed_dim, *sam.prompt_encoder.image_embedding_size
+        embeddings = torch.randn(len(image), *shape, device=DEVICE)
+        method = SamMatch(method, sam, config, embeddings, label[:IMAGES], IMAGES, len(image))
         method.propose = lambda predictions: PseudoLabel.from_probs(
             torch.nn.functional.one_hot(found["batch"].hidden_label_u, num_classes)
             .movedim(-1, 1)

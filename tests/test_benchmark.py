@@ -4,10 +4,12 @@ trainings that end alike.
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from benchmarks import cases, scaling
 from benchmarks.plain import PlainTrainer
 from benchmarks.run import comparable
 from benchmarks.scaling import exponents, squares
@@ -20,6 +22,7 @@ from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.sam.model import build_sam
 from samatch.system import paths
+from samatch.training import pace
 
 B, S, CLASSES = 2, 32, 4
 
@@ -176,6 +179,49 @@ def test_short_trainings_of_both_end_alike(side, volumes):
     assert torch.nn.functional.cross_entropy(
         predict_weak(student, pool.image), pool.label_of(torch.arange(len(pool)))
     ).item() == pytest.approx(0.21, abs=0.05)
+
+
+@pytest.fixture
+def tiny_benchmark(monkeypatch):
+    monkeypatch.setattr(cases, "SIZE", 2 * S)  # the transformer's least
+    for module in (cases, scaling):
+        monkeypatch.setattr(module, "SAM", "tiny")
+
+
+@pytest.mark.parametrize("case", cases.CASES + cases.ALONE[:2], ids=lambda case: case.name)
+def test_each_case_takes_a_step_of_both_sides(case, tiny_benchmark, monkeypatch):
+    """What is timed is a training step: the weights of what learns are others afterwards."""
+    kept = []
+    monkeypatch.setattr(cases.pace, "on_few_patients", watched(pace.on_few_patients, kept))
+    step = cases.step_of(case)
+    networks = kept[0].method.networks().values()
+
+    def weights():
+        return torch.cat(
+            [p.detach().flatten() for network in networks for p in network.parameters()]
+        )
+
+    before = weights()
+    step()
+    assert (case.plain == "validate") == torch.equal(before, weights())
+    if case.plain:
+        assert np.isfinite(cases.plain_of(case)()).all()
+
+
+def watched(function, kept):
+    """The function; what it returns is appended to `kept` as well."""
+
+    def call(*words):
+        kept.append(function(*words))
+        return kept[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("quantity", scaling.COUNTS)
+def test_what_scales_can_be_called(quantity, tiny_benchmark):
+    count = 8 if quantity == "slices" else 2
+    scaling.work_of(quantity, count)()
 
 
 def test_a_table_keeps_only_rows_of_the_same_machine():

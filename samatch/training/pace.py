@@ -71,12 +71,17 @@ def few_of(manifest: Manifest, n_labeled: int) -> tuple[Manifest, int]:
     return few, len(labeled)
 
 
+def on_few_patients(config: RunConfig) -> Task:
+    """A run's task with new weights, on the patients of `few_of`, without SAM's cached views."""
+    manifest, few = few_of(load_manifest(config.dataset), config.n_labeled)
+    sam = dataclasses.replace(config.sam, views=0)
+    return untrained(dataclasses.replace(config, n_labeled=few, sam=sam), manifest)
+
+
 def pace_of(config: RunConfig, enough: float = ENOUGH_S) -> Pace:
     """Tries a run, with new weights, on a few patients; `enough`: seconds after which no more
     steps are tried."""
-    manifest, few = few_of(load_manifest(config.dataset), config.n_labeled)
-    sam = dataclasses.replace(config.sam, views=0)
-    task = untrained(dataclasses.replace(config, n_labeled=few, sam=sam), manifest)
+    task = on_few_patients(config)
     slices = sum(len(volume.image) for volume in task.data.val)
     step = _step_seconds(task, enough)
     validation = _seconds(lambda: validate(task)) / slices
