@@ -9,7 +9,7 @@ import pytest
 from samatch.data.curate import curate
 from samatch.data.listing import from_folder
 from samatch.data.manifest import Case, load_manifest, manifest_folders
-from samatch.data.readers import acdc, busi, chaos, files, mrliver
+from samatch.data.readers import acdc, busi, chaos, files
 from samatch.data.volumes import Raw, array_faults, load_cases
 from samatch.system import paths
 from samatch.system.errors import InputError
@@ -95,8 +95,6 @@ def test_every_reader_finds_its_files_one_folder_down(tmp_path):
     for name, array in (
         ("image_3", image),
         ("label_3", label),
-        ("m", image),
-        ("m_gt", label),
     ):
         nifti(down / f"{name}.nii.gz", array, AFFINE)
     with h5py.File(down / "patient001_frame01.h5", "w") as file:
@@ -105,7 +103,6 @@ def test_every_reader_finds_its_files_one_folder_down(tmp_path):
     png(down / "benign" / "benign (1)_mask.png", label[0] * 255)
     for reader, case in (
         (chaos, "scan3"),
-        (mrliver, "m"),
         (acdc, "patient001_frame01"),
     ):
         assert (reader.load(named(case), tmp_path).label == label).all(), reader
@@ -114,10 +111,10 @@ def test_every_reader_finds_its_files_one_folder_down(tmp_path):
 
 
 def test_hidden_twins_of_macos_are_no_cases(tmp_path):
-    for name in ("a.nii.gz", "a_gt.nii.gz", "._a.nii.gz", "._b.h5", "benign/._benign (1).png"):
+    for name in ("image_1.nii.gz", "._image_2.nii.gz", "benign/._benign (1).png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [entry.case_id for entry in mrliver.entries(tmp_path)] == ["a"]
+    assert [entry.case_id for entry in chaos.entries(tmp_path)] == ["scan1"]
     assert busi.entries(tmp_path) == []
 
 

@@ -175,6 +175,21 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
             "unknown refine.combine",
             "--set refine.combine=vote",
         ),
+        (
+            {"variant": "x", "overrides": {"sam.name": "vit_b"}},
+            "unknown setting",
+            "--set sam.name=vit_b",
+        ),
+        (
+            {"method": "fixmatch", "variant": "x", "overrides": {"sam.nonsense": 1}},
+            "change nothing of fixmatch: SAM takes no part",
+            "--set sam.lr=1 of a method without SAM",
+        ),
+        (
+            {"variant": "x", "overrides": {"refine.combine": "student", "refine.prompt": "bx"}},
+            "change nothing of samatch-fixmatch(.|\n)*got: refine.prompt\n",
+            "--set of SAM's part where it takes none",
+        ),
     ],
 )
 def test_bad_settings_are_one_clear_error(changes, message, what, told):
@@ -188,6 +203,22 @@ def test_bad_settings_are_one_clear_error(changes, message, what, told):
             }
             | changes
         )
+
+
+@pytest.mark.parametrize(
+    "method, setting", [("unimatch", "drop"), ("bcp", "side"), ("ict", "alpha")]
+)
+def test_a_methods_own_setting_is_checked_before_it_is_used(method, setting):
+    config = make_config(
+        "demo",
+        "phantom",
+        3,
+        method,
+        variant="x",
+        overrides={f"method.{setting}": 0.0 if setting == "alpha" else 1.5},
+    )
+    with pytest.raises(InputError, match=f"method.{setting} is impossible"):
+        check_names(config)
 
 
 def test_tracked_runs_keep_their_identity():

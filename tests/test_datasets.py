@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from samatch.data.listing import from_folder
 from samatch.data.manifest import Case, load_manifest, write_manifest
-from samatch.data.readers import acdc, busi, chaos, mrliver, phantom
+from samatch.data.readers import acdc, busi, chaos, files, phantom
 from samatch.data.volumes import UNKNOWN, Entry, Raw, array_faults, load_case, load_cases, normalise
 from samatch.methods.base import overlap
 from samatch.system import repro
@@ -41,6 +42,9 @@ def volume():
 def named(case_id, **files):
     """A case of which only its name counts."""
     return Case(case_id, case_id, 0, 0, 0, None, "", "", **files)
+
+
+PAIR = named("a", image="a.nii.gz", label="a_gt.nii.gz")
 
 
 def write_h5(path, image, label):
@@ -178,23 +182,23 @@ def test_truncated_and_foreign_files(tmp_path, volume):
     ):
         (tmp_path / "a.nii.gz").write_bytes(broken)
         with pytest.raises(InputError, match="unreadable NIfTI"):
-            mrliver.load(named("a"), tmp_path)
+            files.load(PAIR, tmp_path)
 
 
 def test_geometry_and_missing_labels(tmp_path, volume, told):
     write_nifti(tmp_path / "a.nii.gz", volume[0])
     with pytest.raises(InputError, match="a_gt.nii.gz"):
-        mrliver.load(named("a"), tmp_path)
+        files.load(PAIR, tmp_path)
     moved = AFFINE.copy()
     moved[:3, 3] = 30
     write_nifti(tmp_path / "a_gt.nii.gz", volume[1], moved)
     with told(
         "an image and a label that lie differently in space", match="lie differently in space"
     ):
-        mrliver.load(named("a"), tmp_path)
+        files.load(PAIR, tmp_path)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2, 3)), AFFINE), tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="not a 3-D volume"):
-        mrliver.load(named("a"), tmp_path)
+        files.load(PAIR, tmp_path)
 
 
 def test_faults_of_all_cases_come_together(tmp_path, volume):
@@ -264,7 +268,7 @@ def test_busi_in_both_forms_unites_masks_of_all_modes(tmp_path, public):
         busi.load(named("benign (2)"), tmp_path)
 
 
-def test_chaos_keeps_the_liver_and_mrliver_reads_the_same_scan_in_its_layouts(tmp_path, volume):
+def test_chaos_keeps_the_liver_and_a_liver_of_ones_own_is_the_same_scan(tmp_path, volume):
     image, label = volume[0], volume[1] + (volume[1] > 0)  # 2, 3, 4: no liver yet
     label[:, :4, :4] = 1
     write_nifti(tmp_path / "image_7.nii.gz", image)
@@ -276,14 +280,18 @@ def test_chaos_keeps_the_liver_and_mrliver_reads_the_same_scan_in_its_layouts(tm
     write_nifti(own / "a.nii.gz", image)
     write_nifti(own / "a_gt.nii.gz", scan.label)
     write_h5(own / "b.h5", image, scan.label)
+    entries = {entry.case_id: entry for entry in from_folder(own)}
+    assert list(entries) == ["a", "b"]
     for case, spacing in (("a", scan.spacing), ("b", None)):
-        found = mrliver.load(named(case), own)
+        paired = dataclasses.replace(
+            named(case), image=entries[case].image, label=entries[case].label
+        )
+        found = files.load(paired, own)
         assert (
             (found.image == scan.image).all()
             and (found.label == scan.label).all()
             and found.spacing == spacing
         )
-    assert [e.case_id for e in mrliver.entries(own)] == ["a", "b"]
 
 
 def test_an_unlabeled_volume_is_unknown_everywhere_and_counts_in_no_overlap(tmp_path, volume, told):

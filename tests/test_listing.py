@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from samatch.data.curate import curate
 from samatch.data.listing import from_csv, from_folder, predicted_in
 from samatch.data.volumes import Entry
 from samatch.system.errors import InputError
@@ -184,3 +185,10 @@ def test_what_predict_wrote_into_a_set_is_told(tmp_path, told):
     for name in ("x_overlay.png", "contact_sheet.png", "volumes.csv"):
         (tmp_path / "masks" / name).unlink()
     assert from_folder(tmp_path) == [Entry("x", "x", "x.png", "masks/x_mask.png")]
+
+
+def test_a_set_whose_files_cannot_be_listed_says_so(tmp_path, told):
+    """ACDC's reader finds a case by its name and lists none."""
+    (tmp_path / "data" / "acdc").mkdir(parents=True)
+    with told("a set of a reader that lists no files", match="acdc cannot be listed from a folder"):
+        curate("acdc", None, ["RV", "MYO", "LV"], into=tmp_path / "manifest")

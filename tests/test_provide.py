@@ -5,11 +5,11 @@ import dataclasses
 import functools
 import http.server
 import io
+import itertools
 import tarfile
 import threading
 import zipfile
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -24,7 +24,7 @@ from samatch.system import paths
 from samatch.system.archives import unpack
 from samatch.system.errors import InputError
 from samatch.system.repro import file_sha256
-from tests.made import ellipse, png
+from tests.made import ellipse, nifti, png
 from tests.told import FETCHED, READ_BACK
 
 ROOM = FETCHED
@@ -326,22 +326,21 @@ def test_an_interrupted_download_goes_on(lesions):
 
 
 def test_an_archive_with_one_folder_more_is_found(lesions, tmp_path):
-    """A set of pictures of known layout, one folder down, is no reason to fetch."""
+    """A set of known layout, one folder down, is no reason to fetch."""
     home = paths.MANIFESTS / "livers"
     home.mkdir()
-    image, label = ellipse(0)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["image"], file["label"] = image[None], label[None]
-    cases = [Case(n, n, 1, 48, 48, None, "", "") for n in "abc"]
+    for kind, array in zip(("image", "label"), ellipse(0), strict=True):
+        nifti(tmp_path / f"{kind}.nii.gz", array[None])
+    cases = [Case(f"scan{n}", n, 1, 48, 48, None, "", "") for n in "123"]
     about = yaml.safe_load((paths.MANIFESTS / "lesions" / "dataset.yaml").read_text())
     write_manifest(
         home,
-        about | {"reader": "mrliver", "budgets": [1]},
+        about | {"reader": "chaos", "budgets": [1]},
         cases,
-        {"train": ["a"], "val": ["b"], "test": ["c"]},
+        {"train": ["1"], "val": ["2"], "test": ["3"]},
     )
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for name in "abc":
-            archive.write(tmp_path / "a.h5", f"Livers v2/{name}.h5")
+        for kind, n in itertools.product(("image", "label"), "123"):
+            archive.write(tmp_path / f"{kind}.nii.gz", f"Livers v2/{kind}_{n}.nii.gz")
     provide.data("livers", tmp_path / "set.zip")
     assert provide.verify("livers")[0] == []

@@ -255,15 +255,30 @@ def test_a_control_that_is_still_its_start_is_no_member_of_a_family():
 
 
 def test_only_the_papers_method_gets_the_papers_number():
-    assert report.paper_value("acdc", "acdc-n3-samatch-fixmatch-lite_medsam-s0") == "89.36"
-    for run in (
-        "acdc-n3-fixmatch-s0",
-        "acdc-n7-samatch-fixmatch-lite_medsam-s0",
-        "acdc-n3-samatch-fixmatch-s0-no_sam",
-        "acdc-n3-samatch-fixmatch-lite_medsam-s0-box",
-    ):
-        assert report.paper_value("acdc", run) == ""
-    assert report.paper_value("phantom", "phantom-n3-samatch-fixmatch-lite_medsam-s0") == ""
+    """Not BCP's or another SAM's SAM-Match, a variant, a second seed or another budget."""
+    runs, _ = records()
+    mine = runs[runs.run_id == "acdc-n3-samatch-fixmatch-lite_medsam-s0"]
+    others = [
+        mine.assign(run_id=f"other{number}", **change)
+        for number, change in enumerate(
+            ({"method": "samatch-bcp"}, {"sam": "vit_b"}, {"seed": 1}, {"n_labeled": 7})
+        )
+    ]
+    runs = pd.concat([*others, runs])
+    assert report.papers_dice("acdc", runs) == {mine.run_id.iloc[0]: "89.36"}
+    assert report.papers_dice("phantom", runs) == {}
+
+
+def test_what_is_printed_is_what_was_written_elsewhere(tmp_path, monkeypatch, capsys):
+    """`--into` an own folder: not the table of this machine's usual results."""
+    runs, cases = records()
+    for name, table in (("runs", runs), ("per_case", cases)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    monkeypatch.setattr(report, "collect", lambda profile, dataset, folder: folder)
+    report.main(["--profile", "laptop", "--dataset", "hearts", "--into", str(tmp_path), "--print"])
+    printed = capsys.readouterr().out
+    dice = tables.summary(runs, cases).dice
+    assert all(f"{value:.2f} ±" in printed for value in dice)
 
 
 def undefined_distances(cases, run, **change):

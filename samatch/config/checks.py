@@ -32,6 +32,8 @@ _UNIT_INTERVAL = (
     "cutmix_prob",
     "momentum",
     "ema_decay",
+    "drop",
+    "side",
 )
 _MAY_BE_ZERO = (
     "train.threads",

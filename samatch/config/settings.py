@@ -240,6 +240,8 @@ def make_config(
     uses_sam = stage in ("finetune", "joint") and not any(
         s.get("refine.combine") == "student" for s in settings
     )
+    if not uses_sam:
+        _without_sam(overrides or {}, method)
     config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
     config = dataclasses.replace(
         config,
@@ -265,6 +267,18 @@ def _changing(variant: str, method: str, stage: str) -> None:
             expected=f"none, or one that changes the stage {stage}: {', '.join(changing)}",
             got=variant,
             do="leave the variant out, or name a method of a stage that it changes",
+        )
+
+
+def _without_sam(overrides: dict[str, typing.Any], method: str) -> None:
+    """Raises InputError on overrides that only a run with SAM would read, but for the one that says
+    that there is none."""
+    unread = [key for key in overrides if key.startswith(("sam.", "refine."))]
+    if unread := [key for key in unread if key != "refine.combine"]:
+        raise InputError(
+            f"settings that change nothing of {method}: SAM takes no part in it",
+            got=", ".join(unread),
+            do="leave them out, or name a method with SAM",
         )
 
 
@@ -322,7 +336,7 @@ def _with(config: RunConfig, key: str, value: typing.Any) -> RunConfig:
         f"{g}.{f.name}"
         for g in ("train", "augment", "sam", "refine")
         for f in dataclasses.fields(getattr(config, g))
-    }
+    } - {"sam.name"}  # which the run's id has: --sam
     known(key, settable | {"method.<setting>"}, "setting")
     value = checked(key, getattr(getattr(config, group), name), value)
     return dataclasses.replace(

@@ -115,7 +115,8 @@ def bare_patients(entries: list[Entry]) -> frozenset[str]:
 def given_splits(entries: list[Entry]) -> dict[str, list[str]]:
     """The splits that the entries name, in their order; {} where they name none."""
     drawn: dict[str, list[str]] = {}
-    for entry in sorted(entries, key=lambda e: e.patient_id in bare_patients(entries)):
+    bare = bare_patients(entries)
+    for entry in sorted(entries, key=lambda e: e.patient_id in bare):
         if entry.split and entry.patient_id not in drawn.setdefault(entry.split, []):
             drawn[entry.split].append(entry.patient_id)
     return drawn
@@ -184,38 +185,8 @@ def curate(
             do=f"put the files into {name}/, or give NAME={folder.name}",
         )
     into = into or folder / "manifest"
-    kind = name if name in reader_names() and name != "files" else "files"
-    if (into / "dataset.yaml").exists():
-        about = read_about(into / "dataset.yaml")
-        raise_all(f"dataset.yaml of {name}", about_faults(about), "correct or delete it")
-        kind, folder = about.setdefault("reader", name), data_folder(about.get("files_of", name))
-        check_classes(classes, about["classes"], into)
-    else:
-        about = about_own(name, classes, kind)
-    if not about["classes"]:
-        raise InputError(
-            "no classes are named",
-            where=name,
-            expected="names of the foreground classes, in label order from 1",
-            got="none",
-            do="give CLASSES=first,second",
-        )
-    raise_all(f"classes of {name}", class_faults(about["classes"]), "give CLASSES=first,second")
-    entries = (
-        from_csv(csv)
-        if csv
-        else from_folder(folder)
-        if kind == "files"
-        else reader(kind).entries(folder)
-    )
-    if not entries:
-        raise InputError(
-            f"no files of {name}",
-            where=paths.shown(folder),
-            expected="the layout of data_manifests/README.md",
-            got="nothing",
-            do="set DATA=DIR",
-        )
+    about, folder = _about_of(name, classes, into, folder)
+    entries = _entries_of(name, csv, about["reader"], folder)
     drawn = about.get("drawn", {})
     return make_manifest(
         name,
@@ -228,6 +199,53 @@ def curate(
         unused=drawn.get("unused", ()),
         allow_empty=allow_empty or drawn.get("allow_empty", False),
         join_near=join_near,
+    )
+
+
+def _about_of(name: str, classes: list[str], into: Path, folder: Path) -> tuple[dict, Path]:
+    """(about, folder of the files) of a set: as `into` has them, else those of one's own. Raises
+    InputError on what cannot be, and where the set has other classes."""
+    if (into / "dataset.yaml").exists():
+        about = read_about(into / "dataset.yaml")
+        raise_all(f"dataset.yaml of {name}", about_faults(about), "correct or delete it")
+        about.setdefault("reader", name)
+        folder = data_folder(about.get("files_of", name))
+        check_classes(classes, about["classes"], into)
+    else:
+        about = about_own(name, classes, name if name in reader_names() else "files")
+    if not about["classes"]:
+        raise InputError(
+            "no classes are named",
+            where=name,
+            expected="names of the foreground classes, in label order from 1",
+            got="none",
+            do="give CLASSES=first,second",
+        )
+    raise_all(f"classes of {name}", class_faults(about["classes"]), "give CLASSES=first,second")
+    return about, folder
+
+
+def _entries_of(name: str, csv: Path | None, kind: str, folder: Path) -> list[Entry]:
+    """The cases that a table names, or that lie in the folder. Raises InputError where there are
+    none, and where files of this kind cannot be listed."""
+    if csv:
+        return from_csv(csv)
+    listing = from_folder if kind == "files" else getattr(reader(kind), "entries", None)
+    if not listing:
+        raise InputError(
+            f"cases of the reader {kind} cannot be listed from a folder",
+            where=name,
+            expected="a table of cases, or a set of files that are read as they lie",
+            do="give --csv, or another reader in dataset.yaml",
+        )
+    if entries := listing(folder):
+        return entries
+    raise InputError(
+        f"no files of {name}",
+        where=paths.shown(folder),
+        expected="the layout of data_manifests/README.md",
+        got="nothing",
+        do="set DATA=DIR",
     )
 
 

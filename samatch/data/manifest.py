@@ -117,7 +117,8 @@ class Manifest:
 
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
         """The first `n_labeled` training patients. Raises InputError where fewer have labels."""
-        most = sum(patient not in self.unlabeled for patient in self.labeled_order)
+        bare = self.unlabeled
+        most = sum(patient not in bare for patient in self.labeled_order)
         if not 1 <= n_labeled <= most:
             raise InputError(
                 "impossible label budget",

@@ -14,6 +14,7 @@ from torch import Tensor
 from samatch.data.batches import Batch
 from samatch.methods._families import TaughtConsistency, TeacherSettings, forward_together
 from samatch.system.devices import send
+from samatch.system.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class IctSettings(TeacherSettings):
 
     alpha: float = 0.2
     noise: float = 0.0  # the interpolation is the perturbation
+
+    def __post_init__(self):
+        if self.alpha <= 0:
+            raise InputError("method.alpha is impossible", expected="more than 0", got=self.alpha)
 
 
 class Ict(TaughtConsistency):

@@ -4,7 +4,6 @@ samatch tables --profile demo --dataset phantom
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -26,17 +25,24 @@ def paper_numbers(dataset: str, n_labeled: int) -> pd.DataFrame:
     return table[own & (table.method == "samatch")]
 
 
-def paper_value(dataset: str, run_id: str) -> str:
-    """The paper's Dice (%) on its own set, for SAM-Match without a variant; "" for other runs."""
-    n_labeled = int(run_id.removeprefix(f"{dataset}-n").split("-")[0])
-    numbers = paper_numbers(dataset, n_labeled)
-    default = GUIDED in run_id and re.search(r"-s\d+$", run_id)
-    return f"{numbers.dice_percent.iloc[0]:.2f}" if len(numbers) and default else ""
+def papers_dice(dataset: str, runs: pd.DataFrame) -> dict[str, str]:
+    """run_id -> the paper's Dice (%) on its own set, of SAM-Match around FixMatch as it is by
+    default, with the usual SAM; once for each budget, whatever the seeds."""
+    default = runs[runs.run_id.isin(tables.all_default_guided(runs))]
+    papers = default[
+        (default.method == f"{GUIDED}fixmatch") & (default.sam == tables.usual_sam(runs))
+    ]
+    found = {}
+    for run in papers.sort_values("seed").drop_duplicates("n_labeled").itertuples():
+        for number in paper_numbers(dataset, run.n_labeled).dice_percent:
+            found[run.run_id] = f"{number:.2f}"
+    return found
 
 
-def final_table(profile: str, dataset: str) -> pd.DataFrame:
-    """method | Dice | HD95 | ASD | tracked Dice | the paper's Dice."""
-    runs, per_case = read_results(profile, dataset)
+def final_table(profile: str, dataset: str, folder: Path | None = None) -> pd.DataFrame:
+    """method | Dice | HD95 | ASD | tracked Dice | the paper's Dice, of the records in `folder`,
+    by default this machine's."""
+    runs, per_case = read_results(profile, dataset, folder)
     runs = tables.headline(runs)
     table = tables.summary(runs, per_case)
     default = tables.all_default_guided(runs)
@@ -49,7 +55,6 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
         ]
         for name in stats.DISTANCES
     )
-    papers = table.run_id.map(lambda run_id: paper_value(dataset, run_id))
     return pd.DataFrame(
         {
             "method": table.method.where(~table.run_id.isin(default), table.method + " *"),
@@ -64,7 +69,7 @@ def final_table(profile: str, dataset: str) -> pd.DataFrame:
                 if name in table
             },
             "tracked Dice %": [tracked.get(r, "") for r in table.run_id],
-            "paper's Dice %": papers.where(~papers.duplicated(), ""),  # once, whatever the seeds
+            "paper's Dice %": table.run_id.map(papers_dice(dataset, runs)).fillna(""),
         }
     )
 
@@ -143,7 +148,7 @@ def main(words: list[str] | None = None) -> None:
     folder = collect(args.profile, args.dataset, args.into and args.into.absolute())
     files = write_tables(args.profile, args.dataset, folder)
     if args.print:
-        print(final_table(args.profile, args.dataset).to_string(index=False))
+        print(final_table(args.profile, args.dataset, folder).to_string(index=False))
         if args.profile == "demo":
             print(
                 "\nDemo numbers: generated phantoms, minutes of training. They show that "

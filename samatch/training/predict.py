@@ -36,6 +36,7 @@ from samatch.training import with_sam
 from samatch.training.released import Segmenter, load, model_names, of_run
 
 SHEET = 48  # images on a contact sheet
+Panel = tuple[str, np.ndarray, np.ndarray]  # title, image (H, W), class map (H, W)
 
 NO_GPU = "free the GPU's memory, or set CUDA_VISIBLE_DEVICES= to work on the CPU"
 
@@ -56,7 +57,8 @@ def predict(segmenter: Segmenter, images: Path, into: Path) -> list[Path]:
     )
     paths.make_folder(into, "the second argument")
     write_volumes(into, [])  # by which a later call knows this folder, finished or not
-    progress, masks, rows, panels = Progress("predicting", len(found)), [], [], []
+    progress, masks, rows = Progress("predicting", len(found)), [], []
+    panels: list[Panel] = []
     for number, path in enumerate(found, 1):
         picture = read(path)
         with memory_checked(picture.source, NO_GPU):
@@ -64,15 +66,16 @@ def predict(segmenter: Segmenter, images: Path, into: Path) -> list[Path]:
         doubts = [*picture.doubts, *segmenter.doubts(picture.array)]
         for doubt in doubts if label.any() else [*doubts, "no foreground was found"]:
             print(f"warning: {picture.source}: {doubt}")
-        panels.append(largest_slice(stem_of(path), picture.array, label))
+        panel = largest_slice(stem_of(path), picture.array, label)
+        panels += [panel] if len(panels) < SHEET else []
         with _writing(into, path):
             masks.append(write_mask(into, path, picture, label, len(segmenter.classes)))
             overlay = into / f"{stem_of(path)}_overlay.png"
-            save_panels(overlay, panels[-1:], segmenter.classes, columns=1)
+            save_panels(overlay, [panel], segmenter.classes, columns=1)
         rows += volumes_of(path.name, picture, label, segmenter.classes)
         progress(number)
     with _writing(into, images):
-        save_panels(into / "contact_sheet.png", panels[:SHEET], segmenter.classes, columns=6)
+        save_panels(into / "contact_sheet.png", panels, segmenter.classes, columns=6)
     write_volumes(into, rows)
     return masks
 
@@ -183,17 +186,15 @@ def _nifti(label: np.ndarray, picture: Picture) -> nibabel.Nifti1Image:
     return kind(label, None, header)
 
 
-def largest_slice(
-    title: str, image: np.ndarray, label: np.ndarray
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """(title, image (H, W), class map (H, W)) of the slice with most foreground."""
+def largest_slice(title: str, image: np.ndarray, label: np.ndarray) -> Panel:
+    """The slice with most foreground: copies, which do not keep the volume in memory."""
     z = int((label > 0).sum((1, 2)).argmax())
-    return f"{title}, slice {z}", image[z], label[z]
+    return f"{title}, slice {z}", image[z].copy(), label[z].copy()
 
 
 def save_panels(
     target: Path,
-    panels: list[tuple[str, np.ndarray, np.ndarray]],
+    panels: list[Panel],
     classes: tuple[str, ...],
     columns: int,
 ) -> None:
