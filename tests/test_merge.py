@@ -10,7 +10,7 @@ from samatch.config.settings import make_config
 from samatch.methods._trust import gate, reliability, trusted_pixels
 from samatch.methods.base import PseudoLabel
 from samatch.methods.sam_match import combine, merge, replace_as_published
-from samatch.sam.answer import class_probs, expected_iou, published_logits
+from samatch.sam.answer import class_probs, expected_iou, logits_of_classes
 
 
 def settings(config, **changes):
@@ -20,7 +20,7 @@ def settings(config, **changes):
 def test_class_logits_corrected_and_as_published():
     mask_logits = torch.tensor([6.0, -10.0, -10.0]).view(1, 3, 1, 1)
     assert class_probs(mask_logits).argmax() == 1
-    assert published_logits(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
+    assert logits_of_classes(mask_logits, True)[0, 0] == pytest.approx(1 - (-14 / 3))
     # PAPER: with the other two logits at -10 a class wins only above 5.75.
     for logit, wins in ((5.7, False), (5.8, True)):
         mask_logits = torch.tensor([logit, -10.0, -10.0]).view(1, 3, 1, 1)

@@ -269,7 +269,8 @@ def test_start_and_end_are_drawn_from_the_weights_of_their_own_runs(tiny_profile
         with torch.no_grad():
             embedding = pair.method.sam.encode(torch.from_numpy(image)[:, None])
             embedding = embedding.half().float()  # as the cache keeps it
-            both, by_sam = pair.method.refine_slices(probs, embedding)
+            said = pair.method.refine_slices(probs, embedding)
+            both, by_sam = said.both.probs, said.sam_probs
         kept = both.amax(1) >= config.refine.sam_conf_thresh
         assert (opinions.student == probs.argmax(1)[0].numpy()).all()
         assert (opinions.sam == by_sam.argmax(1)[0].numpy()).all()

@@ -171,7 +171,6 @@ def test_another_sam_has_a_reference_and_a_grid_of_its_own():
         assert set(grid.run_id[grid.default]) == {mine}
         without = grid[(grid.factor == "combine") & (grid.level == "no SAM")]
         assert without.run_id.tolist() == ["acdc-n3-samatch-fixmatch-s0-no_sam"]
-    assert second not in set(tables.of_usual_sam(runs).run_id)
 
 
 def test_runs_of_other_budgets_and_seeds_are_named_and_not_in_the_family():

@@ -4,6 +4,8 @@ from samatch.data.manifest import SPLITS, Case
 from samatch.data.reading import Reading
 from samatch.data.volumes import SEVERAL
 
+MOST = 10  # lines of one kind
+
 
 def report(
     cases: list[Case], drawn: dict[str, list[str]], classes: list[str], found: Reading
@@ -60,6 +62,6 @@ def left_apart(
     return sorted(lines, key=lambda line: not line.startswith("warning"))
 
 
-def shortened(lines: list[str], most: int = 10) -> list[str]:
-    """The first `most` lines and one that counts the others."""
-    return lines[:most] + [f"... and {len(lines) - most} more of these"] * (len(lines) > most)
+def shortened(lines: list[str]) -> list[str]:
+    """The first MOST lines and one that counts the others."""
+    return lines[:MOST] + [f"... and {len(lines) - MOST} more of these"] * (len(lines) > MOST)

@@ -199,8 +199,8 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
 def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Volume]:
     """All cases, or one InputError that lists the faults of all of them.
 
-    From the prepared file where `make data` has written one for this manifest (its arrays were
-    checked then), else from their source."""
+    From the prepared file where `make data` has written one for this manifest, each array compared
+    with its hash, else from their source."""
     ready = None if folder else prepared.Prepared.find(manifest)
     volumes, faults = [], []
     for case in cases:
@@ -220,6 +220,6 @@ def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Vo
 
 
 def from_prepared(ready: prepared.Prepared, case: Case) -> Volume:
-    """The case as `make data` checked it, with its small copy; nothing is checked again."""
+    """The case as `make data` wrote it, with its small copy."""
     image, label, spacing, small = ready.read(case.case_id)
     return Volume(case, image, label, spacing, small)

@@ -10,6 +10,16 @@ from samatch.sam.answer import Answer
 
 
 @dataclass(frozen=True)
+class RefinedSlices:
+    """What student, SAM and both together say of D whole slices."""
+
+    student: PseudoLabel
+    sam_probs: Tensor  # (D, C, S, S) SAM's own map
+    iou: Tensor  # (D, K) how well SAM expects its masks to fit
+    both: PseudoLabel
+
+
+@dataclass(frozen=True)
 class Refinement:
     """The new pseudo-label, SAM's own class map and what SAM can learn from."""
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from samatch.config.settings import Refine, RunConfig
 from samatch.data.augment import inverse, warp_probs
 from samatch.data.batches import Batch
-from samatch.methods._refinement import Refinement
+from samatch.methods._refinement import RefinedSlices, Refinement
 from samatch.methods._trust import gate, reliability, trusted_pixels
 from samatch.methods.base import Method, PseudoLabel, StepOutput, rampup
 from samatch.networks.losses import sam_loss, sam_loss_as_published, segmentation_loss
-from samatch.sam.answer import Answer, answer_of_queries, class_probs, published_logits
+from samatch.sam.answer import Answer, answer_of_queries, class_probs, logits_of_classes
 from samatch.sam.memory import Memory
 from samatch.sam.model import (
     Embeddings,
@@ -135,18 +135,18 @@ class SamMatch(Method):
         )
         return Refinement(pseudo_label, sam_probs.argmax(1), accepted, present, answer, target)
 
-    def refine_slices(self, probs: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole slices refined once as at the end of the training: refined maps, and SAM's own.
-
-        probs: the student's, (D, C, S, S) as both results; embeddings (D, C, h, w).
-        """
-        proposed = PseudoLabel.from_probs(probs, 0.0)
-        answer = self.ask(embeddings, proposed)
+    def refine_slices(
+        self, probs: Tensor, embeddings: Tensor, progress: float = 1.0
+    ) -> RefinedSlices:
+        """Whole slices refined once, as at `progress` (0 to 1) of the training, by default at its
+        end: probs (D, C, S, S) of the student, embeddings (D, C, h, w)."""
+        student = PseudoLabel.from_probs(probs, 0.0)
+        answer = self.ask(embeddings, student)
         sam_probs = resize(self._class_probs(answer.mask_logits), probs.shape[-1])
-        refined, _ = merge(
-            self.config.refine, proposed, sam_probs, answer.quality, answer.present, progress=1.0
+        both, _ = merge(
+            self.config.refine, student, sam_probs, answer.quality, answer.present, progress
         )
-        return refined.probs, sam_probs
+        return RefinedSlices(student, sam_probs, answer.quality, both)
 
     def ask(self, embeddings: Tensor, proposed: PseudoLabel) -> Answer:
         """SAM asked about n images whose embeddings (n, C, h, w) and class maps share a frame."""
@@ -282,7 +282,7 @@ class SamMatch(Method):
             masks = class_masks(target.label, self.num_classes)
             unsupervised = sam_loss(mask_logits, answer.quality, masks, answer.present)
         if published(settings, "loss"):
-            logits = published_logits(mask_logits, published(settings, "background"))
+            logits = logits_of_classes(mask_logits, published(settings, "background"))
             unsupervised = sam_loss_as_published(logits, target.label)
         return (
             supervised + self.config.sam.lambda_unsup * unsupervised,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EPS = 1e-5  # of the soft Dice: a class in neither counts 0
+
 
 def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
     """logits (B, C, H, W), a label, keep (B, H, W) bool -> mean over the kept pixels."""
@@ -16,9 +18,7 @@ def cross_entropy(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> 
     return (loss * keep).sum() / keep.sum().clamp(min=1)
 
 
-def dice_loss(
-    probs: Tensor, label: Tensor, keep: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
+def dice_loss(probs: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
     """Soft Dice loss, mean over all classes, sums over batch and kept pixels.
 
     Milletari et al., 2016. probs (B, C, H, W), a label, keep (B, H, W) bool. A class in neither
@@ -30,7 +30,7 @@ def dice_loss(
     axes = (0, 2, 3)
     overlap = (probs * target * weight).sum(axes)
     total = ((probs.square() + target.square()) * weight).sum(axes)
-    return (1 - (2 * overlap + eps) / (total + eps)).mean()
+    return (1 - (2 * overlap + EPS) / (total + EPS)).mean()
 
 
 def segmentation_loss(logits: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samatch.data.manifest import Manifest, load_manifest, manifest_folders
+from samatch.data.manifest import Manifest
 from samatch.results import predictions, recomputed
 from samatch.results.recomputed import Records, Rows, number
+from samatch.results.runs import manifest_of
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 
@@ -196,7 +197,7 @@ def audit_set(profile: str, dataset: str) -> tuple[list[Outcome], list[str]]:
 def audit_own(folder: Path, dataset: str) -> tuple[list[Outcome], list[str]]:
     """`audit_set` of a set with runs of its own, not pooled from folds."""
     records = Records.read(folder)
-    manifest = load_manifest(dataset) if dataset in manifest_folders() else None
+    manifest = manifest_of(dataset)
     outcomes = [audit_validation(records), *audit_tables(folder, records, manifest)]
     known = {*NOT_TABLES, *(outcome.name.removesuffix(".csv") for outcome in outcomes)}
     left = sorted({path.stem for path in folder.glob("*.csv")} - known)

@@ -8,8 +8,9 @@ here: it is counted as undefined, not as 0 ml.
 import numpy as np
 import pandas as pd
 
-from samatch.data.manifest import Manifest, load_manifest, manifest_folders
+from samatch.data.manifest import Manifest
 from samatch.results import tables
+from samatch.results.runs import manifest_of
 from samatch.system.errors import raise_all
 
 # End-diastolic and end-systolic volume, ejection fraction.
@@ -18,7 +19,7 @@ LIMITS = 1.96  # standard deviations of the differences on both sides of their m
 DO = "collect the runs again, or correct cases.csv"
 
 
-def measurements(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") -> pd.DataFrame:
+def measurements(per_case: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
     """One row a run, patient and measure of UNITS: with group, unit, pred and ref.
 
     The manifest's `clinical` names the ventricle's class and the frames of end-diastole and
@@ -27,7 +28,7 @@ def measurements(per_case: pd.DataFrame, manifest: Manifest, split: str = "test"
     """
     about = manifest.clinical
     ml_of = {case.case_id: np.prod(case.spacing) / 1000 for case in manifest.cases if case.spacing}
-    rows = per_case[(per_case.split == split) & (per_case["class"] == about["ventricle"])]
+    rows = per_case[(per_case.split == "test") & (per_case["class"] == about["ventricle"])]
     raise_all(f"ventricle volumes of {manifest.name}", _faults(rows, manifest), DO)
     ml = rows.case_id.map(lambda case_id: ml_of[case_id])
     rows = rows.assign(
@@ -109,12 +110,12 @@ def agreement(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_group(per_case: pd.DataFrame, manifest: Manifest, split: str = "test") -> pd.DataFrame:
+def by_group(per_case: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
     """One row a run and group: mean and standard deviation of Dice (%) over the group's n patients.
 
     Patients without a group are left out. Raises InputError on patients that the manifest lacks.
     """
-    rows, group = per_case[per_case.split == split], _groups(manifest)
+    rows, group = per_case[per_case.split == "test"], _groups(manifest)
     strangers = [
         f"patient {p} is not in the manifest" for p in sorted(set(rows.patient_id) - set(group))
     ]
@@ -136,7 +137,7 @@ def patient_tables(
 
     Only those for which the set's manifest has what they need.
     """
-    manifest = load_manifest(dataset) if dataset in manifest_folders() else None
+    manifest = manifest_of(dataset)
     found = {}
     if manifest and manifest.clinical:
         found["clinical"] = agreement(measurements(per_case, manifest))

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from samatch.data import splits
+from samatch.data.about import read_about
 from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write_manifest
 from samatch.results import seed_tables, tables
 from samatch.results.records import read_results, write_csvs
@@ -22,14 +22,14 @@ from samatch.system.errors import InputError, raise_all
 
 
 def declared(dataset: str) -> dict:
-    """`folds` of the set's dataset.yaml. Raises InputError where it has none."""
+    """`folds` of the set's dataset.yaml. Raises InputError where it has none, or not both words."""
     load_manifest(dataset)
-    found = yaml.safe_load((manifest_folders()[dataset] / "dataset.yaml").read_text()).get("folds")
-    if not found:
+    found = read_about(manifest_folders()[dataset] / "dataset.yaml").get("folds")
+    if not isinstance(found, dict) or set(found) != {"count", "seed"}:
         raise InputError(
             f"{dataset} has no folds",
             where=f"{dataset}/dataset.yaml",
-            got="no entry",
+            got=found or "no entry",
             expected="folds: {count: 4, seed: 0}",
             do="declare and draw them",
         )

@@ -102,11 +102,11 @@ def median(values: np.ndarray) -> float:
     return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
-def median_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap of the median: 9999 resamples of numpy's generator `seed`."""
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap of the median: 9999 resamples of numpy's generator 0."""
     if len(values) < 2 or (values == values[0]).all():
         return (float(values[0]),) * 2 if len(values) else (math.nan, math.nan)
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     ordered, half = np.sort(values[drawn], axis=1), len(values) // 2
     medians = ordered[:, half]
     if len(values) % 2 == 0:

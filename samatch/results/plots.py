@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from samatch.system.whole import write_whole
+
 DPI = 100  # on the screen
 SAVED_DPI = 150
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
@@ -32,12 +34,17 @@ def class_color(index: int) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG file at 150 dots per inch; no version in it, so that bytes repeat.
+    """Writes a PNG file at 150 dots per inch, whole; no version in it, so that bytes repeat.
 
     A figure of the profile demo says so in its corner: .../demo/<set>/ or .../demo/<set>/figures/.
     """
     stamp(figure, path)
-    figure.savefig(path, dpi=SAVED_DPI, metadata={"Software": None})
+    metadata = {"Software": None}
+    write_whole(
+        path,
+        lambda partial: figure.savefig(partial, format="png", dpi=SAVED_DPI, metadata=metadata),
+        "a figure",
+    )
 
 
 def stamp(figure: Figure, path: Path) -> None:

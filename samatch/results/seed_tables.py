@@ -12,11 +12,9 @@ def names_whatever_seed(runs: pd.DataFrame) -> dict[str, str]:
     return tables.names_of(runs.assign(seed=0))
 
 
-def scores_over_seeds(
-    runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
-) -> pd.DataFrame:
-    """Table unit x name of scores on the test split, each the mean over the method's seeds."""
-    scores, names = stats.unit_scores(per_case, metric, unit), names_whatever_seed(runs)
+def scores_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """Table patient x name of Dice on the test split, each the mean over the method's seeds."""
+    scores, names = stats.unit_scores(per_case), names_whatever_seed(runs)
     return scores[[run for run in scores if run in names]].T.groupby(names).mean().T
 
 

@@ -21,16 +21,20 @@ INTERVAL = ("median_difference", "ci_low", "ci_high")  # columns of a paired tes
 
 
 def unit_scores(
-    per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient", cls: str | None = None
+    per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
 ) -> pd.DataFrame:
-    """Table unit x run_id of mean scores on the test split; `cls` restricts to one class.
+    """Table unit x run_id of mean scores on the test split.
 
     NaN are left out of a mean; a run whose scores are all NaN has a column of NaN. Distances in
     several units are not compared: all of them are NaN.
     """
     column = UNITS[known(unit, UNITS, "unit")]
-    rows = per_case[(per_case.split == "test") & ((per_case["class"] == cls) if cls else True)]
-    return of_one_unit(rows).groupby([column, "run_id"])[metric].mean().unstack()
+    return (
+        of_one_unit(per_case[per_case.split == "test"])
+        .groupby([column, "run_id"])[metric]
+        .mean()
+        .unstack()
+    )
 
 
 def unit_of(cases: pd.DataFrame) -> str:
@@ -46,9 +50,7 @@ def of_one_unit(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.assign(**dict.fromkeys(distances, float("nan")))
 
 
-def wilcoxon_family(
-    scores: pd.DataFrame, reference: str, others: list[str], seed: int = 0
-) -> pd.DataFrame:
+def wilcoxon_family(scores: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFrame:
     """The reference run against each other run: one row a comparison, corrected over the family.
 
     scores: table unit x run_id. A difference is reference minus other, so that a positive one
@@ -63,7 +65,7 @@ def wilcoxon_family(
             do="name at least one other run",
         )
     rows = [
-        {"comparison": other, **paired_test((scores[reference] - scores[other]).to_numpy(), seed)}
+        {"comparison": other, **paired_test((scores[reference] - scores[other]).to_numpy())}
         for other in others
     ]
     table = pd.DataFrame(rows)
@@ -73,7 +75,7 @@ def wilcoxon_family(
     return table
 
 
-def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
+def paired_test(difference: np.ndarray) -> dict:
     """Wilcoxon signed-rank test of paired differences, with effect sizes.
 
     Differences are taken to DECIMALS: what sums of floats add beyond makes no two of them differ.
@@ -93,7 +95,7 @@ def paired_test(difference: np.ndarray, seed: int = 0) -> dict:
         "undefined": dropped,
         "median_difference": float(np.median(difference)) if n else float("nan"),
     }
-    low, high = bootstrap_interval(difference, seed)
+    low, high = bootstrap_interval(difference, seed=0)
     if not n:
         return result | dict.fromkeys(
             ("ci_low", "ci_high", "rank_biserial", "p", "smallest_p"), float("nan")

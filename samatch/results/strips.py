@@ -4,7 +4,6 @@ Draws and records what `samatch.training.walkthrough` has computed. No torch her
 (S, S) with 0 for background, in pixels of the student's input; Dice is in percent.
 """
 
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from samatch.results.curves import SOURCE_STYLES
 from samatch.results.plots import DOUBT, around, class_color, stamp
+from samatch.system.whole import write_whole
 
 DPI = 150
 # What a row is called at the time of the choice, and later.
@@ -216,14 +216,11 @@ def draw(
 
 def save(figure: Figure, path: Path, licence: str) -> None:
     """A PNG, whole or not at all, with the same metadata at every drawing: the images' licence."""
-    partial = path.with_name(f".{path.name}.partial{os.getpid()}")
     metadata = {"Software": "samatch", "Copyright": licence}
     stamp(figure, path)
-    try:
-        figure.savefig(partial, format="png", metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(
+        path, lambda partial: figure.savefig(partial, format="png", metadata=metadata), "a figure"
+    )
 
 
 def _column(number: float) -> float:

@@ -112,14 +112,14 @@ def _most_common(values: pd.Series):
     return values.mode().iloc[0] if len(values) else ""
 
 
-def summary(runs: pd.DataFrame, per_case: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+def summary(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
     """One row a run: mean and standard deviation over patients, undefined distances.
 
     Dice in percent. hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not
     mm but the spacing is known. A run whose cases have distances in several units has all of them
     in `unit`, and no mean distance.
     """
-    rows, names = per_case[per_case.split == split], names_of(runs)
+    rows, names = per_case[per_case.split == "test"], names_of(runs)
     beside = [name for name in IN_MM if name in rows and rows[name].notna().any()]
     beside = [] if (rows.distance_unit == "mm").all() else beside
     table = []
@@ -196,11 +196,6 @@ def main_budget(runs: pd.DataFrame) -> pd.DataFrame:
 def usual_sam(runs: pd.DataFrame) -> str:
     """The SAM that most runs have; "" where none has one."""
     return _most_common(runs.sam[runs.sam != ""])
-
-
-def of_usual_sam(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without SAM, and those with the usual one."""
-    return runs[runs.sam.isin(["", usual_sam(runs)])].reset_index(drop=True)
 
 
 def default_guided(

@@ -39,11 +39,11 @@ def answer_of_queries(mask_logits: Tensor) -> Answer:
 
 
 def class_probs(mask_logits: Tensor, as_published: bool = False) -> Tensor:
-    """(B, K, H, W) -> (B, C, H, W) in [0, 1], sum 1 over the classes; see `published_logits`."""
-    return published_logits(mask_logits, as_published).softmax(1)
+    """(B, K, H, W) -> (B, C, H, W) in [0, 1], sum 1 over the classes; see `logits_of_classes`."""
+    return logits_of_classes(mask_logits, as_published).softmax(1)
 
 
-def published_logits(mask_logits: Tensor, as_published: bool = False) -> Tensor:
+def logits_of_classes(mask_logits: Tensor, as_published: bool = False) -> Tensor:
     """(B, K, H, W) -> (B, C, H, W): `class_logits`, or as the authors' code has it.
 
     There the background's logit is 1 - mean(foreground logits), which erodes the foreground.

@@ -55,7 +55,7 @@ def unpack(archive: Path, folder: Path, most_bytes: int = MOST_BYTES) -> int:
             got=str(error)[:160],
             do="get it again",
         ) from error
-    return sum(1 for _, size, plain in members if plain and size >= 0)
+    return sum(not name.endswith("/") for name, *_ in members)
 
 
 def _members(opened) -> list[tuple[str, int, bool]]:

@@ -76,10 +76,9 @@ def segment_with_both(
     probs = student_probs(student, image, size, bf16)
     with torch.autocast(probs.device.type, torch.bfloat16, enabled=bf16):
         parts = [method.refine_slices(*part) for part in for_sam(probs, image_embeddings)]
-        refined, sam = (
-            class_map(torch.cat(maps), image.shape[-2:]) for maps in zip(*parts, strict=True)
-        )
-    return refined, sam
+        refined, sam = ([part.both.probs for part in parts], [part.sam_probs for part in parts])
+        shape = image.shape[-2:]
+        return class_map(torch.cat(refined), shape), class_map(torch.cat(sam), shape)
 
 
 def for_sam(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

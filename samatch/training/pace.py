@@ -85,7 +85,7 @@ def pace_of(config: RunConfig, enough: float = ENOUGH_S) -> Pace:
     slices = sum(len(volume.image) for volume in task.data.val)
     step = _step_seconds(task, enough)
     validation = _seconds(lambda: validate(task)) / slices
-    ways = [task.segment, *(way for split, way in task.others.items() if split.startswith("val"))]
+    ways = [task.segment, *([task.beside.segment] if task.beside else [])]
     end = _seconds(lambda: [way(volume) for way in ways for volume in task.data.val]) / slices
     return Pace(step, validation, end)
 

@@ -36,12 +36,11 @@ class TrainingState:
     case_ids: list[str]  # of each slice of the pool
     iteration: int = 0
     seconds: float = 0.0
-    val_dice: float = float("nan")
     log: list[dict] = dataclasses.field(default_factory=list)
     sums: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     recent: list[tuple[int, Tensor, dict[str, Tensor]]] = dataclasses.field(default_factory=list)
 
-    PLAIN = ("iteration", "seconds", "val_dice", "log", "sums")
+    PLAIN = ("iteration", "seconds", "log", "sums")
     SAVED = {"identity", *PLAIN, "networks", "optimizers", "memory", "generator", "random"}
 
     @classmethod
@@ -62,6 +61,11 @@ class TrainingState:
         else:
             state.load(saved, task.data.device)
         return state
+
+    @property
+    def val_dice(self) -> float:
+        """That of the last validation; there is one before the first step."""
+        return next(row["val_dice"] for row in reversed(self.log) if "val_dice" in row)
 
     def save(self, run: Run) -> None:
         """Raises InputError, and leaves the last good state,

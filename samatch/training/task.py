@@ -3,13 +3,14 @@ with its networks, the parents' weights."""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from samatch.config.settings import FINETUNE, GUIDED, RunConfig, parent_configs
+from samatch.config.settings import FINETUNE, RunConfig, parent_configs
 from samatch.data.batches import SlicePool, augmented_views, soft_label
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
@@ -35,7 +36,7 @@ def check_names(config: RunConfig) -> None:
     known(config.method, method_names(), "method")
     if not 0 <= config.seed < 2**32:  # numpy's
         raise InputError("impossible seed", expected="0 to 4294967295", got=config.seed)
-    method_class(config.method.removeprefix(GUIDED)).Settings.of(dict(config.method_settings))
+    method_class(config.method).Settings.of(dict(config.method_settings))
     if wants_unlabeled(config) and config.n_labeled == len(manifest.patients("train")):
         raise InputError(
             f"{config.method} learns from unlabeled images",
@@ -50,10 +51,7 @@ def check_names(config: RunConfig) -> None:
 
 def wants_unlabeled(config: RunConfig) -> bool:
     """Whether the run's method draws unlabeled images."""
-    return (
-        config.method != FINETUNE
-        and method_class(config.method.removeprefix(GUIDED)).needs_unlabeled
-    )
+    return method_class(config.method).needs_unlabeled
 
 
 @dataclass
@@ -81,20 +79,26 @@ class Data:
         return [volume.case.case_id for volume in volumes for _ in volume.image]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """More class maps of a volume, evaluated once when the training has ended: of `names`, on the
+    volumes of `splits`, recorded as <split>_<name>. They share their work: one call makes all."""
+
+    names: tuple[str, ...]
+    splits: tuple[str, ...]
+    segment: Callable[[Volume], tuple[np.ndarray, ...]]
+
+
 @dataclass
 class Task:
     """What the training loop works on: data, method, and
-    how a volume is segmented for validation and test.
-
-    `others` are more ways to segment, evaluated once when the training has ended, by the split that
-    their rows are recorded under: test_sam, val_reference_boxes, ...
-    """
+    how a volume is segmented for validation and test."""
 
     config: RunConfig
     data: Data
     method: Method
     segment: evaluate.Segment
-    others: dict[str, evaluate.Segment] = field(default_factory=dict)
+    beside: Beside | None = None
     raw: evaluate.Segment | None = (
         None  # by the student itself, where its moving average is what is evaluated
     )
@@ -144,11 +148,11 @@ def read_data(config: RunConfig, manifest: Manifest, device: torch.device) -> Da
 def build_student(config: RunConfig, data: Data) -> Task:
     """A match method around a new student; guided by SAM where the config names one."""
     student = UNet(data.manifest.num_classes).to(data.device, memory_format=torch.channels_last)
-    method = method_class(config.method.removeprefix(GUIDED))(student, config)
-    others, size = {}, config.train.image_size
+    method = method_class(config.method)(student, config)
+    beside, size = None, config.train.image_size
     if config.sam_name:
         method = guided(method, config, data)
-        others = segment_with_sam(method, config, data)
+        beside = Beside(("refined", "sam"), ("val", "test"), with_sam(method, config, data))
 
     def with_network(network: torch.nn.Module) -> evaluate.Segment:
         return lambda volume: evaluate.segment_with_student(network, volume.image, size, data.bf16)
@@ -159,10 +163,10 @@ def build_student(config: RunConfig, data: Data) -> Task:
         if method.ema is not None and method.proposer is not method.ema
         else None
     )
-    return Task(config, data, method, with_network(method.evaluated), others, raw)
+    return Task(config, data, method, with_network(method.evaluated), beside, raw)
 
 
-def guided(match: Method, config: RunConfig, data: Data) -> Method:
+def guided(match: Method, config: RunConfig, data: Data) -> SamMatch:
     """The match method with a new SAM around it; with a fixed encoder its embeddings are cached."""
     sam, views, labels, embeddings = (
         new_sam(config, data.manifest.num_classes, data.device),
@@ -171,26 +175,27 @@ def guided(match: Method, config: RunConfig, data: Data) -> Method:
         None,
     )
     if fixed_encoder(config):
-        embeddings = cached(sam, config, data, data.labeled + data.unlabeled + views)
+        volumes = data.labeled + data.unlabeled + views
+        embeddings = cached(sam, config, data, volumes, progress=shown(config))
         labels = SlicePool.from_volumes(data.labeled + views, sam_size(config), data.device).label
     return SamMatch(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
 
 
-def segment_with_sam(method: Method, config: RunConfig, data: Data) -> dict[str, evaluate.Segment]:
-    """SAM at test time: its own map as it is asked here
-    (`sam`), and the student's map refined once (`refined`)."""
-    embed = embedder(method.sam, config, data)
+def with_sam(
+    method: SamMatch, config: RunConfig, data: Data
+) -> Callable[[Volume], tuple[np.ndarray, np.ndarray]]:
+    """SAM at test time: the student's map refined once, and SAM's own as it is asked here."""
+    embed, size = embedder(method.sam, config, data), config.train.image_size
 
     @torch.no_grad()
     def both(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
         with torch.autocast(data.device.type, torch.bfloat16, enabled=data.bf16):
             embeddings = embed(volume)
         return evaluate.segment_with_both(
-            method, method.evaluated, volume.image, embeddings, config.train.image_size, data.bf16
+            method, method.evaluated, volume.image, embeddings, size, data.bf16
         )
 
-    ways = {"refined": lambda volume: both(volume)[0], "sam": lambda volume: both(volume)[1]}
-    return {f"{split}_{name}": way for split in ("val", "test") for name, way in ways.items()}
+    return both
 
 
 def build_finetuning(config: RunConfig, data: Data) -> Task:
@@ -198,7 +203,9 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     prompt, and, as an upper bound on validation, with the reference's boxes."""
     num_classes = data.manifest.num_classes
     sam = new_sam(config, num_classes, data.device)
-    embeddings = cached(sam, config, data, data.labeled) if fixed_encoder(config) else None
+    embeddings = None
+    if fixed_encoder(config):
+        embeddings = cached(sam, config, data, data.labeled, progress=shown(config))
     method = FineTune(sam, config, num_classes, embeddings, data.pool.label)
     embed, at_once = embedder(sam, config, data), config.refine.prompt == "class_boxes"
 
@@ -216,7 +223,8 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
 
     if not method.answers_alone:
         return Task(config, data, method, with_boxes)
-    return Task(config, data, method, alone, {"val_reference_boxes": with_boxes})
+    beside = Beside(("reference_boxes",), ("val",), lambda volume: (with_boxes(volume),))
+    return Task(config, data, method, alone, beside)
 
 
 def new_sam(config: RunConfig, num_classes: int, device: torch.device) -> SamModel:
@@ -258,10 +266,10 @@ def sam_views(config: RunConfig, labeled: list[Volume]) -> list[Volume]:
 
 
 def cached(
-    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], key: str = ""
+    sam: SamModel, config: RunConfig, data: Data, volumes: list[Volume], key: str = "", **words: Any
 ) -> EmbeddingCache:
-    """Embeddings of the volumes' slices, by their number; no progress with the encoder's key."""
-    progress = {} if key else {"progress": counted(f"embeddings of {config.dataset}")}
+    """Embeddings of the volumes' slices, by their number; key: the encoder's, where it is known;
+    words: more for EmbeddingCache."""
     return EmbeddingCache(
         sam,
         volumes,
@@ -269,7 +277,7 @@ def cached(
         bf16=data.bf16,
         device=data.device,
         key=key,
-        **progress,
+        **words,
     )
 
 
@@ -339,6 +347,11 @@ def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], folder: 
             got=whole.reason(error),
             do="delete that run's folder and train it again",
         ) from error
+
+
+def shown(config: RunConfig) -> Callable[[int, int], None]:
+    """The progress of a set's embeddings."""
+    return counted(f"embeddings of {config.dataset}")
 
 
 def counted(task: str) -> Callable[[int, int], None]:

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -149,7 +150,6 @@ def train_one(task: Task, state: TrainingState) -> None:
     state.seconds += time.monotonic() - start
     if row:
         state.log.append({"iteration": state.iteration} | row)
-        state.val_dice = row.get("val_dice", state.val_dice)
     state.progress(state.iteration, f"val Dice {100 * state.val_dice:.1f} %")
 
 
@@ -230,13 +230,19 @@ def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
         volumes["test"] = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
         predictions = {volume.case.case_id: task.segment(volume) for volume in volumes["test"]}
         write_predictions(run.partial / "predictions.npz", predictions)
-        tables.append(rows(lambda volume: predictions[volume.case.case_id], "test"))
-    tables += [
-        rows(segment, split)
-        for split, segment in task.others.items()
-        if split.split("_")[0] in volumes
-    ]
+        tables.append(rows(segmented(predictions), "test"))
+    if beside := task.beside:
+        for split in (split for split in beside.splits if split in volumes):
+            maps = {volume.case.case_id: beside.segment(volume) for volume in volumes[split]}
+            for number, name in enumerate(beside.names):
+                one = {case_id: several[number] for case_id, several in maps.items()}
+                tables.append(rows(segmented(one), f"{split}_{name}"))
     return pd.concat(tables, ignore_index=True)
+
+
+def segmented(maps: dict[str, np.ndarray]) -> evaluate.Segment:
+    """Volumes that are segmented already: class maps by case."""
+    return lambda volume: maps[volume.case.case_id]
 
 
 def needs_reference(task: Task) -> bool:

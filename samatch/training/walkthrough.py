@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from samatch.config.settings import GUIDED, RunConfig, make_config, parent_configs
+from samatch.config.settings import RunConfig, make_config, parent_configs
 from samatch.config.words import joint_config, joint_run_parser
 from samatch.data.batches import SlicePool, resized
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases
 from samatch.methods.base import PseudoLabel, method_class
-from samatch.methods.sam_match import SamMatch, class_probs, merge, published
+from samatch.methods.sam_match import SamMatch
 from samatch.networks.unet import UNet
 from samatch.results import strips, tables
 from samatch.results.records import write_table
 from samatch.results.runs import Run
 from samatch.results.strips import ROLES, Chosen, Count, Opinions
-from samatch.sam.model import SamModel, resize
+from samatch.sam.model import SamModel
 from samatch.sam.prompts import prompt_from_probs
 from samatch.system import paths
 from samatch.system.devices import bf16_is_fast, find_device
@@ -109,7 +109,7 @@ def read_pair(config: RunConfig) -> Pair:
     bf16 = config.train.bf16 and bf16_is_fast(device)
     data = Data(manifest, [], unlabeled, [], nothing, device, bf16)
     student = UNet(manifest.num_classes).to(device, memory_format=torch.channels_last)
-    match = method_class(config.method.removeprefix(GUIDED))(student, config)
+    match = method_class(config.method)(student, config)
     method = SamMatch(match, new_sam(config, manifest.num_classes, device), config)
     return Pair(config, data, method, embedder_of_places(method.sam, config, data))
 
@@ -210,22 +210,19 @@ def opinions(pair: Pair, place: Place, progress: float = 1.0) -> Opinions:
     config, method, bf16 = pair.config, pair.method, pair.data.bf16
     size, image = config.train.image_size, place.volume.image[place.slice][None]
     with torch.autocast(pair.data.device.type, torch.bfloat16, enabled=bf16):
-        student = PseudoLabel.from_probs(student_probs(method.evaluated, image, size, bf16), 0.0)
-        answer = method.ask(pair.embed(place), student)
-        as_published = published(config.refine, "background")
-        sam_probs = resize(class_probs(answer.mask_logits, as_published), size)
-        both, _ = merge(config.refine, student, sam_probs, answer.quality, answer.present, progress)
+        probs = student_probs(method.evaluated, image, size, bf16)
+        said = method.refine_slices(probs, pair.embed(place), progress)
     small, hidden = resized(place.volume, size)
     return Opinions(
         image=small[place.slice, 0].numpy(),
         hidden=hidden[place.slice].numpy(),
-        student=array(student.label[0]),
-        confidence=array(student.confidence[0]),
-        sam=array(sam_probs[0].argmax(0)),
-        iou=array(answer.quality[0]),
-        both=array(both.label[0]),
-        keep=array(both.keep[0]),
-        boxes=boxes_of_the_papers_way(config, student),
+        student=array(said.student.label[0]),
+        confidence=array(said.student.confidence[0]),
+        sam=array(said.sam_probs[0].argmax(0)),
+        iou=array(said.iou[0]),
+        both=array(said.both.label[0]),
+        keep=array(said.both.keep[0]),
+        boxes=boxes_of_the_papers_way(config, said.student),
     )
 
 

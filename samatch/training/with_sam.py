@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samatch.config.settings import FINETUNE, GUIDED, RunConfig, config_of
+from samatch.config.settings import FINETUNE, RunConfig, config_of
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import normalise
 from samatch.methods.base import method_class
@@ -81,7 +81,7 @@ def of_run(profile: str, run_id: str) -> Both | SamAlone:
     if tuning:
         return SamAlone(run_id, tuple(classes), {}, sam)
     student = released.of_run(profile, run_id)
-    match = method_class(config.method.removeprefix(GUIDED))(student.network, config)
+    match = method_class(config.method)(student.network, config)
     method = SamMatch(match, sam, config)
     return Both(run_id, student.classes, {}, student.network, student.image_size, method)
 
@@ -89,4 +89,4 @@ def of_run(profile: str, run_id: str) -> Both | SamAlone:
 def empty_sam(config: RunConfig, num_classes: int) -> SamModel:
     """The run's SAM, which its checkpoint will fill: no published weights are needed."""
     untrained = dataclasses.replace(config.sam, pretrained=False)
-    return new_sam(dataclasses.replace(config, sam=untrained), num_classes, find_device()).eval()
+    return new_sam(dataclasses.replace(config, sam=untrained), num_classes, find_device())
