@@ -43,7 +43,8 @@ def test_it_segments_as_the_run_was_tested(runs, method, split):
     for volume in volumes():
         label = segmenter.segment(4 * volume.image)  # any numbers
         for value, name in enumerate(segmenter.classes, 1):
-            assert (label == value).sum() == expected[volume.case.case_id, name]
+            # Some processors add in another order here: a pixel on an edge may change sides.
+            assert abs((label == value).sum() - expected[volume.case.case_id, name]) <= 3
         if method != "finetune":
             alone = released.of_run("demo", run_id).segment(volume.image)
             different += int((label != alone).sum())
