@@ -190,6 +190,11 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
             "change nothing of samatch-fixmatch(.|\n)*got: refine.prompt\n",
             "--set of SAM's part where it takes none",
         ),
+        (
+            {"method": "fixmatch", "variant": "x", "overrides": {"refine.combine": "vote"}},
+            "change nothing of fixmatch",
+            "--set refine.combine=vote of a method without SAM",
+        ),
     ],
 )
 def test_bad_settings_are_one_clear_error(changes, message, what, told):

@@ -152,7 +152,9 @@ def test_ablation_cells_without_a_run_are_missing_not_zero():
         cases[cases.run_id == f"acdc-n3-samatch-fixmatch-lite_medsam-s0{tail}"].dice.mean()
         for tail in ("-box", "")
     ]
-    assert boxes.difference.tolist() == pytest.approx(3 * [100 * (mine[0] - mine[1])])
+    # Against no prompt; the other two factors are of the run with boxes, and begin with it.
+    assert boxes.difference.tolist() == pytest.approx([100 * (mine[0] - mine[1]), 0, 0])
+    assert boxes.against.tolist() == ["nothing", "2", "corrected"]
     assert cells.loc[("combine", "consensus"), "difference"] == 0
     assert cells.loc[("combine", "no SAM"), "run_id"] == "acdc-n3-samatch-fixmatch-s0-no_sam"
 

@@ -254,8 +254,8 @@ REPRODUCED = (
 
 @dataclass(frozen=True)
 class Level:
-    """One cell of the ablation grid: SAM-Match with one factor
-    at another level; variant "" is the default's cell."""
+    """One cell of the ablation grid: SAM-Match with one factor at another level; variant "" is the
+    default's cell. A factor's first level is what its others are compared with."""
 
     factor: str
     level: str
@@ -278,7 +278,7 @@ ABLATIONS: list[Level] = [
         points="points",
         boxes_of_all_classes_at_once="class_boxes",
     ),
-    *_factor("margin of the box, px at 256", **{"0": "margin0", "2": "box", "10": "margin10"}),
+    *_factor("margin of the box, px at 256", **{"2": "box", "0": "margin0", "10": "margin10"}),
     *_factor(
         "combine",
         consensus="",

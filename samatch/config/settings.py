@@ -192,6 +192,9 @@ def config_of(found: dict[str, typing.Any]) -> RunConfig:
         ) from error
 
 
+_OF_SAM = ("sam.", "refine.")  # settings that a run without SAM does not read
+
+
 def stage_of(method: str) -> str:
     """warm_up (supervised), match (learns from unlabeled
     images), finetune (SAM) or joint (SAM-guided)."""
@@ -241,7 +244,7 @@ def make_config(
         s.get("refine.combine") == "student" for s in settings
     )
     if not uses_sam:
-        _without_sam(overrides or {}, method)
+        _without_sam(overrides or {}, method, stage)
     config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
     config = dataclasses.replace(
         config,
@@ -250,9 +253,7 @@ def make_config(
     )
     for group in settings:
         for key, value in group.items():
-            if uses_sam or not key.startswith(
-                ("sam.", "refine.")
-            ):  # so that one SAM-free run serves all SAMs
+            if uses_sam or not key.startswith(_OF_SAM):  # one SAM-free run serves all SAMs
                 config = _with(config, key, value)
     return config
 
@@ -270,11 +271,11 @@ def _changing(variant: str, method: str, stage: str) -> None:
         )
 
 
-def _without_sam(overrides: dict[str, typing.Any], method: str) -> None:
+def _without_sam(overrides: dict[str, typing.Any], method: str, stage: str) -> None:
     """Raises InputError on overrides that only a run with SAM would read, but for the one that says
-    that there is none."""
-    unread = [key for key in overrides if key.startswith(("sam.", "refine."))]
-    if unread := [key for key in unread if key != "refine.combine"]:
+    that a joint run has none."""
+    read = "refine.combine" if stage == "joint" else ""
+    if unread := [key for key in overrides if key.startswith(_OF_SAM) and key != read]:
         raise InputError(
             f"settings that change nothing of {method}: SAM takes no part in it",
             got=", ".join(unread),

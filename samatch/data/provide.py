@@ -285,17 +285,22 @@ def repacked(manifest: Manifest, folder: Path) -> list[str]:
     )
 
 
+ABOUT = {
+    "data": "Get a data set and prepare it for training.",
+    "verify": "Check every file and array of a data set against its manifest.",
+}
+
+
 def main(words: list[str] | None = None) -> None:
     """`samatch data` and `samatch verify`; the latter exits with 1 where there are faults."""
-    parser = argparse.ArgumentParser(
-        prog="samatch", description="Get a data set, or check it against its manifest."
-    )
-    parser.add_argument("what", choices=("data", "verify"))
+    what, *words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(prog=f"samatch {what}", description=ABOUT[what])
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--archive", type=Path, help="zip or tar to unpack first")
-    args = parser.parse_args(words)
-    if args.what == "data":
+    if what == "data":
+        parser.add_argument("--archive", type=Path, help="zip or tar to unpack first")
+        args = parser.parse_args(words)
         return data(args.dataset, args.archive)
+    args = parser.parse_args(words)
     faults, notes = verify(args.dataset)
     print("\n".join([*faults, *notes, f"{args.dataset}: {len(faults)} faults"]))
     sys.exit(bool(faults))

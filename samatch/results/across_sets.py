@@ -16,6 +16,9 @@ from samatch.results.ways import BOTH, FIXMATCH, Way, by_way, paired, sam_match
 from samatch.system import paths
 
 SETS = {"acdc": "ACDC", "chaos": "CHAOS liver", "busi": "BUSI"}
+LEFT, RIGHT = -5.0, 7.5  # points that the figure shows: what is in question lies within
+MARK = {"markersize": 9, "markeredgewidth": 2}
+NUMBER = {"ha": "right", "va": "center", "fontsize": 9}
 CONTROL = Way(FIXMATCH, WHOLE_CHAIN)
 CONTINUED = sam_match(tables.NO_SAM)
 ROWS = {
@@ -93,8 +96,8 @@ def against_control(found: Answer) -> pd.DataFrame:
 
 
 def forest(answers: dict[str, pd.DataFrame], title: str) -> Figure:
-    """A panel per set of `against_control`: medians and intervals, right of zero what is better
-    than FixMatch at equal length."""
+    """A panel per set of `against_control`: medians, also in numbers, and intervals, right of zero
+    what is better than FixMatch at equal length. What is worse by far ends in an arrow."""
     names = [name for way, name in ROWS.items() if way != CONTROL]
     place = {name: number for number, name in enumerate(names)}
     figure = plt.figure(figsize=(9.5, 4.2), dpi=DPI, layout="constrained")
@@ -104,12 +107,15 @@ def forest(answers: dict[str, pd.DataFrame], title: str) -> Figure:
         for row in table.itertuples():
             color = BLUE if "SAM-Match" in row.name or "both" in row.name else "#555555"
             ends, middle = (row.ci_low, row.ci_high), row.median_difference
-            axis.plot(ends, [place[row.name]] * 2, "-", color=color, linewidth=2)
-            axis.plot(middle, place[row.name], "o", color=color, markersize=6)
+            far = middle < LEFT
+            axis.plot(ends, [place[row.name]] * 2, "-", color=color, linewidth=2.5)
+            axis.plot(max(middle, LEFT), place[row.name], "<" if far else "|", **MARK, color=color)
+            axis.text(RIGHT - 0.2, place[row.name], f"{middle:+.1f}", **NUMBER, color=color)
         counts = sorted(set(table.seeds))
         seeds = " or ".join(map(str, counts)) + (" seed" if counts == [1] else " seeds")
         axis.set_title(f"{of}, {seeds}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
+        axis.set_xlim(LEFT - 0.4, RIGHT)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     label = "Dice minus FixMatch's at equal length (points): median over test units, 95 % interval"

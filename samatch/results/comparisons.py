@@ -67,7 +67,9 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     axis.set_yticks(range(len(scores)), list(scores))
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text().startswith("SAM-Match") else "normal")
-    axis.set(ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}")
+    axis.set(
+        ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}; highest mean last"
+    )
     figure.suptitle(title)  # over the whole figure: long names leave the axis little width
     axis.set_xlim(*around_data(np.concatenate(list(scores.values())), least=4))
     axis.grid(axis="x", alpha=0.3)
@@ -139,20 +141,13 @@ def paired_differences(
     return figure
 
 
-def bland_altman(
-    panels: dict[str, pd.DataFrame],
-    measure: str = "Ejection fraction",
-    unit: str = "points",
-    most: int = 8,
-) -> Figure:
-    """Prediction minus reference over their mean, a panel a method, with 95 % limits.
+def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
+    """Ejection fraction: prediction minus reference over their mean, a panel a method, with 95 %
+    limits.
 
     panels: method -> rows of clinical.measurements of one measure (pred, ref, and group, which
-    colours a dot). Of more than `most` methods the first are drawn. All panels have the same axes;
-    patients without a value are counted.
+    colours a dot). All panels have the same axes; patients without a value are counted.
     """
-    chosen = f"; {most} of {len(panels)} methods" if len(panels) > most else ""
-    panels = dict(list(panels.items())[:most])
     groups = sorted({group for rows in panels.values() for group in rows.get("group", [])} - {""})
     looks = list(zip(PALETTE, "osD^vP*X<>", strict=True))  # colour and marker of a group
     styles = {group: looks[number % len(looks)] for number, group in enumerate(groups)}
@@ -184,9 +179,9 @@ def bland_altman(
         axis.grid(alpha=0.3)
     for axis in axes.flat[max(0, len(panels) - axes.shape[1]) : len(panels)]:
         axis.tick_params(labelbottom=True)
-        axis.set_xlabel(f"mean of both ({'%' if unit == 'points' else unit})", fontsize=9)
+        axis.set_xlabel("mean of both (%)", fontsize=9)
     for axis in axes[:, 0]:
-        axis.set_ylabel(f"prediction - reference ({unit})", fontsize=9)
+        axis.set_ylabel("prediction - reference (points)", fontsize=9)
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", markersize=5, label=group)
         for group, (color, marker) in styles.items()
@@ -195,5 +190,5 @@ def bland_altman(
         figure.legend(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False
         )
-    figure.suptitle(f"{measure}: mean difference (line), 95 % limits (dashed){chosen}", fontsize=10)
+    figure.suptitle(f"{title}\nmean difference (line), 95 % limits (dashed)", fontsize=10)
     return figure

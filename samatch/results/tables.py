@@ -8,6 +8,7 @@ from samatch.config.profiles import (
     EQUAL_LENGTH,
     FROM_START,
     NO_MATCH_STAGE,
+    Level,
 )
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
 from samatch.data.manifest import load_manifest
@@ -309,19 +310,23 @@ def ablation_grid(
 ) -> pd.DataFrame:
     """A row a cell of the grid: factor, level, status ("run" or "not run"), Dice (%).
 
-    A cell that has not been run holds NaN, never zero. `difference` from the default is the mean
-    over test patients of the paired difference.
+    A cell that has not been run holds NaN, never zero. `difference` is the mean over test patients
+    of the paired difference from the run `baseline`, the factor's first level, called `against`.
     """
     guided = runs[(runs.method == GUIDED + match) & runs.sam.isin(["", sam])]
     mine = guided[(guided.n_labeled == n_labeled) & (guided.seed == seed)].set_index("variant")
     scores = 100 * stats.unit_scores(per_case)
     rows = []
+    first: dict[str, Level] = {}
     for cell in ABLATIONS:
+        beside = first.setdefault(cell.factor, cell)
         row = {
             "factor": cell.factor,
             "level": cell.level,
             "default": cell.variant == "",
+            "against": beside.level,
             "run_id": "",
+            "baseline": mine.run_id.get(beside.variant, ""),
             "status": NOT_RUN,
         }
         if cell.variant in mine.index:
@@ -332,8 +337,8 @@ def ablation_grid(
                 "val_dice": 100 * run.val_dice,
                 "dice": scores[run.run_id].mean(),
             }
-            if "" in mine.index:
-                row["difference"] = (scores[run.run_id] - scores[mine.loc[""].run_id]).mean()
+            if row["baseline"]:
+                row["difference"] = (scores[run.run_id] - scores[row["baseline"]]).mean()
         rows.append(row)
     return pd.DataFrame(
         rows,
@@ -341,7 +346,9 @@ def ablation_grid(
             "factor",
             "level",
             "default",
+            "against",
             "run_id",
+            "baseline",
             "status",
             "val_dice",
             "dice",

@@ -176,7 +176,7 @@ def guided(match: Method, config: RunConfig, data: Data) -> SamMatch:
     )
     if fixed_encoder(config):
         volumes = data.labeled + data.unlabeled + views
-        embeddings = cached(sam, config, data, volumes, progress=shown(config))
+        embeddings = cached(sam, config, data, volumes, progress=counted(config))
         labels = SlicePool.from_volumes(data.labeled + views, sam_size(config), data.device).label
     return SamMatch(match, sam, config, embeddings, labels, data.n_labeled_slices, len(data.pool))
 
@@ -205,7 +205,7 @@ def build_finetuning(config: RunConfig, data: Data) -> Task:
     sam = new_sam(config, num_classes, data.device)
     embeddings = None
     if fixed_encoder(config):
-        embeddings = cached(sam, config, data, data.labeled, progress=shown(config))
+        embeddings = cached(sam, config, data, data.labeled, progress=counted(config))
     method = FineTune(sam, config, num_classes, embeddings, data.pool.label)
     embed, at_once = embedder(sam, config, data), config.refine.prompt == "class_boxes"
 
@@ -349,14 +349,10 @@ def load_into(network: torch.nn.Module, state: dict[str, torch.Tensor], folder: 
         ) from error
 
 
-def shown(config: RunConfig) -> Callable[[int, int], None]:
-    """The progress of a set's embeddings."""
-    return counted(f"embeddings of {config.dataset}")
-
-
-def counted(task: str) -> Callable[[int, int], None]:
-    """A Progress whose total is known only when it is first called."""
+def counted(config: RunConfig) -> Callable[[int, int], None]:
+    """The progress of a set's embeddings, whose total is known only when it is first called."""
     bars: dict[int, Progress] = {}
+    task = f"embeddings of {config.dataset}"
     return lambda done, total: bars.setdefault(total, Progress(task, total))(done)
 
 
