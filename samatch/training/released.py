@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from samatch.config.profiles import NO_MATCH_STAGE
 from samatch.config.settings import FINETUNE, GUIDED
-from samatch.data.about import class_faults
-from samatch.data.manifest import Manifest, load_manifest
+from samatch.data.about import class_faults, read_about
+from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.data.volumes import Volume, load_cases, normalise
 from samatch.networks.unet import UNet
 from samatch.results.records import read_results, read_table
@@ -306,7 +306,9 @@ def card(facts: dict, manifest: Manifest) -> str:
         "record's may be in bfloat16); "
         f"with the half-precision weights here {facts['val_dice_half']:.2f} %",
         "Dice on test": f"{facts['test_dice']:.2f} %, mean over classes and "
-        f"{facts['test_patients']} test units (patients, or pictures where none is known)",
+        f"{facts['test_patients']} test units (patients, or pictures where none is known)"
+        + "; of the first of the set's folds, other folds differ"
+        * has_folds(manifest),
         **{
             f"Dice on {name}, of another source": f"{test['dice']:.2f} %, {test['cases']} cases"
             for name, test in facts["external"].items()
@@ -326,6 +328,11 @@ def card(facts: dict, manifest: Manifest) -> str:
     )
 
 
+def has_folds(manifest: Manifest) -> bool:
+    """Whether the set is the first of several folds, so that most patients are tested elsewhere."""
+    return "folds" in read_about(manifest_folders()[manifest.name] / "dataset.yaml")
+
+
 def main(words: list[str] | None = None) -> None:
     """Command line of `samatch models`."""
     parser = argparse.ArgumentParser(
@@ -342,6 +349,7 @@ def main(words: list[str] | None = None) -> None:
         facts = facts_of(name)
         print(
             f"{name:12}{', '.join(facts['classes']):16}{facts['n_labeled']} labeled, test Dice "
-            f"{facts['test_dice']:.1f} %   samatch predict --model {name} IMAGES MASKS"
+            f"{facts['test_dice']:.1f} % (n {facts['test_patients']})   "
+            f"samatch predict --model {name} IMAGES MASKS"
         )
     print("\nNot for clinical use. Each model's card: models/<name>/README.md")
