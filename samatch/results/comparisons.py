@@ -190,5 +190,6 @@ def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False
         )
-    figure.suptitle(f"{title}\nmean difference (line), 95 % limits (dashed)", fontsize=10)
+    about = "ejection fraction: mean difference (line), 95 % limits (dashed)"
+    figure.suptitle(f"{title}\n{about}", fontsize=10)
     return figure
