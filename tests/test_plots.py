@@ -62,7 +62,7 @@ def test_boxes_end_where_the_data_do_and_sam_match_stands_out():
     figure = comparisons.dice_boxes(scores, "title", "picture")
     (axis,) = figure.axes
     assert axis.get_xlim() == pytest.approx((80 - 0.4, 90 + 0.4))
-    assert axis.get_xlabel() == "Dice (%), one dot per picture"
+    assert axis.get_xlabel() == "Dice (%), one dot per picture; highest mean last"
     weights = {tick.get_text(): tick.get_fontweight() for tick in axis.get_yticklabels()}
     assert weights == {"FixMatch": "normal", "SAM-Match (FixMatch)": "bold"}
     plain, mine = (to_hex(box.get_facecolor()) for box in axis.patches)
