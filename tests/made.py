@@ -148,6 +148,8 @@ def records(dataset="acdc"):
                     "dice": val + rng.normal(0, 0.02),
                     "hd95": rng.uniform(1, 9),
                     "asd": 1.0,
+                    "hd95_mm": np.nan,
+                    "asd_mm": np.nan,
                     "distance_unit": "voxel",
                     "status": "ok",
                 }
@@ -176,8 +178,8 @@ def trained(name, dice=0.5, dataset="acdc", cases=("p_1",), commit="c", status="
             {"run_id": name, "status": status, "val_dice": dice, "config": config, "commit": commit}
         )
     )
-    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice},2,1,mm" for case in cases]
-    head = "run_id,split,patient_id,case_id,class,dice,hd95,asd,distance_unit"
+    rows = [f"{name},test,{case.split('_')[0]},{case},RV,{dice},2,1,2,1,mm" for case in cases]
+    head = "run_id,split,patient_id,case_id,class,dice,hd95,asd,hd95_mm,asd_mm,distance_unit"
     (folder / "per_case.csv").write_text("\n".join([head, *rows]) + "\n")
     (folder / "train_log.csv").write_text(f"iteration,val_dice\n0,{dice}\n")
     return folder

@@ -132,6 +132,7 @@ def tracked(tmp_path, monkeypatch):
                 row |= {"case_id": case.case_id, "class": name, "distance_unit": "mm"}
                 row |= {"dice": easy[case.patient_id] + gain + rng.normal(0, 0.02)}
                 row |= {"hd95": rng.uniform(2, 9), "asd": rng.uniform(1, 2), "status": "ok"}
+                row |= {"hd95_mm": row["hd95"], "asd_mm": row["asd"]}
                 row |= {"n_pred": int((maps[case.case_id] == value).sum()), "n_ref": 9}
                 cases.append(row)
         home.mkdir(parents=True)

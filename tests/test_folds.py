@@ -66,6 +66,8 @@ def write_fold(name, specs=SPECS, **wrong):
                     "dice": dice + 0.001 * i,
                     "hd95": 10.0,
                     "asd": 2.0,
+                    "hd95_mm": 10.0,
+                    "asd_mm": 2.0,
                     "distance_unit": "mm",
                     "n_pred": 9,
                     "n_ref": 9,
@@ -198,7 +200,7 @@ def test_undefined_distances_survive_pooling(tracked):
     path = tracked.parent / "chaos_fold2" / "per_case.csv"
     table = pd.read_csv(path)
     first = table.index[(table.split == "test") & table.run_id.str.contains("supervised")][0]
-    table.loc[first, ["dice", "hd95", "asd"]] = [0, np.nan, np.nan]
+    table.loc[first, ["dice", "hd95", "asd", "hd95_mm", "asd_mm"]] = [0, *[np.nan] * 4]
     table.to_csv(path, index=False)
     summary = pd.read_csv(folds.write_pooled("laptop", "chaos")[0][1]).set_index("method")
     assert summary.undefined["Supervised"] == 1 and summary.n["Supervised"] == 20

@@ -228,7 +228,6 @@ def test_bytes_that_are_no_text(home, told):
         ({"drawn": {"fractions": ["a"]}}, "drawn: fractions must be numbers"),
         ({"drawn": {"fractions": [0.5, 0.5]}}, "drawn: fractions must be three"),
         ({"drawn": {"seed": -1, "unused": "x"}}, "drawn: seed(.|\n)*drawn: unused"),
-        ({"earlier_cases_sha256": "x"}, "earlier_cases_sha256 must be a list"),
         ({"public_copy": "http://x"}, "public_copy must have"),
         ({"public_copy": {"url": 3, "page": ""}}, "public_copy must have"),
         ({"files_of": "../../etc"}, "impossible name of a data set"),

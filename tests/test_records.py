@@ -95,13 +95,10 @@ def test_collect_keeps_what_the_folder_holds(tmp_path):
 
 
 def test_sets_whose_names_begin_alike_are_not_mixed(tmp_path):
-    """hearts and hearts-2; and a folder that an earlier version had mixed is set right."""
+    """hearts and hearts-2."""
     trained("hearts-n3-fixmatch-s0", dataset="hearts")
     trained("hearts-2-n3-fixmatch-s0", 0.6, dataset="hearts-2")
     trained("hearts-n3-x-n3-fixmatch-s0", 0.7, dataset="hearts-n3-x")
-    mixed = collect("laptop", "hearts-2", tmp_path / "out")
-    for file in mixed.rglob("*hearts-2*.json"):
-        assert json.loads(file.read_text())["config"]["dataset"] == "hearts-2"
     found = collect("laptop", "hearts", tmp_path / "out")
     for name in ("runs", "per_case", "train_log"):
         assert read_table(found / f"{name}.csv").run_id.tolist() == ["hearts-n3-fixmatch-s0"]
@@ -201,29 +198,6 @@ def test_tracked_results_are_sound(folder):
         assert kept[column].to_numpy() == pytest.approx(
             table[column].to_numpy(), rel=1e-4, abs=1e-4
         )
-
-
-def test_earlier_records_without_millimetres_are_read(folder):
-    """Their mm columns are known where the distances are in mm, and NaN elsewhere."""
-    _, cases = read_results("laptop", "acdc", folder)
-    assert cases.hd95_mm.isna().all() and cases.asd_mm.isna().all()
-    table = pd.read_csv(folder / "per_case.csv")
-    table.assign(distance_unit="mm", asd_mm=np.nan).to_csv(folder / "per_case.csv", index=False)
-    _, cases = read_results("laptop", "acdc", folder)
-    assert (cases.hd95_mm == cases.hd95).all() and (cases.asd_mm == 1).all()
-
-
-def test_runs_of_an_earlier_manifest_with_the_same_data_go_with_todays(folder):
-    from samatch.data.manifest import load_manifest
-
-    manifest = load_manifest("acdc")
-    runs = pd.read_csv(folder / "runs.csv")
-    mixed = [manifest.sha256, *[next(iter(manifest.earlier_sha256))] * (len(runs) - 1)]
-    runs.assign(manifest_sha256=mixed).to_csv(folder / "runs.csv", index=False)
-    assert set(read_results("laptop", "acdc", folder)[0].manifest_sha256) == {manifest.sha256}
-    runs.assign(manifest_sha256=["strange", *mixed[1:]]).to_csv(folder / "runs.csv", index=False)
-    with pytest.raises(InputError, match="2 different manifests"):
-        read_results("laptop", "acdc", folder)
 
 
 @pytest.mark.parametrize(

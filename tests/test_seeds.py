@@ -53,6 +53,7 @@ def seeds_on_record(tmp_path, monkeypatch):
                         row = {"run_id": run, "split": split, "patient_id": patient}
                         row |= {"case_id": patient, "class": "liver", "dice": value + more}
                         row |= {"hd95": None if value == 0.9 else 4.0 + seed, "asd": 1.0}
+                        row |= {"hd95_mm": row["hd95"], "asd_mm": row["asd"]}
                         row |= {"distance_unit": "mm", "n_pred": 9, "n_ref": 9, "status": "ok"}
                         cases.append(row)
     folder = tmp_path / "results" / "laptop" / "chaos"

@@ -65,9 +65,9 @@ def about_faults(about: dict) -> list[str]:
     for key in ("files_of", "reader"):
         if key in about and (fault := name_fault(about[key], word=True)):
             faults.append(f"{key}: {fault}")
-    for key, kind in (("clinical", dict), ("drawn", dict), ("earlier_cases_sha256", list)):
-        if not isinstance(about.get(key, kind()), kind):
-            faults.append(f"{key} must be a {'list' if kind is list else 'mapping'}")
+    for key in ("clinical", "drawn"):
+        if not isinstance(about.get(key, {}), dict):
+            faults.append(f"{key} must be a mapping")
     faults += _drawn_faults(about.get("drawn"))
     copy = about.get("public_copy", {"url": "", "page": ""})
     if not isinstance(copy, dict) or not all(isinstance(copy.get(k), str) for k in ("url", "page")):

@@ -88,7 +88,6 @@ class Manifest:
     clinical: dict[str, str] = field(
         default_factory=dict
     )  # ventricle, ed, es: samatch/results/clinical.py
-    earlier_sha256: frozenset[str] = frozenset()  # of earlier cases.csv with the same images
 
     @property
     def num_classes(self) -> int:
@@ -169,7 +168,6 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
         (int(row["labeled_rank"]), row["patient_id"]) for row in rows if row["split"] == "train"
     )
     hashes = [repro.file_sha256(f) for f in files]
-    owner = about if shared == name else read_about(case_file.with_name("dataset.yaml"))
     return Manifest(
         name=name,
         classes=tuple(about["classes"]),
@@ -182,7 +180,6 @@ def load_manifest(name: str, folder: Path | None = None) -> Manifest:
         sha256=hashes[1],
         splits_sha256=hashes[2],
         distances=distances,
-        earlier_sha256=frozenset(owner.get("earlier_cases_sha256", ())),
         clinical=_clinical(about),
         **{
             key: about[key]

@@ -21,6 +21,7 @@ from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError
 
 SIZE = 256  # pixels of the small copy
+KINDS = ("image", "label", "small_image", "small_label")
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,8 +34,7 @@ def prepared_file(manifest: Manifest) -> Path:
 def write(
     manifest: Manifest, cases: Iterable[tuple[str, Arrays, tuple[float, ...] | None]]
 ) -> Path:
-    """Writes the file whole or not at all, from (case_id,
-    {"image", "label", "small_image", "small_label"}, spacing)."""
+    """Writes the file whole or not at all, from (case_id, an array of each of KINDS, spacing)."""
     arrays, spacing = {}, {}
     for case_id, parts, mm in cases:
         for kind, array in parts.items():
@@ -64,21 +64,12 @@ def _seal(about: dict[str, str]) -> str:
 
 class Prepared:
     """A prepared file that belongs to a manifest. What it says is checked when it is opened, an
-    array when it is read: nobody waits for the hash of cases that are not asked for.
+    array when it is read: nobody waits for the hash of cases that are not asked for."""
 
-    In a file of an earlier version, which has no hashes, image and label are checked against the
-    manifest's, and the small copies, of which there are none, are not used.
-    """
-
-    def __init__(self, path: Path, about: dict[str, str], manifest: Manifest):
+    def __init__(self, path: Path, about: dict[str, str]):
         self.path, self.spacing = path, json.loads(about["spacing"])
         self.file = safe_open(path, framework="np")
-        self.sealed = "seal" in about
-        self.sha256 = json.loads(about.get("sha256", "{}"))
-        if not self.sealed:
-            for case in manifest.cases:
-                self.sha256[f"{case.case_id}/image"] = case.image_sha256
-                self.sha256[f"{case.case_id}/label"] = case.label_sha256
+        self.sha256 = json.loads(about["sha256"])
 
     @classmethod
     def find(cls, manifest: Manifest) -> "Prepared | None":
@@ -92,29 +83,26 @@ class Prepared:
         try:
             with safe_open(path, framework="np") as file:
                 about = file.metadata() or {}
-            if about.get("seal", _seal(about)) != _seal(about):
+            if about.get("seal") != _seal(about):
                 raise ValueError("what it says of its arrays is not what was written")
             if about["cases_sha256"] != manifest.sha256:
                 return None
-            return cls(path, about, manifest)
+            return cls(path, about)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise _unusable(path, whole.reason(error)) from error
 
     def read(self, case_id: str):
-        """(image float32, label uint8, spacing or None, (image, label) at SIZE or None). Raises
+        """(image float32, label uint8, spacing or None, (image, label) at SIZE). Raises
         InputError where an array is not what was written."""
-        kinds = ("image", "label") + (("small_image", "small_label") if self.sealed else ())
         try:
-            arrays = [self.file.get_tensor(f"{case_id}/{kind}") for kind in kinds]
+            arrays = [self.file.get_tensor(f"{case_id}/{kind}") for kind in KINDS]
         except (SafetensorError, OSError, ValueError) as error:
             raise _unusable(self.path, f"{case_id}: {whole.reason(error)}") from error
-        for kind, array in zip(kinds, arrays, strict=True):
-            expected = self.sha256.get(f"{case_id}/{kind}", "")
-            if expected and repro.array_sha256(array) != expected:
+        for kind, array in zip(KINDS, arrays, strict=True):
+            if repro.array_sha256(array) != self.sha256.get(f"{case_id}/{kind}"):
                 raise _unusable(self.path, f"{case_id}: its {kind} is not what was written")
         mm = self.spacing.get(case_id)
-        small = tuple(arrays[2:]) or None
-        return arrays[0], arrays[1], tuple(mm) if mm else None, small
+        return arrays[0], arrays[1], tuple(mm) if mm else None, tuple(arrays[2:])
 
 
 def _unusable(path: Path, got: str) -> InputError:

@@ -44,7 +44,7 @@ class Records:
         """Of results/<profile>/<set>."""
         rows = read_rows(folder / "per_case.csv")
         names = {row["run_id"]: row["method"] for row in read_rows(folder / "summary.csv")}
-        return cls(read_rows(folder / "runs.csv"), [_with_mm(row) for row in rows], names)
+        return cls(read_rows(folder / "runs.csv"), rows, names)
 
     def of(self, run_id: str, split: str = "test") -> Rows:
         """The rows of one run and split."""
@@ -55,13 +55,6 @@ class Records:
         """The runs that have test results."""
         have = {row["run_id"] for row in self.per_case if row["split"] == "test"}
         return [run for run in self.runs if run["run_id"] in have]
-
-
-def _with_mm(row: dict[str, str]) -> dict[str, str]:
-    """Earlier records have no mm columns; where their distances are in mm, these are the ones."""
-    known = row["distance_unit"] == "mm"
-    found = {f"{name}_mm": row.get(f"{name}_mm") or known * row[name] for name in DISTANCES}
-    return row | found
 
 
 def summary(records: Records) -> list[dict]:

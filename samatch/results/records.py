@@ -62,7 +62,16 @@ TEXT_COLUMNS = (
 # Without these columns no table can be made of gathered results.
 REQUIRED = {
     "runs": (*RUN_COLUMNS[:7], "manifest_sha256", "splits_sha256"),
-    "per_case": (*KEY, "patient_id", "dice", "hd95", "asd", "distance_unit"),
+    "per_case": (
+        *KEY,
+        "patient_id",
+        "dice",
+        "hd95",
+        "asd",
+        "hd95_mm",
+        "asd_mm",
+        "distance_unit",
+    ),
 }
 # Least and greatest value; a missing one is not defined.
 BOUNDS = {"dice": (0, 1), "val_dice": (0, 1), "hd95": (0, 1e9), "asd": (0, 1e9)}
@@ -112,11 +121,11 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     paths.make_folder(folder / "run_json", "SAMATCH_OUT")
     for path, record in records.items():
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
-    left_out = {*fresh["runs"].run_id, *_foreign(folder, dataset)}
+    replaced = fresh["runs"].run_id
     for name, table in fresh.items():
         path = folder / f"{name}.csv"
         kept = [
-            old[~old.run_id.isin(left_out)] for old in ([read_table(path)] if path.exists() else [])
+            old[~old.run_id.isin(replaced)] for old in ([read_table(path)] if path.exists() else [])
         ]
         parts = [part for part in (*kept, table) if len(part)] or [table]
         table = pd.concat(parts).sort_values("run_id", kind="stable")
@@ -165,19 +174,6 @@ def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Pa
         "train_log": pd.concat(logs),
     }
     return tables, records
-
-
-def _foreign(folder: Path, dataset: str) -> list[str]:
-    """Runs of other sets that an earlier version gathered
-    into this folder; their copies of run.json go."""
-    foreign = [
-        path
-        for path in sorted((folder / "run_json").glob("*.json"))
-        if read_record(path)["config"]["dataset"] != dataset
-    ]
-    for path in foreign:
-        path.unlink()
-    return [path.stem for path in foreign]
 
 
 def _row(record: dict, path: Path) -> dict:
@@ -307,34 +303,12 @@ def read_results(
         f"results of {dataset}, profile {profile}", faults, "restore the file, or collect again"
     )
     runs, per_case = found.values()
-    runs["manifest_sha256"] = todays(dataset, runs.manifest_sha256)
     raise_all(
         f"results of {dataset}, profile {profile}",
         result_faults(runs, per_case),
         "train the faulty runs again and collect",
     )
-    return runs, with_mm(per_case)
-
-
-def todays(dataset: str, hashes: pd.Series) -> pd.Series:
-    """Hashes of cases.csv, today's in the place of earlier
-    ones with the same images, labels and patients."""
-    if manifest := manifest_of(dataset):
-        return hashes.mask(hashes.isin(manifest.earlier_sha256), manifest.sha256)
-    return hashes
-
-
-def with_mm(per_case: pd.DataFrame) -> pd.DataFrame:
-    """per_case with hd95_mm and asd_mm, which earlier
-    records lack: hd95 and asd where these are in mm."""
-    if "distance_unit" not in per_case:
-        return per_case
-    in_mm, none = per_case.distance_unit == "mm", pd.Series(float("nan"), per_case.index)
-    found = {
-        f"{name}_mm": per_case.get(f"{name}_mm", none).fillna(per_case[name].where(in_mm))
-        for name in ("hd95", "asd")
-    }
-    return per_case.assign(**found)
+    return runs, per_case
 
 
 def column_faults(name: str, table: pd.DataFrame) -> list[str]:

@@ -268,8 +268,6 @@ def refuse_other_data(record: dict, manifest: Manifest | None) -> None:
         return
     todays = {"manifest": manifest.sha256, "splits": manifest.splits_sha256}
     found = {name: record.get(f"{name}_sha256") or todays[name] for name in todays}
-    if found["manifest"] in manifest.earlier_sha256:  # the same images, labels and patients
-        found["manifest"] = todays["manifest"]
     if other := [name for name in todays if found[name] != todays[name]]:
         raise InputError(
             "a run was trained on other data than its set has now",
