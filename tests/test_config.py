@@ -181,6 +181,20 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
             "--set sam.name=vit_b",
         ),
         (
+            {"overrides": {"sam.class_token": False, "refine.prompt": "none"}, "variant": "x"},
+            "SAM without class queries",
+            "--set sam.class_token=false where SAM is asked without a prompt",
+        ),
+        (
+            {
+                "overrides": {"sam.class_token": False},
+                "profile": "laptop",
+                "variant": "class_boxes",
+            },
+            "SAM without class queries(.|\n)*prompt=class_boxes\n",
+            "--set sam.class_token=false in a run with the boxes of all classes",
+        ),
+        (
             {"method": "fixmatch", "variant": "x", "overrides": {"sam.nonsense": 1}},
             "change nothing of fixmatch: SAM takes no part",
             "--set sam.lr=1 of a method without SAM",

@@ -1,11 +1,14 @@
 """Validation Dice: which volumes count for a class, and which classes for the mean."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from samatch.data.manifest import Case
 from samatch.data.volumes import Volume
-from samatch.training.evaluate import dice_by_class, mean_of_defined
+from samatch.training.evaluate import dice_by_class
+from samatch.training.task import validate
 
 
 def volume(*classes):
@@ -41,10 +44,13 @@ def test_an_invented_class_counts_nothing_and_a_missed_one_too():
 def test_a_class_that_nobody_has_or_shows_is_undefined():
     found = scores([((1, 0, 0, 0), (1, 0, 0, 0))])
     assert found["a"] == 1 and np.isnan(found["b"])
-    assert mean_of_defined(list(found.values())) == 1
     assert all(np.isnan(value) for value in scores([((0, 0, 0, 0), (0, 0, 0, 0))]).values())
 
 
-def test_mean_of_defined_by_hand():
-    assert mean_of_defined([0.5, float("nan"), 1.0]) == 0.75
-    assert np.isnan(mean_of_defined([float("nan")] * 2)) and np.isnan(mean_of_defined([]))
+def test_validation_is_the_mean_over_the_classes_that_are_defined():
+    averaged, raw = volume(1, 1, 0, 0).label, volume(1, 1, 1, 0).label
+    data = SimpleNamespace(val=[volume(1, 0, 0, 0)], manifest=SimpleNamespace(classes=("a", "b")))
+    row = validate(SimpleNamespace(segment=lambda _: averaged, raw=lambda _: raw, data=data))
+    assert row["val_dice"] == row["val_dice_a"] == pytest.approx(2 / 3)
+    assert np.isnan(row["val_dice_b"]) and row["val_dice_raw"] == 0.5
+    assert type(row["val_dice"]) is float  # a saved state holds it

@@ -255,7 +255,21 @@ def make_config(
         for key, value in group.items():
             if uses_sam or not key.startswith(_OF_SAM):  # one SAM-free run serves all SAMs
                 config = _with(config, key, value)
+    if uses_sam:
+        _answerable(config)
     return config
+
+
+def _answerable(config: RunConfig) -> None:
+    """Raises InputError where SAM's class queries are asked, and it has none."""
+    asked = config.refine.prompt in ("none", "class_boxes")
+    if asked and not config.sam.class_token:
+        raise InputError(
+            "SAM without class queries is asked for the answers of its class queries",
+            expected="sam.class_token=true, or a prompt for each class such as refine.prompt=box",
+            got=f"sam.class_token=false, refine.prompt={config.refine.prompt}",
+            do="change one of the two",
+        )
 
 
 def _changing(variant: str, method: str, stage: str) -> None:

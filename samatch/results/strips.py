@@ -112,8 +112,7 @@ def dice_by_class(label: np.ndarray, hidden: np.ndarray, num_foreground: int) ->
 
 def mean_dice(by_class: np.ndarray) -> float:
     """Mean over the classes that are not NaN; NaN where all are."""
-    defined = by_class[~np.isnan(by_class)]
-    return float(defined.mean()) if len(defined) else float("nan")
+    return float(pd.Series(by_class).mean())
 
 
 def record(chosen: list[Chosen], count: Count, classes: tuple[str, ...], rule: str) -> pd.DataFrame:

@@ -166,14 +166,4 @@ def dice_by_class(
                 for value in range(1, len(classes) + 1)
             ]
         )
-    return {
-        name: mean_of_defined(column)
-        for name, column in zip(classes, np.array(scores).T, strict=True)
-    }
-
-
-def mean_of_defined(values) -> float:
-    """Mean of the numbers that are not NaN; NaN where there is none."""
-    values = np.asarray(values, dtype=float)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    return pd.DataFrame(scores, columns=classes).mean().to_dict()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from samatch.config.profiles import NO_MATCH_STAGE
@@ -27,7 +28,7 @@ from samatch.results.runs import complete_run
 from samatch.system import paths, repro, whole
 from samatch.system.devices import find_device
 from samatch.system.errors import InputError, known
-from samatch.training.evaluate import dice_by_class, mean_of_defined, segment_with_student
+from samatch.training.evaluate import dice_by_class, segment_with_student
 from samatch.training.task import student_in
 
 WEIGHTS, FACTS, CARD = "student.safetensors", "model.json", "README.md"
@@ -251,7 +252,7 @@ def mean_dice(student: Student, volumes: list[Volume]) -> float:
         volumes,
         student.classes,
     )
-    return round(100 * mean_of_defined(list(by_class.values())), 2)
+    return round(100 * pd.Series(by_class).mean(), 2)
 
 
 def facts_from(profile: str, run_id: str, manifest: Manifest, student: Student) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from samatch.config.settings import FINETUNE, RunConfig, parent_configs
@@ -360,9 +361,11 @@ def validate(task: Task) -> dict[str, float]:
     """Mean Dice on the validation volumes, over the classes that
     have one; `raw` is the student's beside its moving average's."""
     by_class = evaluate.dice_by_class(task.segment, task.data.val, task.data.manifest.classes)
-    mean = evaluate.mean_of_defined(list(by_class.values()))
-    row = {"val_dice": mean, **{f"val_dice_{name}": value for name, value in by_class.items()}}
+    row = {
+        "val_dice": float(pd.Series(by_class).mean()),
+        **{f"val_dice_{name}": value for name, value in by_class.items()},
+    }
     if task.raw is not None:
         raw = evaluate.dice_by_class(task.raw, task.data.val, task.data.manifest.classes)
-        row["val_dice_raw"] = evaluate.mean_of_defined(list(raw.values()))
+        row["val_dice_raw"] = float(pd.Series(raw).mean())
     return row
