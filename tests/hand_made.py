@@ -96,7 +96,6 @@ def hand_made_batch():
         image(),
         label,
         index,
-        theta,
         7,
         0.25,
         image_w=image(),

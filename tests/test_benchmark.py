@@ -49,7 +49,6 @@ def batch(volumes):
         image_l,
         label_l,
         index,
-        theta,
         0,
         0.9,
         image_w=weak,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samatch.data.curate import curate, main
-from samatch.data.duplicates import groups_of, perceptual_hash, put_together
+from samatch.data.duplicates import NEAR_BITS, groups_of, perceptual_hash, put_together
 from samatch.data.findings import left_apart
 from samatch.data.manifest import Case
 from samatch.data.volumes import Entry
@@ -46,7 +46,14 @@ def test_near_groups_by_hand():
     entries = [Entry(n, f"p{n}") for n in "abcd"]
     moved, twins = put_together(entries, [["a", "c"], ["c", "d"]])
     assert [e.patient_id for e in moved] == ["pa", "pb", "pa", "pa"] and twins == ["pa"]
-    assert (perceptual_hash(ellipse(0)[0] / 255) == perceptual_hash(ellipse(0)[0] / 255)).all()
+
+
+def test_a_brighter_copy_shares_most_bits_and_another_picture_does_not():
+    image, brighter = ellipse(3)[0] / 255, ellipse(3)[0] / 255 * 0.9 + 0.04
+    other = np.random.default_rng(0).random(image.shape)
+    bits = perceptual_hash(image)
+    assert (bits != perceptual_hash(brighter)).sum() <= NEAR_BITS
+    assert (bits != perceptual_hash(other)).sum() > NEAR_BITS
 
 
 def lookalikes(folder, count):

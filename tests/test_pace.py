@@ -116,15 +116,18 @@ def test_a_table_is_told_and_no_run_is_begun(tiny_profile, capsys, less_wanted):
     assert begun == [], begun
 
 
-def test_a_step_counts_however_long_it_takes(tiny_profile):
-    """Where one step takes longer than there is time to try, that one is the measure."""
-    assert pace.pace_of(tiny("supervised"), enough=0.0).step > 0
-
-
-def test_a_training_of_no_steps_takes_none(tiny_profile):
-    short = tiny("finetune")
-    none = dataclasses.replace(short, train=dataclasses.replace(short.train, iterations=0))
-    assert pace.pace_of(none).step * none.train.iterations < 1e-3
+@pytest.mark.parametrize("iterations, enough, tried", [(8, 0.0, 1), (8, 1e9, 8), (0, 1e9, 0)])
+def test_as_many_steps_are_tried_as_there_is_time_for(
+    tiny_profile, monkeypatch, iterations, enough, tried
+):
+    """One at least, where the run has any: it is the measure, however long it takes."""
+    config, steps = tiny("supervised"), []
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, iterations=iterations)
+    )
+    take_step = pace.take_step
+    monkeypatch.setattr(pace, "take_step", lambda *of: steps.append(of) or take_step(*of))
+    assert pace.pace_of(config, enough).step >= 0 and len(steps) == tried
 
 
 @pytest.mark.parametrize("profile, before", [("paper", "laptop"), ("laptop", "demo"), ("demo", "")])

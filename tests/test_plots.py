@@ -1,5 +1,7 @@
 """Figures: what they draw and say is what the tables hold."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -47,7 +49,7 @@ def test_paired_differences_share_one_scale_and_differ_without_colour():
     limits = {axis.get_ylim() for axis in figure.axes}
     assert len(limits) == 1 and limits.pop() == pytest.approx((-30 - 2.8, 40 + 2.8))
     shapes = [dots.get_paths()[0].vertices.tolist() for dots in figure.axes[0].collections[1:]]
-    assert shapes[0] != shapes[1] != shapes[2]
+    assert all(a != b for a, b in itertools.combinations(shapes, 2)) and len(shapes) == 3
     assert figure.axes[0].get_title() == "against A\n1 better, 1 the same"
     assert "pictures, sorted" in words(figure)
     same = comparisons.paired_differences(scores, "mine", {"mine": "It"}, "Mine", "patient")

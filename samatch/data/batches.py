@@ -110,12 +110,11 @@ class Batch:
     What a method asks for none of (`needs_unlabeled`, `strong_views`) is NOT_DRAWN, of length 0.
     The CutMix donor of sample b is sample b-1 of the same batch in the first strong view, b-2 in
     the second. `hidden_label_u` is for logging the quality of pseudo-labels; no loss may read it.
-    `theta_*` take the slice to its view (see augment)."""
+    `theta_u` takes the slice to its view (see augment)."""
 
     image_l: Tensor
     label_l: Tensor
     index_l: Tensor
-    theta_l: Tensor
     iteration: int
     progress: float  # fraction of the training that is done, in [0, 1)
     image_w: Tensor = NOT_DRAWN
@@ -160,7 +159,7 @@ def draw_batch(
     if settings.jitter_labeled:
         image_l = augment.strong_view(image_l, settings, generator)
     if not unlabeled:
-        return Batch(image_l, label_l, index_l, theta_l, iteration, progress)
+        return Batch(image_l, label_l, index_l, iteration, progress)
     count = config.train.batch_unlabeled
     numbers = torch.randint(n_labeled_slices, len(pool), (count,), generator=generator)
     index_u = send(numbers, device)
@@ -179,7 +178,6 @@ def draw_batch(
         image_l,
         label_l,
         index_l,
-        theta_l,
         iteration,
         progress,
         image_w=image_w,

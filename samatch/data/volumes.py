@@ -40,7 +40,7 @@ class Entry:
 @dataclass(frozen=True)
 class Raw:
     """One case as read: image and label (D, H, W), spacing (z, y, x) in mm or None, the file it
-    came from, affine or None.
+    came from.
 
     The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white`: see
     images.Picture."""
@@ -49,7 +49,6 @@ class Raw:
     label: np.ndarray | None
     spacing: tuple[float, float, float] | None
     source: str
-    affine: np.ndarray | None = None
     doubts: tuple[str, ...] = ()
     white: bool = False
 

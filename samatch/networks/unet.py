@@ -51,15 +51,10 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """(B, 1, H, W) in [0, 1], H and W divisible by 16 -> logits (B, num_classes, H, W)."""
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: tuple[int, ...] = CHANNELS,
-        dropout: tuple[float, ...] = DROPOUT,
-    ):
+    def __init__(self, num_classes: int, channels: tuple[int, ...] = CHANNELS):
         super().__init__()
         self.num_classes = num_classes
-        self.encoder = nn.ModuleList(map(_block, (1, *channels[:-1]), channels, dropout))
+        self.encoder = nn.ModuleList(map(_block, (1, *channels[:-1]), channels, DROPOUT))
         self.decoder = Decoder(num_classes, channels)
 
     def features(self, image: Tensor) -> list[Tensor]:

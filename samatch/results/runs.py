@@ -260,6 +260,12 @@ def read_record(path: Path) -> dict:
     return record
 
 
+def classes_of(record: dict) -> tuple[str, ...]:
+    """The classes that a run was trained on; those of its set's manifest where an earlier version
+    did not record them."""
+    return tuple(record.get("classes") or load_manifest(record["config"]["dataset"]).classes)
+
+
 def refuse_other_data(record: dict, manifest: Manifest | None) -> None:
     """Raises InputError where a run was trained on other images, labels or splits than its set has
     now. Of a set without a manifest here (None), and by a record without hashes, nothing is

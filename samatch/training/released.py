@@ -24,7 +24,7 @@ from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.data.volumes import Volume, load_cases, normalise
 from samatch.networks.unet import UNet
 from samatch.results.records import read_results, read_table
-from samatch.results.runs import complete_run
+from samatch.results.runs import classes_of, complete_run
 from samatch.system import paths, repro, whole
 from samatch.system.devices import find_device
 from samatch.system.errors import InputError, known
@@ -120,8 +120,7 @@ def seen_by(volumes: list[Volume]) -> dict[str, tuple[float, float]]:
 
 
 def of_run(profile: str, run_id: str) -> Student:
-    """The student of a finished run on this machine. Its classes are those that it was trained on,
-    whatever the set's manifest says now; a record of an earlier version does not tell them."""
+    """The student of a finished run on this machine, with the classes that it was trained on."""
     folder, record = complete_run(profile, run_id)
     if record["config"]["method"] == FINETUNE:
         raise InputError(
@@ -129,9 +128,9 @@ def of_run(profile: str, run_id: str) -> Student:
             got="a fine-tuned SAM",
             do="name another run, or predict with SAM: --with-sam",
         )
-    classes = record.get("classes") or load_manifest(record["config"]["dataset"]).classes
+    classes = classes_of(record)
     network = student_in(folder, len(classes) + 1).to(find_device())
-    return Student(run_id, tuple(classes), {}, network, record["config"]["train"]["image_size"])
+    return Student(run_id, classes, {}, network, record["config"]["train"]["image_size"])
 
 
 def model_names() -> list[str]:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from samatch.config.settings import FINETUNE, RunConfig, config_of
-from samatch.data.manifest import load_manifest
 from samatch.data.volumes import normalise
 from samatch.methods.base import method_class
 from samatch.methods.finetune import FineTune
 from samatch.methods.sam_match import SamMatch
-from samatch.results.runs import complete_run
+from samatch.results.runs import classes_of, complete_run
 from samatch.sam.embeddings import encode
 from samatch.sam.model import SamModel
 from samatch.system.devices import find_device
@@ -67,7 +66,7 @@ def of_run(profile: str, run_id: str) -> Both | SamAlone:
     """
     folder, record = complete_run(profile, run_id)
     config = config_of(record["config"])
-    classes = record.get("classes") or load_manifest(config.dataset).classes
+    classes = classes_of(record)
     sam = empty_sam(config, len(classes) + 1) if config.sam_name else None
     tuning = config.method == FINETUNE
     if sam is None or (tuning and not FineTune(sam, config, len(classes) + 1).answers_alone):
@@ -79,7 +78,7 @@ def of_run(profile: str, run_id: str) -> Both | SamAlone:
         )
     load_into(sam, kept_weights_of(folder).get("sam", {}), folder)
     if tuning:
-        return SamAlone(run_id, tuple(classes), {}, sam)
+        return SamAlone(run_id, classes, {}, sam)
     student = released.of_run(profile, run_id)
     match = method_class(config.method)(student.network, config)
     method = SamMatch(match, sam, config)

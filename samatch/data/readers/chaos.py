@@ -23,13 +23,8 @@ def load(case: Case, folder: Path) -> Raw:
     image = read(file_of(folder, number, "image_", ".nii.gz"))
     label = read_label(file_of(folder, number, "label_", ".nii.gz"))
     check_geometry(image, label)
-    return Raw(
-        image.array,
-        (label.array == LIVER).astype(np.uint8),
-        image.spacing,
-        image.source,
-        image.affine,
-    )
+    liver = (label.array == LIVER).astype(np.uint8)
+    return Raw(image.array, liver, image.spacing, image.source)
 
 
 def entries(folder: Path) -> list[Entry]:

@@ -20,7 +20,7 @@ def load(case: Case, folder: Path) -> Raw:
     where several masks of an image cannot be united."""
     image = read(_inside(folder, case.image))
     if not case.label:
-        return Raw(image.array, None, image.spacing, case.image, image.affine, image.doubts)
+        return Raw(image.array, None, image.spacing, case.image, image.doubts)
     labels = [read_label(_inside(folder, name)) for name in case.label.split(SEVERAL)]
     for label in labels:
         check_geometry(image, label)
@@ -30,7 +30,6 @@ def load(case: Case, folder: Path) -> Raw:
         united([label.array for label in labels], case.label),
         image.spacing,
         case.image,
-        image.affine,
         tuple(doubts),
         any(label.white for label in labels),
     )
