@@ -221,15 +221,22 @@ def test_perturbations_of_cct():
     assert (gone.all(2) | ~gone.any(2)).all() and gone.any()
 
 
-def test_adversarial(batch):
+@pytest.mark.parametrize("jittered", [True, False])
+def test_adversarial(batch, jittered):
+    """Unlabeled images are judged in the kind of view that the labeled ones have."""
     method = build("adversarial", lambda_u=1.0, rampup=0.0)
+    augment = dataclasses.replace(method.config.augment, jitter_labeled=jittered)
+    method.config = dataclasses.replace(method.config, augment=augment)
     method.eval()  # the discriminator's batch-norm then gives each call the same answer
-    p = logits("logits_l", "logits_w")
+    p = logits("logits_l", "logits_u")
+    view = batch.image_s1 if jittered else batch.image_w
     with torch.no_grad():
         labeled, unlabeled = (
             method.discriminator(evidence(image, x))[-1].numpy().astype(np.float64)
-            for image, x in ((batch.image_l, p["logits_l"]), (batch.image_w, p["logits_w"]))
+            for image, x in ((batch.image_l, p["logits_l"]), (view, p["logits_u"]))
         )
+        seen = method.predict(batch)["logits_u"]
+        assert torch.equal(seen, method.student(torch.cat([batch.image_l, view]))[B:])
     result = found(method, p, batch)
     assert result["student"] == pytest.approx(
         seg(p["logits_l"], batch.label_l) + np.log1p(np.exp(-unlabeled)).mean(), rel=1e-4

@@ -63,6 +63,7 @@ _SMALL_JOINT = {
 _LATE_CROSS = {
     "method.rampup": 0.3
 }  # CPS: at this length a second network from a random start teaches background otherwise
+_UNMIXED = {"augment.cutmix_prob": 0.0}  # DAN: mixed pictures would be told from labeled ones
 _UNIMATCH_AUGMENT = {
     "augment.jitter": 0.5,
     "augment.blur_prob": 0.5,
@@ -86,6 +87,7 @@ PROFILES: dict[str, dict[str, Settings]] = {
             **_SMALL_STUDENT,
         },
         "cps": _LATE_CROSS,
+        "adversarial": _UNMIXED,
         "warm_up": {"train.iterations": 200},
         "match": {"train.iterations": 200},
         "finetune": {"train.iterations": 120, "sam.lr": 1e-3, "sam.prompt_drop": 1.0},
@@ -109,6 +111,7 @@ PROFILES: dict[str, dict[str, Settings]] = {
         "fixmatch": {"method.lambda_u": 0.5, "method.rampup": 0.3},
         "unimatch": {"augment.blur_prob": 0.5},
         "cps": _LATE_CROSS,
+        "adversarial": _UNMIXED,
         "warm_up": {"train.iterations": 1000},
         "match": {"train.iterations": 1000},
         "finetune": {

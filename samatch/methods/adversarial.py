@@ -2,10 +2,12 @@
 
 It learns to tell those of labeled images from those of unlabeled ones.
 
-    evaluator = BCE(D(x_l, softmax f(x_l)), 1) + BCE(D(w, softmax f(w)), 0)
-    unsupervised = BCE(D(w, softmax f(w)), 1)
+    evaluator = BCE(D(x_l, softmax f(x_l)), 1) + BCE(D(x_u, softmax f(x_u)), 0)
+    unsupervised = BCE(D(x_u, softmax f(x_u)), 1)
 
-D is MONAI's patch discriminator under Adam; no gradient of the student's loss reaches it.
+D is MONAI's patch discriminator under Adam; no gradient of the student's loss reaches it. x_u is a
+view of the kind that x_l is: with another brightness and contrast where labeled images get one.
+Else D would tell the two apart by that, whatever the student predicts.
 """
 
 import torch
@@ -16,12 +18,14 @@ from torch.func import functional_call
 
 from samatch.config.settings import RunConfig
 from samatch.data.batches import Batch
-from samatch.methods._families import ConsistencyMethod, like
+from samatch.methods._families import ConsistencyMethod, forward_together, like
 from samatch.methods.base import PseudoLabel, StepOutput
 
 
 class Adversarial(ConsistencyMethod):
     """The student against a discriminator of its own; see the module."""
+
+    strong_views = 1
 
     def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
@@ -36,13 +40,21 @@ class Adversarial(ConsistencyMethod):
         """The student and its discriminator."""
         return {"student": self.student, "discriminator": self.discriminator}
 
+    def unlabeled_view(self, batch: Batch) -> Tensor:
+        """Unlabeled images (B, 1, H, W) in the kind of view that the labeled ones have."""
+        return batch.image_s1 if self.config.augment.jitter_labeled else batch.image_w
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """logits_l of labeled and logits_u of unlabeled images, from one pass."""
+        judged = self.unlabeled_view(batch)
+        logits_l, logits_u = forward_together(self.student, batch.image_l, judged)
+        return {"logits_l": logits_l, "logits_u": logits_u}
+
     def unsupervised(self, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
         """The student's share: its unlabeled maps should pass for labeled ones. A scalar."""
         fixed = {name: value.detach() for name, value in self.discriminator.state_dict().items()}
-        verdict = functional_call(
-            self.discriminator, fixed, (evidence(batch.image_w, predictions["logits_w"]),)
-        )[-1]
-        return verdict_loss(verdict, 1.0)
+        judged = evidence(self.unlabeled_view(batch), predictions["logits_u"])
+        return verdict_loss(functional_call(self.discriminator, fixed, (judged,))[-1], 1.0)
 
     def loss(
         self, predictions: dict[str, Tensor], batch: Batch, pseudo_label: PseudoLabel | None
@@ -51,7 +63,10 @@ class Adversarial(ConsistencyMethod):
         output = super().loss(predictions, batch, pseudo_label)
         labeled, unlabeled = (
             self.discriminator(evidence(image, predictions[name].detach()))[-1]
-            for image, name in ((batch.image_l, "logits_l"), (batch.image_w, "logits_w"))
+            for image, name in (
+                (batch.image_l, "logits_l"),
+                (self.unlabeled_view(batch), "logits_u"),
+            )
         )
         evaluator = verdict_loss(labeled, 1.0) + verdict_loss(unlabeled, 0.0)
         return type(output)(
