@@ -105,7 +105,7 @@ run-%: $(DONE)/04_joint_training.ipynb
 runs: $(READY)  ## train what is missing of a list, here or by Slurm: LIST=file LAUNCH="srun --gres=gpu:1"; docs/scale.md
 	@$(TRAIN_LIST) "$$LIST"
 
-folds: $(READY)  ## pool the tracked results of a set's folds: PROFILE=laptop DATASET=chaos
+folds: $(READY)  ## pool the results of a set's folds, once all are trained: PROFILE=laptop DATASET=chaos
 	@$(PY) -m samatch folds pool --profile $(or $(PROFILE),laptop) --dataset $(or $(DATASET),chaos)
 
 data: $(READY)  ## get and prepare a data set: DATASET=acdc, busi or chaos; DATA=DIR for a folder you have, ARCHIVE=FILE to unpack
@@ -129,8 +129,8 @@ benchmark: $(READY)  ## time every step against a plain reference with the publi
 
 test: $(READY)  ## unit tests, notebook linter, tracked notebooks re-executed and compared; two of them at a time
 	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint
-unit: $(READY)
-	$(PY) -m pytest
+unit: $(READY)  ## the unit tests alone, on up to eight cores
+	$(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 lint: $(READY)  ## ruff (lint and format), mypy (types) and the notebook linter
 	$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy --no-error-summary

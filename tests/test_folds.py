@@ -1,5 +1,6 @@
 """Folds: drawn as tracked, every patient tested once; only whole sets of folds are pooled."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -170,6 +171,26 @@ def test_missing_folds_are_named_and_nothing_is_pooled(tracked):
     for expected in ("2 faults", "chaos_fold2 has no records", "chaos_fold3 has no records"):
         assert expected in str(error.value)
     assert not tracked.exists()
+
+
+def test_results_of_this_machine_are_pooled_where_it_has_all_folds(tracked, capsys):
+    """Into its own folder; what is tracked stays."""
+    for name in NAMES:
+        write_fold(name, [(("supervised", "", ""), 0.7, [0.7] * 4)])
+        own = paths.output_dir("laptop", name) / "results"
+        shutil.move(tracked.parent / name, own)
+        write_fold(name)
+    folds.main(["pool"])
+    pooled = paths.output_dir("laptop", "chaos_folds") / "results"
+    assert pd.read_csv(pooled / "summary.csv").method.tolist() == ["Supervised"]
+    assert "summary.csv" in capsys.readouterr().out and not tracked.exists()
+    shutil.rmtree(paths.output_dir("laptop", "chaos_fold3"))
+    with pytest.raises(InputError, match="some folds(.|\n)*none of chaos_fold3"):
+        folds.main(["pool"])
+    for name in ("chaos", "chaos_fold2", "chaos_fold4"):
+        shutil.rmtree(paths.output_dir("laptop", name))
+    folds.main(["pool"])
+    assert len(pd.read_csv(tracked / "summary.csv")) > 1
 
 
 def test_a_run_that_a_fold_lacks_is_left_out_by_name(tracked):

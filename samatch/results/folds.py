@@ -1,10 +1,11 @@
 """Cross-validation of a set with too few patients for one test split: every patient is tested once.
 
     samatch folds draw --dataset chaos                     # writes the manifests of the folds
-    samatch folds pool --profile laptop --dataset chaos    # results/laptop/chaos_folds
+    samatch folds pool --profile laptop --dataset chaos    # executed/laptop/chaos_folds/results
 
 The set itself is the first fold, so that its runs count; the others (`chaos_fold2`, ...) are sets
-of their own with its files. `folds: {count, seed}` in its dataset.yaml declares them.
+of their own with its files. `folds: {count, seed}` in its dataset.yaml declares them. Pooled are
+the results of this machine where it has those of every fold, and the tracked ones where it has none.
 """
 
 import argparse
@@ -77,15 +78,41 @@ def draw(dataset: str, into: Path | None = None) -> list[Path]:
     return folders
 
 
-def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """(runs, per_case, left_out) of the tracked records of all folds, test patients only.
+def tracked_homes(profile: str, dataset: str) -> dict[str, Path]:
+    """Where the tracked results of each fold lie."""
+    return {name: paths.TRACKED_RESULTS / profile / name for name in fold_names(dataset)}
+
+
+def homes_here(profile: str, dataset: str) -> dict[str, Path]:
+    """Where the results of each fold lie: this machine's, or else the tracked ones. Raises
+    InputError where this machine has those of some folds only."""
+    tracked = tracked_homes(profile, dataset)
+    homes = {name: paths.results_dir(profile, name) for name in tracked}
+    lacking = [name for name in tracked if homes[name] == tracked[name]]
+    if 0 < len(lacking) < len(homes):
+        raise InputError(
+            f"results of some folds of {dataset} alone are on this machine",
+            where=paths.shown(paths.output_dir(profile, dataset).parent),
+            expected="of all, or of none: the tracked ones are pooled then",
+            got=f"none of {', '.join(lacking)}",
+            do=f"make reproduce PROFILE={profile} DATASET={lacking[0]}",
+        )
+    return homes
+
+
+def pooled(
+    profile: str, dataset: str, homes: dict[str, Path] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """(runs, per_case, left_out) of the records of all folds, the tracked ones or those in `homes`;
+    test patients only.
 
     A pooled run is what the folds' runs of one method, SAM, budget, seed and variant are together;
     its validation Dice is their mean. A run that some fold lacks is left out, and `left_out` says
     so. Raises InputError where a fold has no records, where they belong to other splits, and where
     no run is in every fold.
     """
-    parts, names = _records(profile, dataset), fold_names(dataset)
+    homes = homes or tracked_homes(profile, dataset)
+    parts, names = _records(profile, dataset, homes), list(homes)
     runs, per_case = (
         pd.concat(of_folds, ignore_index=True) for of_folds in zip(*parts, strict=True)
     )
@@ -113,20 +140,21 @@ def pooled(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame, list
     return runs.reset_index(drop=True), per_case.drop(columns="key"), left_out
 
 
-def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+def _records(
+    profile: str, dataset: str, homes: dict[str, Path]
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """(runs, test rows) a fold, with the columns `fold` and `key`: the run_id without its set."""
-    home, names = paths.TRACKED_RESULTS / profile, fold_names(dataset)
     what = f"folds of {dataset}, profile {profile}"
-    missing = [name for name in names if not (home / name / "runs.csv").exists()]
+    missing = [name for name, home in homes.items() if not (home / "runs.csv").exists()]
     tables_of = f"samatch tables --profile {profile} --dataset FOLD --into results/{profile}/FOLD"
     raise_all(
         what,
-        [f"{name} has no records in {paths.shown(home / name)}" for name in missing],
+        [f"{name} has no records in {paths.shown(homes[name])}" for name in missing],
         f"train it, then {tables_of}",
     )
     parts, faults = [], []
-    for name in names:
-        runs, per_case = read_results(profile, name, home / name)
+    for name, home in homes.items():
+        runs, per_case = read_results(profile, name, home)
         test = per_case[per_case.split.str.startswith("test")]  # SAM at test time as well
         manifest = load_manifest(name)
         if set(runs.splits_sha256) != {manifest.splits_sha256}:
@@ -143,14 +171,23 @@ def _records(profile: str, dataset: str) -> list[tuple[pd.DataFrame, pd.DataFram
     return parts
 
 
-def write_pooled(profile: str, dataset: str) -> tuple[list[Path], list[str]]:
-    """Writes per_case.csv, summary.csv and the tests to results/<profile>/<dataset>_folds.
+def write_pooled(
+    profile: str, dataset: str, homes: dict[str, Path] | None = None
+) -> tuple[list[Path], list[str]]:
+    """Writes per_case.csv, summary.csv and the tests of the tracked records to
+    results/<profile>/<dataset>_folds, those in `homes` to this machine's results.
 
     Returns the files and what was left out.
     """
-    runs, per_case, left_out = pooled(profile, dataset)
-    folder = paths.TRACKED_RESULTS / profile / f"{dataset}_folds"
-    folder.mkdir(parents=True, exist_ok=True)
+    tracked = tracked_homes(profile, dataset)
+    runs, per_case, left_out = pooled(profile, dataset, homes := homes or tracked)
+    name = f"{dataset}_folds"
+    folder = (
+        paths.TRACKED_RESULTS / profile / name
+        if homes == tracked
+        else paths.output_dir(profile, name) / "results"
+    )
+    paths.make_folder(folder, "SAMATCH_OUT")
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
     if tested := [*tables.all_default_guided(runs), *tables.also_tested(runs)]:
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, tested)
@@ -169,7 +206,8 @@ def main(words: list[str] | None = None) -> None:
         written: list[Path] = draw(args.dataset)
         left_out: list[str] = []
     else:
-        written, left_out = write_pooled(args.profile, args.dataset)
+        homes = homes_here(args.profile, args.dataset)
+        written, left_out = write_pooled(args.profile, args.dataset, homes)
     print(
         "\n".join(f"left out, {line}" for line in left_out)
         + "\n" * bool(left_out)
