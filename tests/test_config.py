@@ -29,6 +29,17 @@ def test_identity():
     )
 
 
+def test_sam_may_be_fine_tuned_in_other_ways_than_the_joint_run_goes_on():
+    for changed in ({"sam.tune": "frozen"}, {"sam.lora_rank": 2}, {"sam.lr": 1.0}):
+        make_config("demo", "phantom", 3, "samatch-fixmatch", variant="x", overrides=changed)
+    without = {"sam.class_token": False, "refine.prompt": "box"}
+    config = make_config("demo", "phantom", 3, "finetune", variant="x", overrides=without)
+    assert not config.sam.class_token
+    for variant in VARIANTS:  # each changes both stages where it changes the weights
+        if variant_of(variant, "joint") == variant:
+            make_config("laptop", "acdc", 3, "samatch-fixmatch", variant=variant)
+
+
 def test_stages_have_their_parents():
     joint = make_config("laptop", "acdc", 3, "samatch-fixmatch")
     assert [p.run_id for p in parent_configs(joint)] == [
@@ -193,6 +204,16 @@ def test_numbers_that_yaml_takes_for_texts(text, number):
             },
             "SAM without class queries(.|\n)*prompt=class_boxes\n",
             "--set sam.class_token=false in a run with the boxes of all classes",
+        ),
+        (
+            {"variant": "x", "overrides": {"sam.class_token": False, "refine.prompt": "box"}},
+            "other weights in joint training",
+            "--set sam.class_token=false in a joint run",
+        ),
+        (
+            {"variant": "x", "overrides": {"sam.tune": "lora"}},
+            "other weights in joint training(.|\n)*got: sam.class_token=true, sam.tune=lora",
+            "--set sam.tune=lora in a joint run",
         ),
         (
             {"method": "fixmatch", "variant": "x", "overrides": {"sam.nonsense": 1}},

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from samatch.config.settings import Augment
+from samatch.data.batches import augmented_views
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.sam import embeddings
@@ -40,6 +42,18 @@ def test_other_weights_sizes_or_arithmetic_have_a_folder_of_their_own(volumes, t
     for encoder, bf16 in ((sam, False), (sam, True), (other, False), (small, False)):
         EmbeddingCache(encoder, volumes[:1], tmp_path, bf16=bf16)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_case_may_have_the_name_of_a_view(volumes, tmp_path):
+    """Cases a and a_view1 of a user's own, with augmented views of a."""
+    sam = build_sam("tiny", image_size=64, num_classes=4).eval()
+    own = [renamed(volumes[0], "a"), renamed(volumes[1], "a_view1")]
+    all_of_them = own + augmented_views(own[:1], 1, 64, Augment(), seed=0)
+    cache = EmbeddingCache(sam, all_of_them, tmp_path, bf16=False)
+    count = [len(volume.image) for volume in all_of_them]
+    assert len(cache) == sum(count)
+    index = torch.arange(count[0], count[0] + count[1])
+    assert torch.equal(cache[index], cache.of_case("a_view1"))
 
 
 def files(folder):

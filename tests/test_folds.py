@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from samatch.config.settings import run_id
 from samatch.data import splits
+from samatch.data.curate import curate
 from samatch.data.manifest import SPLITS, load_manifest
 from samatch.results import audit, folds
 from samatch.results.records import RUN_COLUMNS
 from samatch.system import paths
 from samatch.system.errors import InputError
+from tests.made import pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -125,6 +128,24 @@ def test_folds_of_few_patients_by_hand():
     assert splits.folds(first, 3, 0) == drawn != splits.folds(first, 3, 1)
     with pytest.raises(InputError, match="expected: 2 to 5"):
         splits.folds(first, 6, 0)
+
+
+@pytest.mark.parametrize("count, seed", [("four", 0), (3.0, 0), (3, "x"), (-1, 0), (True, 0)])
+def test_folds_are_whole_numbers(tmp_path, monkeypatch, count, seed):
+    shutil.copytree(paths.MANIFESTS / "chaos", tmp_path / "chaos")
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
+    about = yaml.safe_load((tmp_path / "chaos" / "dataset.yaml").read_text())
+    about["folds"] = {"count": count, "seed": seed}
+    (tmp_path / "chaos" / "dataset.yaml").write_text(yaml.safe_dump(about))
+    with pytest.raises(InputError, match="chaos has no folds"):
+        folds.draw("chaos", tmp_path)
+
+
+def test_folds_of_a_set_of_ones_own_need_its_manifest_in_the_repository():
+    pictures(paths.data_dir() / "lesions")
+    curate("lesions", None, ["lesion"])
+    with pytest.raises(InputError, match="cannot share its files(.|\n)*copy it to"):
+        folds.draw("lesions")
 
 
 def test_a_set_without_folds_says_so():

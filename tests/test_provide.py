@@ -84,6 +84,15 @@ def test_fetch_prepare_verify(lesions, capsys):
     assert done.value.code == 0
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_file_that_is_gone_is_a_fault_whichever_it_is(lesions, number):
+    provide.data("lesions")
+    manifest = load_manifest("lesions")
+    (paths.data_dir() / "lesions" / manifest.cases[number].image).unlink()
+    faults, _ = provide.verify("lesions")
+    assert len(faults) == 1 and manifest.cases[number].case_id in faults[0]
+
+
 def test_the_prepared_file_gives_what_the_files_give(lesions):
     provide.data("lesions")
     manifest = load_manifest("lesions")
@@ -319,9 +328,10 @@ def test_what_was_brought_is_meant_and_nothing_is_fetched(lesions, tmp_path, tol
 
 def test_an_interrupted_download_goes_on(lesions):
     provide.data("lesions")
-    for path in sorted(paths.data_dir().rglob("p ?.png"))[:3]:
-        path.unlink()
-    provide.data("lesions")
+    for some in (slice(3), slice(9, None)):  # with the first case, and without it
+        for path in sorted(paths.data_dir().rglob("p ?.png"))[some]:
+            path.unlink()
+        provide.data("lesions")
     assert len(list(paths.data_dir().rglob("p ?.png"))) == 12
 
 

@@ -94,6 +94,14 @@ def test_collect_keeps_what_the_folder_holds(tmp_path):
         }
 
 
+def test_nothing_is_written_beside_a_table_of_something_else(tmp_path):
+    trained("acdc-n3-a-s0")
+    (tmp_path / "train_log.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="of something else(.|\n)*got: a, b"):
+        collect("laptop", "acdc", tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == ["train_log.csv"]
+
+
 def test_sets_whose_names_begin_alike_are_not_mixed(tmp_path):
     """hearts and hearts-2."""
     trained("hearts-n3-fixmatch-s0", dataset="hearts")

@@ -58,6 +58,20 @@ def test_what_is_exported_is_the_run_in_half_precision(exported):
     assert "| Dice on there, of another source | 37.50 %, 2 cases |" in card
 
 
+def test_a_failed_export_leaves_the_model_as_it_was(exported, monkeypatch):
+    before = {path.name: path.read_bytes() for path in exported[1].iterdir()}
+
+    def broken(*_):
+        raise InputError("no images", do="get them")
+
+    for name in ("load_cases", "facts_from", "mean_dice"):
+        with monkeypatch.context() as patch:
+            patch.setattr(released, name, broken)
+            with pytest.raises(InputError, match="no images"):
+                released.export("demo", "phantom")
+        assert {path.name: path.read_bytes() for path in exported[1].iterdir()} == before
+
+
 def test_validation_chooses_the_run_of_both_orders_and_of_no_other_variant(monkeypatch):
     runs = pd.DataFrame(
         [

@@ -346,6 +346,27 @@ def test_tables_over_seeds_are_written_where_there_are_several(tmp_path, seeds, 
     assert {path.stem for path in report.write_tables("laptop", "made_up", tmp_path)} == expected
 
 
+def test_without_a_test_result_there_is_no_table(tmp_path):
+    """A SAM that waits for boxes is measured on validation patients alone."""
+    runs, cases = records()
+    tuned = runs[runs.method == "finetune"]
+    for name, table in (("runs", tuned), ("per_case", cases[cases.run_id.isin(tuned.run_id)])):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    for work in (report.write_tables, report.final_table):
+        with pytest.raises(InputError, match="no run has test results"):
+            work("laptop", "acdc", tmp_path)
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_guided_run_alone_has_a_row_and_no_test(tmp_path):
+    runs, cases = records()
+    alone = runs[runs.method.str.startswith("samatch") & (runs.variant == "")]
+    for name, table in (("runs", alone), ("per_case", cases[cases.run_id.isin(alone.run_id)])):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    written = report.write_tables("laptop", "made_up", tmp_path)
+    assert [path.name for path in written] == ["summary.csv"]
+
+
 def test_millimetres_stand_beside_voxels_where_they_are_known():
     runs, cases = records()
     assert "hd95_mm" not in tables.summary(runs, cases)

@@ -257,6 +257,7 @@ def make_config(
                 config = _with(config, key, value)
     if uses_sam:
         _answerable(config)
+        _as_fine_tuned(config)
     return config
 
 
@@ -270,6 +271,29 @@ def _answerable(config: RunConfig) -> None:
             got=f"sam.class_token=false, refine.prompt={config.refine.prompt}",
             do="change one of the two",
         )
+
+
+def _as_fine_tuned(config: RunConfig) -> None:
+    """Raises InputError where a joint run's SAM has other weights than the fine-tuned one that it
+    starts from."""
+    for parent in parent_configs(config):
+        if parent.method != FINETUNE:
+            continue
+        mine, tuned = _weights_of(config.sam), _weights_of(parent.sam)
+        if mine != tuned:
+            raise InputError(
+                "SAM has other weights in joint training than in its fine-tuning",
+                where=f"{config.run_id}, which starts from {parent.run_id}",
+                expected=", ".join(tuned),
+                got=", ".join(mine),
+                do="leave the setting out: --set changes one run, and not those it starts from",
+            )
+
+
+def _weights_of(sam: Sam) -> list[str]:
+    """The settings that decide which weights a SAM has."""
+    lora = f"sam.tune=lora, sam.lora_rank={sam.lora_rank}" if sam.tune == "lora" else "no LoRA"
+    return [f"sam.class_token={str(sam.class_token).lower()}", lora]
 
 
 def _changing(variant: str, method: str, stage: str) -> None:

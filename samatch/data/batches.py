@@ -94,7 +94,8 @@ def augmented_views(
             theta = augment.random_affine(len(image), settings, generator)
             image = augment.strong_view(augment.warp(image, theta, size), settings, generator)
             label = augment.warp_label(label, theta, size)
-            case = dataclasses.replace(volume.case, case_id=f"{volume.case.case_id}_view{number}")
+            view_id = f"{volume.case.case_id}|view{number}"  # no case has such a name
+            case = dataclasses.replace(volume.case, case_id=view_id)
             views.append(Volume(case, image[:, 0].numpy(), label.numpy(), None))
     return views
 

@@ -21,7 +21,7 @@ from samatch.data.about import read_about
 from samatch.data.batches import resized
 from samatch.data.manifest import Case, Manifest, load_manifest, manifest_folders
 from samatch.data.sheets import read_rows, whole
-from samatch.data.volumes import Volume, data_folder, from_prepared, load_case
+from samatch.data.volumes import Volume, any_case_in, data_folder, from_prepared, load_case
 from samatch.system import paths, repro
 from samatch.system.archives import unpack
 from samatch.system.download import download
@@ -41,7 +41,7 @@ def data(name: str, archive: Path | None = None) -> None:
     if archive:
         folder = paths.data_dir() / manifest.folder
         print(f"unpacked {unpack(archive, folder)} files of {archive.name}")
-    if not _any_case(manifest, folder):
+    if not any_case_in(manifest, folder) or (not archive and half_fetched(manifest)):
         check_nothing_was_brought(manifest, archive)
         folder = paths.data_dir() / manifest.folder
         fetch(manifest, folder)
@@ -50,15 +50,6 @@ def data(name: str, archive: Path | None = None) -> None:
         f"prepared {len(manifest.cases)} cases: {paths.shown(path)}, "
         f"{path.stat().st_size / 1e6:.0f} MB, sha256 {repro.file_sha256(path)[:16]}..."
     )
-
-
-def _any_case(manifest: Manifest, folder: Path) -> bool:
-    """Whether the folder holds the set at all: its first case can be read, faulty or not."""
-    try:
-        load_case(manifest, manifest.cases[0], folder)
-    except InputError as error:
-        return not error.what.endswith("is missing")
-    return True
 
 
 def check_nothing_was_brought(manifest: Manifest, archive: Path | None) -> None:
@@ -83,6 +74,15 @@ def check_nothing_was_brought(manifest: Manifest, archive: Path | None) -> None:
             do="name the folder that holds the set's files with DATA=DIR; to fetch the public copy "
             f"there, make an empty folder {own.name} in it",
         )
+
+
+def half_fetched(manifest: Manifest) -> bool:
+    """Whether a download of the public copy was cut off: some of its files are here, some are not,
+    and nothing else lies beside them."""
+    own, files = paths.data_dir() / manifest.folder, public_files(manifest)
+    here = [row for row in files if (own / row["path"]).exists()]
+    names = {Path(row["path"]).parts[0] for row in files}
+    return 0 < len(here) < len(files) and all(path.name in names for path in _shown_files(own))
 
 
 def _shown_files(folder: Path) -> list[Path]:
@@ -215,7 +215,7 @@ def verify(name: str) -> tuple[list[str], list[str]]:
         prepared.Prepared.find(manifest),
         Progress(f"verifying {name}", len(manifest.cases)),
     )
-    from_files = _any_case(manifest, folder)
+    from_files = any_case_in(manifest, folder)
     if not from_files and not ready:
         raise InputError(
             f"no data of {name}",

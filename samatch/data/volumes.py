@@ -218,6 +218,25 @@ def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Vo
     return volumes
 
 
+def any_case_in(manifest: Manifest, folder: Path) -> bool:
+    """Whether the folder holds the set at all: a case that can be read, faulty or not."""
+    for case in manifest.cases:
+        try:
+            load_case(manifest, case, folder)
+        except InputError as error:
+            if error.what.endswith("is missing"):
+                continue
+        return True
+    return False
+
+
+def on_this_machine(manifest: Manifest) -> bool:
+    """Whether the set's prepared file or one of its files is here."""
+    if prepared.Prepared.find(manifest):
+        return True
+    return any_case_in(manifest, data_folder(manifest.folder))
+
+
 def from_prepared(ready: prepared.Prepared, case: Case) -> Volume:
     """The case as `make data` wrote it, with its small copy."""
     image, label, spacing, small = ready.read(case.case_id)

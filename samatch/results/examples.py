@@ -4,11 +4,10 @@ import numpy as np
 from IPython.display import Image, display
 
 from samatch.data.manifest import load_manifest
-from samatch.data.volumes import load_cases
+from samatch.data.volumes import load_cases, on_this_machine
 from samatch.results import plots
 from samatch.results.runs import read_predictions
 from samatch.system import paths
-from samatch.system.errors import InputError
 
 
 def panels(
@@ -17,17 +16,15 @@ def panels(
     """(title, image, class map) of the middle slice of each patient's first case.
 
     Cut to the object, for `plots.slices_with_contours`. compared: name -> run_id, or
-    None for the reference. Empty where data or predictions are missing.
+    None for the reference. Empty where data or predictions are not on this machine.
     """
     manifest = load_manifest(dataset)
     files = [paths.runs_dir(profile) / run / "predictions.npz" for run in compared.values() if run]
     cases = [manifest.cases_of([patient])[0] for patient in patients]
-    try:
-        volumes = load_cases(manifest, cases) if all(file.exists() for file in files) else []
-    except InputError:
+    if not (all(file.exists() for file in files) and on_this_machine(manifest)):
         return []
     found = []
-    for volume in volumes:
+    for volume in load_cases(manifest, cases):
         middle = len(volume.image) // 2
         window = plots.around(np.any(volume.label, axis=0), margin=20)
         for name, run in compared.items():

@@ -5,7 +5,7 @@
 
 The set itself is the first fold, so that its runs count; the others (`chaos_fold2`, ...) are sets
 of their own with its files. `folds: {count, seed}` in its dataset.yaml declares them. Pooled are
-the results of this machine where it has those of every fold, and the tracked ones where it has none.
+the results of this machine where it has those of every fold, the tracked ones where it has none.
 """
 
 import argparse
@@ -19,14 +19,19 @@ from samatch.data.manifest import SPLITS, load_manifest, manifest_folders, write
 from samatch.results import seed_tables, tables
 from samatch.results.records import read_results, write_csvs
 from samatch.system import paths
-from samatch.system.errors import InputError, raise_all
+from samatch.system.errors import InputError, known, raise_all
 
 
 def declared(dataset: str) -> dict:
-    """`folds` of the set's dataset.yaml. Raises InputError where it has none, or not both words."""
+    """`folds` of the set's dataset.yaml. Raises InputError where it has none, or not both words
+    with whole numbers."""
     load_manifest(dataset)
     found = read_about(manifest_folders()[dataset] / "dataset.yaml").get("folds")
-    if not isinstance(found, dict) or set(found) != {"count", "seed"}:
+    if (
+        not isinstance(found, dict)
+        or set(found) != {"count", "seed"}
+        or not all(type(number) is int and number >= 0 for number in found.values())
+    ):
         raise InputError(
             f"{dataset} has no folds",
             where=f"{dataset}/dataset.yaml",
@@ -46,7 +51,20 @@ def fold_names(dataset: str) -> list[str]:
 
 
 def draw(dataset: str, into: Path | None = None) -> list[Path]:
-    """Writes the manifests of all folds but the first, the set itself; returns their folders."""
+    """Writes the manifests of all folds but the first, the set itself; returns their folders.
+
+    Raises InputError where the set's manifest is not one of the repository: a fold finds the cases
+    of its set beside its own manifest.
+    """
+    home = manifest_folders()[known(dataset, manifest_folders(), "data set")]
+    if home.parent != paths.MANIFESTS:
+        raise InputError(
+            f"the folds of {dataset} cannot share its files",
+            where=home,
+            expected=f"its manifest in {paths.shown(paths.MANIFESTS)}",
+            got="a manifest beside the data",
+            do=f"copy it to {paths.shown(paths.MANIFESTS / dataset)}",
+        )
     into, about, manifest = into or paths.MANIFESTS, declared(dataset), load_manifest(dataset)
     drawn = splits.folds(
         {name: manifest.patients(name) for name in SPLITS}, about["count"], about["seed"]
@@ -189,7 +207,7 @@ def write_pooled(
     )
     paths.make_folder(folder, "SAMATCH_OUT")
     found = {"per_case": per_case, "summary": tables.summary(runs, per_case)}
-    if tested := [*tables.all_default_guided(runs), *tables.also_tested(runs)]:
+    if tested := tables.references(runs, per_case):
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, tested)
     found |= seed_tables.where_there_are(runs, per_case)
     return write_csvs(folder, found), left_out

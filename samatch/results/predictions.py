@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy.spatial import KDTree
 
 from samatch.data.manifest import Manifest, load_manifest
-from samatch.data.volumes import Volume, load_cases
+from samatch.data.volumes import Volume, load_cases, on_this_machine
 from samatch.results.recomputed import read_rows
 from samatch.results.runs import write_predictions
 from samatch.system import paths, whole
@@ -85,11 +85,11 @@ def map_faults(maps: dict[str, np.ndarray], manifest: Manifest) -> list[str]:
 
 
 def labels_of(manifest: Manifest) -> tuple[dict[str, Volume], str]:
-    """(case_id -> test case, ""), or ({}, why the set's files cannot be read on this machine)."""
-    try:
-        volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
-    except InputError:
+    """(case_id -> test case, ""), or ({}, that the set's files are not on this machine). Raises
+    InputError where they are here and faulty."""
+    if not on_this_machine(manifest):
         return {}, f"the files of {manifest.name} are not on this machine"
+    volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
     return {volume.case.case_id: volume for volume in volumes}, ""
 
 

@@ -118,19 +118,33 @@ def collect(profile: str, dataset: str, folder: Path | None = None) -> Path:
     """
     folder = folder or paths.output_dir(profile, dataset) / "results"
     fresh, records = _fresh(profile, dataset)
-    paths.make_folder(folder / "run_json", "SAMATCH_OUT")
+    joined = {
+        f"{name}.csv": _joined(folder / f"{name}.csv", table, fresh["runs"].run_id)
+        for name, table in fresh.items()
+    }
+    paths.make_folder(folder / "run_json", "--into, or SAMATCH_OUT")
     for path, record in records.items():
         write_text(folder / "run_json" / f"{record['run_id']}.json", path.read_text())
-    replaced = fresh["runs"].run_id
-    for name, table in fresh.items():
-        path = folder / f"{name}.csv"
-        kept = [
-            old[~old.run_id.isin(replaced)] for old in ([read_table(path)] if path.exists() else [])
-        ]
-        parts = [part for part in (*kept, table) if len(part)] or [table]
-        table = pd.concat(parts).sort_values("run_id", kind="stable")
-        write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    for name, table in joined.items():
+        write_text(folder / name, table.to_csv(index=False, float_format="%.6g"))
     return folder
+
+
+def _joined(path: Path, fresh: pd.DataFrame, replaced: pd.Series) -> pd.DataFrame:
+    """The table that lies there, without the runs that are replaced, and the fresh rows."""
+    if not path.exists():
+        return fresh.sort_values("run_id", kind="stable")
+    old = read_table(path)
+    if "run_id" not in old:
+        raise InputError(
+            "a table of results is of something else",
+            where=paths.shown(path),
+            expected="a column run_id",
+            got=", ".join(old.columns),
+            do="restore the file, or move it away",
+        )
+    parts = [part for part in (old[~old.run_id.isin(replaced)], fresh) if len(part)] or [fresh]
+    return pd.concat(parts).sort_values("run_id", kind="stable")
 
 
 def _fresh(profile: str, dataset: str) -> tuple[dict[str, pd.DataFrame], dict[Path, dict]]:

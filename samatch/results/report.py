@@ -97,7 +97,7 @@ def write_tables(profile: str, dataset: str, folder: Path | None = None) -> list
     folder = folder or paths.results_dir(profile, dataset)
     runs, per_case = read_results(profile, dataset, folder)
     found = {"summary": tables.summary(runs, per_case)}
-    if references := [*tables.all_default_guided(runs), *tables.also_tested(runs)]:
+    if references := tables.references(runs, per_case):
         found["wilcoxon"] = tables.wilcoxon_tables(runs, per_case, references)
     found |= clinical.patient_tables(dataset, runs, per_case)
     return write_csvs(folder, found | seed_tables.where_there_are(runs, per_case))

@@ -118,7 +118,7 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
 
     Dice in percent. hd95 and asd are in `unit`; beside them hd95_mm and asd_mm, where that is not
     mm but the spacing is known. A run whose cases have distances in several units has all of them
-    in `unit`, and no mean distance.
+    in `unit`, and no mean distance. Raises InputError where no run has test results.
     """
     rows, names = per_case[per_case.split == "test"], names_of(runs)
     beside = [name for name in IN_MM if name in rows and rows[name].notna().any()]
@@ -148,6 +148,12 @@ def summary(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
                 "n": len(patients),
                 "seed": run.seed,
             }
+        )
+    if not table:
+        raise InputError(
+            "no run has test results",
+            got=f"runs that are measured on validation patients alone: {', '.join(names)}",
+            do="train a student, such as --method supervised",
         )
     return pd.DataFrame(table)
 
@@ -230,21 +236,19 @@ def also_tested(runs: pd.DataFrame) -> list[str]:
     return list(runs.run_id[runs.method.str.startswith(GUIDED) & runs.variant.isin(ALSO_TESTED)])
 
 
-def wilcoxon_table(
-    runs: pd.DataFrame,
-    per_case: pd.DataFrame,
-    metric: str = "dice",
-    unit: str = "patient",
-    reference: str | None = None,
-) -> pd.DataFrame:
-    """One SAM-Match against every comparison method of its budget and seed; columns as
-    `stats.wilcoxon_family`, with names for run_ids.
+def references(runs: pd.DataFrame, per_case: pd.DataFrame) -> list[str]:
+    """The guided runs whose families are tested: those that have a run to be compared with."""
+    guided = [*all_default_guided(runs), *also_tested(runs)]
+    return [run for run in guided if compared_with(runs, per_case, run)]
+
+
+def compared_with(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) -> list[str]:
+    """The family of a guided run: every comparison method of its budget and seed.
 
     The same training without SAM is one of them, unless it is still its start on every case; other
     guided runs are not in the family.
     """
-    reference = reference or all_default_guided(runs)[0]
-    mine, names = runs.set_index("run_id").loc[reference], names_of(runs)
+    mine = runs.set_index("run_id").loc[reference]
     control = CONTROLS.get(mine.variant, NO_SAM)
     same = runs[
         (runs.n_labeled == mine.n_labeled)
@@ -252,7 +256,20 @@ def wilcoxon_table(
         & runs.variant.isin((*VARIANT_ORDER, control))
     ]
     family = same[is_comparison(same, control) & ~same.run_id.isin(unchanged(runs, per_case))]
-    others = list(in_reading_order(family).run_id)
+    return list(in_reading_order(family).run_id)
+
+
+def wilcoxon_table(
+    runs: pd.DataFrame,
+    per_case: pd.DataFrame,
+    metric: str = "dice",
+    unit: str = "patient",
+    reference: str | None = None,
+) -> pd.DataFrame:
+    """One SAM-Match against its family (`compared_with`); columns as `stats.wilcoxon_family`, with
+    names for run_ids."""
+    reference, names = reference or all_default_guided(runs)[0], names_of(runs)
+    others = compared_with(runs, per_case, reference)
     table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
     return table.assign(
         reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit

@@ -125,7 +125,8 @@ def main(words: list[str] | None = None) -> None:
         "--into", type=Path, help="folder of the table; default: the results of --of"
     )
     args = parser.parse_args(words)
-    target = (args.into or paths.results_dir(args.profile, args.of)) / file_name(args.dataset)
+    folder = args.into or paths.results_dir(args.profile, args.of)
+    target = paths.make_folder(folder, "--into") / file_name(args.dataset)
     earlier = read_table(target) if target.exists() else pd.DataFrame()
     table = external(args.profile, args.dataset, args.of, earlier)
     write_text(target, table.to_csv(index=False, float_format="%.6g"))

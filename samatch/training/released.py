@@ -223,22 +223,20 @@ def export(profile: str, dataset: str) -> Path:
     """
     run_id, manifest = best_run(profile, dataset), load_manifest(dataset)
     student = of_run(profile, run_id)
+    facts = facts_from(profile, run_id, manifest, student)
+    val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
+    facts["val_dice"] = mean_dice(student, val)
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in student.network.state_dict().items()
+    }
+    student.network.load_state_dict(half)  # in single precision again, but for what was lost
+    facts["val_dice_half"] = mean_dice(student, val)
     folder = paths.MODELS / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    state = student.network.state_dict()
-    save_file(
-        {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
-        folder / WEIGHTS,
-    )
+    whole.write_whole(folder / WEIGHTS, lambda partial: save_file(half, partial), "the weights")
     (folder / WEIGHTS).chmod(0o644)
-    facts = facts_from(profile, run_id, manifest, student) | {
-        "sha256": repro.file_sha256(folder / WEIGHTS)
-    }
-    whole.write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
-    halved = load(dataset)
-    val = load_cases(manifest, manifest.cases_of(manifest.patients("val")))
-    facts["val_dice_half"] = mean_dice(halved, val)
-    facts["val_dice"] = mean_dice(student, val)
+    facts["sha256"] = repro.file_sha256(folder / WEIGHTS)
     whole.write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
     whole.write_text(folder / CARD, card(facts, manifest))
     return folder
