@@ -79,7 +79,11 @@ def check_nothing_was_brought(manifest: Manifest, archive: Path | None) -> None:
 def half_fetched(manifest: Manifest) -> bool:
     """Whether a download of the public copy was cut off: some of its files are here, some are not,
     and nothing else lies beside them."""
-    own, files = paths.data_dir() / manifest.folder, public_files(manifest)
+    own = paths.data_dir() / manifest.folder
+    try:
+        files = public_files(manifest)
+    except InputError:  # told where they are to be fetched
+        return False
     here = [row for row in files if (own / row["path"]).exists()]
     names = {Path(row["path"]).parts[0] for row in files}
     return 0 < len(here) < len(files) and all(path.name in names for path in _shown_files(own))
