@@ -28,9 +28,7 @@ def test_a_quarter_turn_is_exact():
     image = torch.rand(1, 1, 16, 16)
     theta = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]])
     turned = warp(image, theta, 16)
-    assert torch.allclose(turned, image.rot90(1, (2, 3)), atol=1e-5) or torch.allclose(
-        turned, image.rot90(3, (2, 3)), atol=1e-5
-    )
+    assert torch.allclose(turned, image.rot90(1, (2, 3)), atol=1e-5)
     assert torch.allclose(warp(turned, inverse(theta), 16), image, atol=1e-5)
 
 

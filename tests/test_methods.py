@@ -160,6 +160,8 @@ def one_step_variants():
 
     for variant, stages in VARIANTS.items():
         parent = stages.get("finetune", "")
+        if changed(variant).get("refine.combine") == "student":
+            continue  # no SAM takes part
         if isinstance(parent, str) and changed(variant) not in ({}, changed(parent)):
             yield variant, parent
 
@@ -177,24 +179,21 @@ def test_a_variant_of_joint_training_teaches_something_else(batch, variant, besi
 
 
 def test_cached_embeddings_ask_sam_about_the_unaugmented_slice(config):
-    """With an echoing SAM and a view turned by 90 degrees, the answer comes back in the view's
-    frame.
-    """
+    """With an echoing SAM, whose embeddings are of the slice as it lies, and a view turned by 90
+    degrees: what is taught lies as the slice does, what SAM says as the view."""
     config = with_threshold(settings(config, prompt="mask", combine="replace", renew=1.0), 0.0)
     method = SamMatch(
         FixMatch(UNet(CLASSES), config), EchoSam(), config, embeddings=torch.zeros(4, 1, 8, 8)
     )
-    label = torch.zeros(1, 32, 32, dtype=torch.long)
-    label[0, 4:12, 16:28] = 2
-    probs = F.one_hot(label, CLASSES).movedim(-1, 1).float() * 0.97 + 0.0075
+    lying = torch.zeros(1, 32, 32, dtype=torch.long)
+    lying[0, 4:12, 16:28] = 2
     theta = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]])
+    label = lying.rot90(1, (1, 2))
+    probs = F.one_hot(label, CLASSES).movedim(-1, 1).float() * 0.97 + 0.0075
     batch = method_batch(theta)
     refinement = method.refine(batch, PseudoLabel.from_probs(probs, 0.0))
     assert torch.equal(refinement.sam_label, label)
-    target = refinement.target.label
-    assert torch.equal(target, label.rot90(1, (1, 2))) or torch.equal(
-        target, label.rot90(3, (1, 2))
-    )
+    assert torch.equal(refinement.target.label, lying)
 
 
 def method_batch(theta):

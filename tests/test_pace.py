@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,18 +117,53 @@ def test_a_table_is_told_and_no_run_is_begun(tiny_profile, capsys, less_wanted):
     assert begun == [], begun
 
 
-@pytest.mark.parametrize("iterations, enough, tried", [(8, 0.0, 1), (8, 1e9, 8), (0, 1e9, 0)])
-def test_as_many_steps_are_tried_as_there_is_time_for(
-    tiny_profile, monkeypatch, iterations, enough, tried
-):
-    """One at least, where the run has any: it is the measure, however long it takes."""
-    config, steps = tiny("supervised"), []
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, iterations=iterations)
-    )
-    take_step = pace.take_step
-    monkeypatch.setattr(pace, "take_step", lambda *of: steps.append(of) or take_step(*of))
-    assert pace.pace_of(config, enough).step >= 0 and len(steps) == tried
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as it is told: `clock.passes(name, of)` makes a call of pace take `of(*words)` seconds,
+    and does nothing else."""
+    told = SimpleNamespace(now=0.0, calls=[])
+
+    def passes(name, of, answer=None):
+        def call(*words):
+            told.now += of(*words)
+            told.calls.append(name)
+            return answer
+
+        monkeypatch.setattr(pace, name, call)
+
+    told.passes = passes
+    monkeypatch.setattr(pace.time, "monotonic", lambda: told.now)
+    return told
+
+
+@pytest.mark.parametrize(
+    "iterations, enough, tried, step",
+    [
+        (8, 1e9, 8, 1.0),
+        (100, 1e9, 26, 1.0),
+        (100, 21.5, 24, 1.0),
+        (8, 5.0, 1, 10.0),
+        (0, 1e9, 0, 0),
+    ],
+)
+def test_the_pace_of_a_step(tiny_profile, clock, iterations, enough, tried, step):
+    """The first two steps are slower and do not count, unless there is no time for more."""
+    config = tiny("supervised")
+    train = dataclasses.replace(config.train, iterations=iterations)
+    none = (None, SimpleNamespace(losses={}))
+    clock.passes("take_step", lambda *words: 10.0 if words[-1] < 2 else 1.0, none)
+    clock.passes("validate", lambda task: 2.0 * sum(len(v.image) for v in task.data.val))
+    found = pace.pace_of(dataclasses.replace(config, train=train), enough)
+    assert clock.calls.count("take_step") == tried
+    assert found.step == pytest.approx(step) and found.validation == pytest.approx(2.0)
+
+
+def test_embeddings_that_are_missing_are_counted_with_the_views(tiny_profile, clock):
+    config, manifest = tiny(), load_manifest("phantom")
+    clock.passes("encode", lambda sam, image, *_: 3.0 * len(image))
+    labeled = slices_of(manifest, manifest.labeled_patients(3))
+    count = sum(case.n_slices for case in manifest.cases) + labeled * config.sam.views
+    assert pace.embedding_seconds(config) == (count, pytest.approx(3.0 * count))
 
 
 @pytest.mark.parametrize("profile, before", [("paper", "laptop"), ("laptop", "demo"), ("demo", "")])

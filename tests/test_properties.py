@@ -228,7 +228,13 @@ def test_a_table_is_read_as_a_spreadsheet_wrote_it(tmp_path, rows, separator, ma
     assert [tuple(cells.values()) for _, cells in found] == kept
 
 
-@given(st.text(max_size=12))
+DIGITS = st.lists(st.floats(-1e3, 1e3) | st.integers(-9, 9), max_size=4)
+
+
+@given(st.text(max_size=12) | DIGITS.map(lambda numbers: " ".join(map(str, numbers))))
+@example("1.5 0.5 0.5")
+@example("1 0 1")
+@example("1 nan 1")
 def test_numbers_of_a_table_are_numbers_or_refused(text):
     for read, sound in ((whole, lambda n: n >= 0), (sizes, lambda mm: not mm or min(mm) > 0)):
         try:

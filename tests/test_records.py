@@ -44,7 +44,7 @@ def test_all_faults_at_once():
     faults = "\n".join(result_faults(runs, cases))
     for expected in (
         "acdc-n3-supervised-s0 is listed twice",
-        "is listed twice",
+        "is listed twice in split",
         "empty has no cases",
         "cases of ghost, but no such run",
         "2 different manifests",

@@ -89,7 +89,7 @@ def test_examples_of_patients_with_numbers_for_names(tmp_path):
     run = trained("nums-n1-fixmatch-s0", dataset="nums", cases=("007", "NA"))
     np.savez_compressed(
         run / "predictions.npz",
-        **{patient: np.ones((1, 48, 48), np.uint8) for patient in ("007", "NA")},
+        **{patient: np.full((1, 48, 48), 2, np.uint8) for patient in ("007", "NA")},
     )
     cases = read_table(collect("laptop", "nums") / "per_case.csv")
     patients = list(stats.unit_scores(cases).index)
@@ -98,6 +98,9 @@ def test_examples_of_patients_with_numbers_for_names(tmp_path):
         f"{p}: {name}" for p in ("007", "NA") for name in ("reference", "FixMatch")
     ]
     assert panels[2][1].shape == (48, 48)
+    reference, predicted = (label for _, _, label in panels[:2])
+    assert set(np.unique(reference)) == {0, 1} and (predicted == 2).all()
+    assert reference.shape == predicted.shape
 
 
 def git(folder, *words):

@@ -230,7 +230,10 @@ def test_one_run_under_two_settings_is_refused_before_it_is_trained(tmp_path, ca
     lines = [f"--method supervised --variant x --set train.lr={lr}" for lr in ("0.1", "0.2", "0.1")]
     jobs = train_list.jobs_of(lines, COMMON)
     assert [job.name for job in jobs.values()] == ["phantom-n3-supervised-s0-x", "line 2"]
-    assert "two lines name one run" in jobs["line 2"].fault and asked() == []
+    assert "two lines name one run" in jobs["line 2"].fault
+    status, said = call(tmp_path, capsys, launcher, *lines)
+    assert status != 0 and any("two lines name one run" in line for line in said)
+    assert all("train.lr=0.2" not in words for words in asked())
 
 
 @pytest.mark.parametrize(

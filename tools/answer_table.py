@@ -64,8 +64,7 @@ def units_of(per_case: pd.DataFrame, dataset: str) -> str:
     """How many test units, and how many pictures where a unit may be a group of them."""
     test, name = per_case[per_case.split == "test"], tables.unit_name(dataset)
     units, cases = test.patient_id.nunique(), test.case_id.nunique()
-    grouped = name == "picture" and cases > units
-    return f"{units} units ({cases} pictures)" if grouped else f"{units} {name}s"
+    return f"{units} units ({cases} pictures)" if name == "test unit" else f"{units} {name}s"
 
 
 def over_seeds(scores: pd.DataFrame, seeds: list[int]) -> str:

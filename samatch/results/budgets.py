@@ -54,7 +54,7 @@ def by_budget(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
 def figure(table: pd.DataFrame, title: str, unit: str) -> Figure:
     """Mean test Dice (%) of each method over the budgets of `by_budget`, with its intervals.
 
-    The budgets stand side by side at equal distances; unit: "patient" or "picture".
+    The budgets stand side by side at equal distances; unit: "patient", "picture" or "test unit".
     """
     drawing, axis = plt.subplots(figsize=(7.5, 4.2), dpi=DPI, layout="constrained")
     budgets = sorted(table.n_labeled.unique())
@@ -76,7 +76,7 @@ def figure(table: pd.DataFrame, title: str, unit: str) -> Figure:
         )
     axis.set_xticks(range(len(budgets)), budgets)
     axis.set(
-        xlabel=f"labeled {unit}s",
+        xlabel=f"labeled {unit}s (points of one number stand side by side)",
         ylabel=f"test Dice (%), 95 % interval over {unit}s",
         title=title,
         ylim=around_data(table[["low", "high"]].to_numpy().ravel(), least=4),

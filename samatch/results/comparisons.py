@@ -36,7 +36,7 @@ def grid(count: int, size: float, extra: float = 0.0, **shared) -> tuple[Figure,
 def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     """Box plot with every test unit as a dot: method -> scores in percent, medians beside.
 
-    unit: "patient" or "picture" (tables.unit_name). SAM-Match stands out; the axis ends where the
+    unit: one by tables.unit_name. SAM-Match stands out; the axis ends where the
     data do. Dots are moved up and down by a fixed draw, so that the figure can be made again.
     """
     figure, axis = plt.subplots(
@@ -102,7 +102,7 @@ def paired_differences(
 ) -> Figure:
     """Each unit's Dice difference in points, reference minus other, sorted; one scale for all.
 
-    scores: unit x run_id in [0, 1]; others: run_id -> name; unit: "patient" or "picture". Better
+    scores: unit x run_id in [0, 1]; others: run_id -> name; unit: one by tables.unit_name. Better
     and worse differ in marker and colour. Of more than `most` others those with the smallest mean
     difference are drawn.
     """
@@ -188,7 +188,11 @@ def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
     ]
     if handles:
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False
+            handles=handles,
+            title="diagnosis",
+            loc="outside lower center",
+            ncols=len(handles),
+            frameon=False,
         )
     about = "ejection fraction: mean difference (line), 95 % limits (dashed)"
     figure.suptitle(f"{title}\n{about}", fontsize=10)

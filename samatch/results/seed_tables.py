@@ -73,17 +73,15 @@ def seed_table(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def wilcoxon_over_seeds(
-    runs: pd.DataFrame, per_case: pd.DataFrame, metric: str = "dice", unit: str = "patient"
-) -> pd.DataFrame:
-    """Each SAM-Match of several seeds, and those that guide from the start, against the methods of
-    its budget with the same ones.
+def wilcoxon_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
+    """Dice of each SAM-Match of several seeds, and of those that guide from the start, against the
+    methods of its budget with the same ones.
 
     A patient's score is the mean over the seeds. Without such runs the table is empty; a control
     that is still its start is in no family, as in `tables.wilcoxon_table`.
     """
     runs = runs[~runs.run_id.isin(tables.unchanged(runs, per_case))]
-    rows, scores = several_seeds(runs), stats.unit_scores(per_case, metric, unit)
+    rows, scores = several_seeds(runs), stats.unit_scores(per_case)
     families = []
     references = rows[rows.method.str.startswith(GUIDED) & rows.variant.isin(("", *NO_MATCH_STAGE))]
     for reference, mine in references.groupby("name", sort=False):
@@ -100,7 +98,9 @@ def wilcoxon_over_seeds(
         )
         found = stats.wilcoxon_family(means, reference, list(family.name.unique()))
         families.append(
-            found.assign(reference=reference, metric=metric, unit=unit, seeds=_words(mine.seed))
+            found.assign(
+                reference=reference, metric="dice", unit="patient", seeds=_words(mine.seed)
+            )
         )
     return pd.concat(families, ignore_index=True) if families else pd.DataFrame()
 

@@ -120,9 +120,9 @@ def paired_test(difference: np.ndarray) -> dict:
 
 
 def bootstrap_interval(
-    values: np.ndarray, seed: int, level: float = 0.95, statistic: Callable = np.median
+    values: np.ndarray, seed: int, statistic: Callable = np.median
 ) -> tuple[float, float]:
-    """Percentile bootstrap of the median, or of another statistic that takes an axis; 9999
+    """95 % percentile bootstrap of the median, or of another statistic that takes an axis; 9999
     resamples; a point where all values are equal.
     """
     if len(values) < 2 or np.ptp(values) == 0:
@@ -131,7 +131,7 @@ def bootstrap_interval(
     found = stats.bootstrap(
         (values,),
         statistic,
-        confidence_level=level,
+        confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(seed),
     )

@@ -375,11 +375,13 @@ def ablation_grid(
 
 
 def unit_name(dataset: str) -> str:
-    """What a test unit of the set is: "picture" of a single slice, else "patient".
+    """What a test unit of the set is: "picture" of a single slice, "test unit" where some pictures
+    are near-duplicates of others and count as one, else "patient".
 
     Where most patients have several pictures, the patient is the unit.
     """
     cases = load_manifest(dataset).cases
     patients = {case.patient_id for case in cases}
-    flat = all(case.n_slices == 1 for case in cases)
-    return "picture" if flat and 2 * len(patients) > len(cases) else "patient"
+    if any(case.n_slices > 1 for case in cases) or 2 * len(patients) <= len(cases):
+        return "patient"
+    return "picture" if len(patients) == len(cases) else "test unit"
