@@ -15,7 +15,7 @@ from samatch.results.records import collect, read_table
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import released
-from samatch.training.external import external
+from samatch.training.external import external, main
 from samatch.training.train import train
 from tests.hand_made import tiny
 
@@ -82,6 +82,10 @@ def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeyp
     assert found.n_pred[1] == (label == 1).sum() and found.n_ref[1] == 15 * 17
     with pytest.raises(InputError, match="cannot test students"):
         external("demo", "phantom", "here", pd.DataFrame())
+    words = ["--profile", "demo", "--dataset", "there", "--of", "here"]
+    main([*words, "--into", str(tmp_path / "new" / "folder")])
+    (written,) = (tmp_path / "new" / "folder").iterdir()
+    assert read_table(written).dice.tolist() == pytest.approx(found.dice.tolist(), rel=1e-5)
     told = found.assign(dice=0.123)
     assert external("demo", "there", "here", told).dice.tolist() == found.dice.tolist()
     shutil.rmtree(paths.runs_dir("demo") / record["run_id"])

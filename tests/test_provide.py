@@ -20,6 +20,7 @@ from samatch.data.batches import SlicePool
 from samatch.data.curate import curate
 from samatch.data.manifest import Case, load_manifest, write_cases, write_manifest
 from samatch.data.volumes import load_case, load_cases
+from samatch.results.predictions import labels_of
 from samatch.system import paths
 from samatch.system.archives import unpack
 from samatch.system.errors import InputError
@@ -91,6 +92,20 @@ def test_one_file_that_is_gone_is_a_fault_whichever_it_is(lesions, number):
     (paths.data_dir() / "lesions" / manifest.cases[number].image).unlink()
     faults, _ = provide.verify("lesions")
     assert len(faults) == 1 and manifest.cases[number].case_id in faults[0]
+
+
+def test_labels_for_an_audit_are_absent_or_sound(lesions):
+    """A faulty file is no absence, of which an audit would only take note."""
+    manifest = load_manifest("lesions")
+    assert labels_of(manifest) == ({}, "the files of lesions are not on this machine")
+    provide.data("lesions")
+    test = [case.case_id for case in manifest.cases_of(manifest.patients("test"))]
+    assert sorted(labels_of(manifest)[0]) == sorted(test)
+    prepared.prepared_file(manifest).unlink()
+    mask = paths.data_dir() / "lesions" / "masks" / f"{test[0]}.png"
+    png(mask, np.zeros((40, 40), np.uint8))
+    with pytest.raises(InputError, match=test[0]):
+        labels_of(manifest)
 
 
 def test_the_prepared_file_gives_what_the_files_give(lesions):
