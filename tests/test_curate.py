@@ -338,18 +338,8 @@ def test_six_classes_train_and_predict_with_the_images_geometry(
             f"c{n},p{n // 2 if n < 4 else n},c{n}.nii.gz,{'' if n in (5, 6) else f'l{n}.nii.gz'}"
         )
     (folder / "six.csv").write_text("\n".join(rows) + "\n")
-    main(
-        [
-            "--name",
-            "six",
-            "--csv",
-            str(folder / "six.csv"),
-            "--classes",
-            "a,b,c,d,e",
-            "--fractions",
-            "0.5,0.2,0.3",
-        ]
-    )
+    words = ["--name", "six", "--csv", str(folder / "six.csv")]
+    main([*words, "--classes", "a,b,c,d,e", "--fractions", "0.5,0.2,0.3"])
     assert "unlabeled: 2 cases, all in train" in capsys.readouterr().out
     record = train(make_config("demo", "six", 1, "fixmatch"))
     target = tmp_path / "new" / "c.nii.gz"
