@@ -118,7 +118,7 @@ def test_augmented_views_by_number_and_with_their_labels():
     plain = Augment(scale=0.2, jitter_prob=0.0)
     views = augmented_views(volumes, 3, 32, plain, seed=0)
     assert [view.case.case_id for view in views] == [
-        f"{name}_view{n}" for n in (1, 2, 3) for name in "ab"
+        f"{name}|view{n}" for n in (1, 2, 3) for name in "ab"
     ]
     for view in views:
         assert view.image.shape == view.label.shape == (2, 32, 32) and view.label.dtype == np.uint8
