@@ -127,12 +127,10 @@ benchmark: $(READY)  ## time every step against a plain reference with the publi
 	$(PY) -W ignore -m benchmarks.run
 	$(PY) -W ignore -m benchmarks.scaling
 
-# Workers of the unit tests; 0: none beside this process. The notebooks beside them need a core of their own.
-WORKERS := logical
 test: $(READY)  ## unit tests, notebook linter, tracked notebooks re-executed and compared; two of them at a time
-	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint WORKERS=0
-unit: $(READY)  ## the unit tests alone, on up to eight cores
-	$(PY) -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile
+	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) nbval unit lint
+unit: $(READY)
+	$(PY) -m pytest
 lint: $(READY)  ## ruff (lint and format), mypy (types) and the notebook linter
 	$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy --no-error-summary

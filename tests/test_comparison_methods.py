@@ -226,7 +226,9 @@ def test_adversarial(batch, jittered):
     """Unlabeled images are judged in the kind of view that the labeled ones have."""
     method = build("adversarial", lambda_u=1.0, rampup=0.0)
     augment = dataclasses.replace(method.config.augment, jitter_labeled=jittered)
-    method.config = dataclasses.replace(method.config, augment=augment)
+    config = dataclasses.replace(method.config, augment=augment)
+    method = type(method)(method.student, config)
+    assert method.strong_views == jittered
     method.eval()  # the discriminator's batch-norm then gives each call the same answer
     p = logits("logits_l", "logits_u")
     view = batch.image_s1 if jittered else batch.image_w

@@ -180,7 +180,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
     max_leaves=5,
 )
-KEYS = "title classes budgets files_of reader clinical drawn distances folds"
+KEYS = "title classes budgets files_of reader clinical drawn distances"
 
 
 @given(st.sampled_from(KEYS.split()), VALUES, st.sampled_from(["", "ventricle", "fractions"]))

@@ -305,8 +305,8 @@ ABLATIONS: list[Level] = [
     *_factor("who proposes", student="", moving_average="ema_proposer"),
     *_factor(
         "joint training",
-        after_a_match_stage_as_long="",
-        from_the_start_without_a_match_stage=FROM_START,
+        after_a_match_stage="",
+        from_the_start=FROM_START,
         half="half_joint",
         half_without_SAM="no_sam_half",
     ),

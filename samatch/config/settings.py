@@ -246,9 +246,10 @@ def make_config(
     if not uses_sam:
         _without_sam(overrides or {}, method, stage)
     config = RunConfig(profile, dataset, n_labeled, method, sam if uses_sam else "", seed, variant)
+    parents = parent_configs(config)
     config = dataclasses.replace(
         config,
-        parents=tuple(parent.run_id for parent in parent_configs(config)),
+        parents=tuple(parent.run_id for parent in parents),
         sam=dataclasses.replace(config.sam, name=config.sam_name),
     )
     for group in settings:
@@ -257,7 +258,7 @@ def make_config(
                 config = _with(config, key, value)
     if uses_sam:
         _answerable(config)
-        _as_fine_tuned(config)
+        _as_fine_tuned(config, parents)
     return config
 
 
@@ -273,10 +274,10 @@ def _answerable(config: RunConfig) -> None:
         )
 
 
-def _as_fine_tuned(config: RunConfig) -> None:
+def _as_fine_tuned(config: RunConfig, parents: list[RunConfig]) -> None:
     """Raises InputError where a joint run's SAM has other weights than the fine-tuned one that it
     starts from."""
-    for parent in parent_configs(config):
+    for parent in parents:
         if parent.method != FINETUNE:
             continue
         mine, tuned = _weights_of(config.sam), _weights_of(parent.sam)

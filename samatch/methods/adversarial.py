@@ -25,10 +25,9 @@ from samatch.methods.base import PseudoLabel, StepOutput
 class Adversarial(ConsistencyMethod):
     """The student against a discriminator of its own; see the module."""
 
-    strong_views = 1
-
     def __init__(self, student: nn.Module, config: RunConfig):
         super().__init__(student, config)
+        self.strong_views = int(config.augment.jitter_labeled)
         self.discriminator = like(
             PatchDiscriminator(
                 spatial_dims=2, channels=32, in_channels=student.num_classes + 1, num_layers_d=3
@@ -42,7 +41,7 @@ class Adversarial(ConsistencyMethod):
 
     def unlabeled_view(self, batch: Batch) -> Tensor:
         """Unlabeled images (B, 1, H, W) in the kind of view that the labeled ones have."""
-        return batch.image_s1 if self.config.augment.jitter_labeled else batch.image_w
+        return batch.image_s1 if self.strong_views else batch.image_w
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """logits_l of labeled and logits_u of unlabeled images, from one pass."""

@@ -62,16 +62,7 @@ TEXT_COLUMNS = (
 # Without these columns no table can be made of gathered results.
 REQUIRED = {
     "runs": (*RUN_COLUMNS[:7], "manifest_sha256", "splits_sha256"),
-    "per_case": (
-        *KEY,
-        "patient_id",
-        "dice",
-        "hd95",
-        "asd",
-        "hd95_mm",
-        "asd_mm",
-        "distance_unit",
-    ),
+    "per_case": (*KEY, "patient_id", "dice", "hd95", "asd", "hd95_mm", "asd_mm", "distance_unit"),
 }
 # Least and greatest value; a missing one is not defined.
 BOUNDS = {"dice": (0, 1), "val_dice": (0, 1), "hd95": (0, 1e9), "asd": (0, 1e9)}
