@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from samatch.data.manifest import load_manifest
+from samatch.data.volumes import Volume
 from samatch.results import audit, formulae, predictions, report, stats
 from samatch.results.records import RUN_COLUMNS
 from samatch.system import paths
@@ -109,7 +110,13 @@ def test_six_digits_are_no_difference_and_a_seventh_is():
     found.compare("count", "5", 6)
     found.compare("gone", "", 0.5)
     assert len(found.faults) == 3
-    assert audit.rounding(0) == 0 and audit.rounding(123.4) == pytest.approx(0.0005)
+    assert formulae.rounding(0) == 0 and formulae.rounding(123.4) == pytest.approx(0.0005)
+
+
+def whole_dice(row):
+    """The Dice nearest to the row's that masks of its sizes can have."""
+    both = row["n_pred"] + row["n_ref"]
+    return 2 * round(row["dice"] * both / 2) / both
 
 
 @pytest.fixture
@@ -133,7 +140,9 @@ def tracked(tmp_path, monkeypatch):
                 row |= {"dice": easy[case.patient_id] + gain + rng.normal(0, 0.02)}
                 row |= {"hd95": rng.uniform(2, 9), "asd": rng.uniform(1, 2), "status": "ok"}
                 row |= {"hd95_mm": row["hd95"], "asd_mm": row["asd"]}
-                row |= {"n_pred": int((maps[case.case_id] == value).sum()), "n_ref": 9}
+                row |= {"n_pred": int((maps[case.case_id] == value).sum())}
+                row |= {"n_ref": maps[case.case_id].size // 4}  # a class of four, as predicted
+                row["dice"] = whole_dice(row)
                 cases.append(row)
         home.mkdir(parents=True)
         np.savez_compressed(home / "predictions.npz", **maps)
@@ -160,7 +169,7 @@ def test_sound_records_pass_and_say_what_was_compared(tracked, capsys):
     assert "phantom-n3-fixmatch-s0: " in printed and "cases" in printed and "kB" in printed
     for name in ("summary.csv", "wilcoxon.csv", "per_case.csv"):
         assert f"  {name}" in printed
-    assert printed.count("sound") == 4 and "FAULT" not in printed
+    assert printed.count("sound") == 5 and "FAULT" not in printed
     assert printed.splitlines()[-1].endswith("values recomputed, none differs")
     assert (
         "not audited: per_case.csv: only the predicted sizes, since no labels are here" in printed
@@ -195,6 +204,50 @@ def test_a_comparison_that_was_dropped_is_noticed(tracked, row, name):
     edit(tracked / "wilcoxon.csv", lambda table: table.drop(index=row, inplace=True))
     with pytest.raises(InputError, match=f"dice by patient: {name} is left out"):
         audit.main([])
+
+
+def test_a_dice_that_no_masks_have_is_noticed_without_predictions(tracked):
+    """In a split that no table and no prediction covers."""
+
+    def change(table):
+        mine = table.run_id == "phantom-n3-fixmatch-s0"
+        table["split"] = table.split.mask(mine, "test_refined")
+        table.loc[mine.idxmax(), "n_pred"] = str(int(table.n_pred[mine.idxmax()]) + 1)
+
+    edit(tracked / "per_case.csv", change)
+    found = audit.audit_sizes(
+        "sizes", audit.Records.read(tracked).per_case, load_manifest("phantom")
+    )
+    (fault,) = found.faults
+    assert "fixmatch-s0 test_refined" in fault and "no whole number" in fault
+    assert found.compared == len(pd.read_csv(tracked / "per_case.csv"))
+
+
+def test_an_external_test_is_audited(tracked, monkeypatch):
+    """Its runs are the tracked ones, its rows the set's test cases, its references the labels'."""
+    rows = pd.read_csv(tracked / "per_case.csv", dtype=str).assign(split="external")
+    facts = {run: (method, variant, "0") for run, (method, _, variant, _) in RUNS.items()}
+    for place, column in enumerate(("method", "variant", "seed")):
+        rows[column] = rows.run_id.map(lambda run, place=place: facts[run][place])
+    rows.to_csv(tracked / "external_phantom.csv", index=False)
+    audit.main([])
+    edit(tracked / "external_phantom.csv", lambda table: table.drop(index=0, inplace=True))
+    with pytest.raises(InputError, match="external_phantom.csv: phantom-n3.* is missing"):
+        audit.main([])
+    rows.assign(seed="1", run_id=rows.run_id.replace("phantom-n3-fixmatch-s0", "x")).to_csv(
+        tracked / "external_phantom.csv", index=False
+    )
+    manifest = load_manifest("phantom")
+    cases = manifest.cases_of(manifest.patients("test"))
+    empty = {
+        case.case_id: Volume(case, *2 * [np.zeros((case.n_slices, case.height, case.width))], None)
+        for case in cases
+    }
+    monkeypatch.setattr(predictions, "labels_of", lambda manifest: (empty, ""))
+    outcome, _ = audit.audit_external(tracked / "external_phantom.csv", audit.Records.read(tracked))
+    told = "\n".join(outcome.faults)
+    assert told.count("there is no such tracked run") == len(rows) // 4
+    assert told.count(", seed: 1; recomputed 0") == told.count("n_ref") == 3 * len(rows) // 4
 
 
 def test_a_row_too_many_and_one_too_few_are_noticed(tracked):

@@ -4,8 +4,9 @@
     samatch audit --profile laptop --dataset acdc     # one
     samatch audit --dataset acdc --export             # tracks this machine's predictions first
 
-Two steps: the tables from per_case.csv; per_case.csv from the tracked predictions and the labels,
-where this machine has the set's files. It fails where a number differs, and says in a line what
+Three steps: the tables from per_case.csv; per_case.csv from the tracked predictions and the labels,
+where this machine has the set's files; and of every row of a case, an external test's too, whether
+its Dice can be that of masks of its sizes. It fails where a number differs, and says in a line what
 could not be audited.
 """
 
@@ -15,18 +16,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samatch.data.manifest import Manifest
-from samatch.results import predictions, recomputed
+from samatch.data.manifest import Manifest, load_manifest
+from samatch.results import overlaps, predictions, recomputed
+from samatch.results.formulae import rounding
 from samatch.results.recomputed import Records, Rows, number
 from samatch.results.runs import manifest_of
 from samatch.system import paths
 from samatch.system.errors import InputError, raise_all
 
-DIGITS = 6  # that the CSV files have
 TOLERANCE = 1e-9  # relative, beyond the rounding to these digits
 VAL_TOLERANCE = 2e-6  # of a mean of values that are themselves rounded
 NOT_TABLES = ("runs", "per_case", "train_log")  # what the tables are made from
 DISTANCES = ("hd95", "asd", "hd95_mm", "asd_mm")
+CASE_KEY = ("run_id", "split", "case_id", "class")
 TEST_KEY = ("reference", "comparison", "metric", "unit")
 
 
@@ -65,11 +67,6 @@ class Outcome:
             f"  {self.name:24}{self.compared:6} values  largest relative difference "
             f"{self.largest:.1e}, beyond the written digits {self.beyond:.1e}  {verdict}"
         )
-
-
-def rounding(value: float) -> float:
-    """Half a unit in the sixth digit of a number."""
-    return 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1) if value else 0.0
 
 
 def compare_rows(name: str, key: Iterable[str], tracked: Rows, expected: list[dict]) -> Outcome:
@@ -159,7 +156,7 @@ def audit_pooled(folder: Path, dataset: str) -> list[Outcome]:
     folds |= {path.name: path for path in sorted(folder.parent.glob(f"{dataset}_fold[0-9]*"))}
     records, own = recomputed.pooled(folds, dataset), Records.read(folder)
     records = Records(records.runs, records.per_case, own.names)
-    key = ("run_id", "split", "case_id", "class")
+    key = CASE_KEY
     texts, numbers = ("patient_id", "fold", "distance_unit", "status"), ("dice", *DISTANCES)
     expected = [
         {name: row[name] for name in (*key, *texts)} | {name: number(row[name]) for name in numbers}
@@ -199,13 +196,53 @@ def audit_own(folder: Path, dataset: str) -> tuple[list[Outcome], list[str]]:
     records = Records.read(folder)
     manifest = manifest_of(dataset)
     outcomes = [audit_validation(records), *audit_tables(folder, records, manifest)]
+    tests = sorted(folder.glob("external_*.csv"))
     known = {*NOT_TABLES, *(outcome.name.removesuffix(".csv") for outcome in outcomes)}
+    known |= {path.stem for path in tests}
     left = sorted({path.stem for path in folder.glob("*.csv")} - known)
     notes = [f"{name}.csv: what it was made from is not tracked" for name in left]
     if manifest:
         found, said = audit_predictions(folder, records, manifest)
         outcomes, notes = outcomes + found, notes + said
+        outcomes.append(audit_sizes("per_case.csv, sizes", records.per_case, manifest))
+    for path in tests:
+        outcome, said = audit_external(path, records)
+        outcomes.append(outcome)
+        notes += said
     return outcomes, notes
+
+
+def audit_sizes(name: str, rows: Rows, manifest: Manifest) -> Outcome:
+    """Rows of cases by what they say themselves: `overlaps`."""
+    found = Outcome(name, compared=len(rows))
+    for row in rows:
+        if why := overlaps.impossible(row):
+            found.faults.append(f"{name}: {' '.join(row[part] for part in CASE_KEY)}: {why}")
+    faults = overlaps.sizes_apart(rows) + overlaps.incomplete(rows, manifest)
+    found.faults += [f"{name}: {fault}" for fault in faults]
+    return found
+
+
+def audit_external(path: Path, records: Records) -> tuple[Outcome, list[str]]:
+    """(outcome, what could not be audited) of an external test: that its runs are the tracked ones,
+    its rows complete and possible, and its references the labels', where they are here."""
+    rows, about = recomputed.read_rows(path), {run["run_id"]: run for run in records.runs}
+    manifest = load_manifest(path.stem.removeprefix(overlaps.EXTERNAL + "_"))
+    found = audit_sizes(path.name, rows, manifest)
+    labels, why = predictions.labels_of(manifest)
+    for row in rows:
+        where = f"{path.name}: {' '.join(row[part] for part in CASE_KEY)}"
+        if row["run_id"] not in about:
+            found.faults.append(f"{where}: there is no such tracked run")
+            continue
+        for column in ("method", "variant", "seed"):
+            found.compare(f"{where}, {column}", row[column], about[row["run_id"]][column])
+        if row["case_id"] in labels:
+            value = manifest.classes.index(row["class"]) + 1
+            n_ref = int((labels[row["case_id"]].label == value).sum())
+            found.compare(f"{where}, n_ref", row["n_ref"], n_ref)
+    without = "only whether its Dice and sizes can be, since no predictions are tracked"
+    return found, [f"{path.name}: {without}{f'; {why}' if why else ''}"]
 
 
 def audit_predictions(

@@ -12,12 +12,18 @@ EXACT_UP_TO = 50  # untied differences; above, the normal approximation
 TIED_UP_TO = 13  # the same where some are tied
 RESAMPLES = 9999
 ALPHA = 0.05
+DIGITS = 6  # that the CSV files have
 DECIMALS = 10  # of a difference: float noise makes no two of them differ
 
 
 def number(text: str) -> float:
     """A number of a CSV file; NaN where nothing stands there."""
     return float(text) if text not in ("", "nan", "NaN") else math.nan
+
+
+def rounding(value: float) -> float:
+    """Half a unit in the sixth digit of a number."""
+    return 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1) if value else 0.0
 
 
 def mean(values) -> float:

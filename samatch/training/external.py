@@ -17,6 +17,7 @@ import pandas as pd
 from samatch.config.settings import FINETUNE
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume, load_cases
+from samatch.results.overlaps import EXTERNAL
 from samatch.results.records import read_results, read_table
 from samatch.results.runs import complete_run
 from samatch.results.tables import headline, usual_sam
@@ -28,13 +29,13 @@ from samatch.training import released, with_sam
 from samatch.training.evaluate import evaluate
 from samatch.training.released import Segmenter
 
-ALONE, REFINED = "external", "external_refined"
+ALONE, REFINED = EXTERNAL, f"{EXTERNAL}_refined"
 OfRun = Callable[[str, str], Segmenter]  # profile, run_id -> what segments as the run does
 
 
 def file_name(dataset: str) -> str:
     """CSV file of an external test among the results of the set that was trained on."""
-    return f"external_{dataset}.csv"
+    return f"{EXTERNAL}_{dataset}.csv"
 
 
 def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.DataFrame:
