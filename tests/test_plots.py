@@ -144,10 +144,9 @@ def test_one_panel_a_class_and_no_class_without_pixels():
             },
         }
     )
-    assert [axis.get_title() for axis in curves.pseudo_label_quality(log, ("RV", "LV")).axes] == [
-        "RV",
-        "LV",
-    ]
+    figure = curves.pseudo_label_quality(log, ("RV", "LV"), "of a run")
+    assert [axis.get_title() for axis in figure.axes] == ["RV", "LV"]
+    assert figure.get_suptitle() == "of a run"
     label = np.zeros((8, 8), int)
     label[2:5, 2:5] = 2
     figure = plots.slices_with_contours(

@@ -41,7 +41,9 @@ def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> 
     return figure
 
 
-def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
+def pseudo_label_quality(
+    log: pd.DataFrame, classes: tuple[str, ...], title: str = ""
+) -> Figure:
     """Dice of pseudo-labels against the hidden labels of unlabeled slices, one panel a class."""
     width = max(5.5, 3.2 * len(classes))
     figure, axes = plt.subplots(
@@ -68,6 +70,8 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...]) -> Figure:
         axis.set(title=cls, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Dice against hidden label (%)")
+    if title:
+        figure.suptitle(title, fontsize=10)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside lower center",
