@@ -163,7 +163,6 @@ def _asked(prompt: str = "box", **changes) -> Settings:
     return _joint(**settings)["joint"]
 
 
-_CONSENSUS: Settings = {"combine": "consensus", "sam_conf_thresh": 0.75}
 _CLASS_BOXES: dict[str, Settings] = {
     "finetune": {"sam.prompt_drop": 0.0, "refine.prompt": "class_boxes"},
     "joint": {"refine.prompt": "class_boxes"},
@@ -195,7 +194,6 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     WHOLE_CHAIN: {"match": {"train.iterations": double}},
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},
-    "box_consensus": _boxed(**_CONSENSUS),
     "mask": _boxed("mask"),
     "points": _boxed("points"),
     "margin0": _boxed(box_margin_px=0.0),
@@ -204,7 +202,6 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "agree": _joint(combine="agree"),
     "weighted": _joint(combine="weighted", sam_weight=1.0),
     "gate": _joint(gate="agreement", rejected="ignore"),
-    "rampup": _joint(sam_rampup=0.3),
     "renew1": _joint(renew=1.0),
     "renew8th": _joint(renew=0.125),
     "sam_frozen": {"joint": {"sam.tune": "frozen"}},  # the fine-tuned SAM, fixed from then on
@@ -217,7 +214,6 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     "sam_random": _sam(pretrained=False),
     # For a SAM whose embeddings have a sixteenth of its input's side, as all but LiteMedSAM's.
     "sam_512": _sam(image_size=512),
-    "ema_proposer": {"joint": {"train.proposer": "ema"}},
     # SAM guides from the supervised start, as long as both stages: no student has to learn alone.
     FROM_START: {
         "match": {"train.iterations": 0},
@@ -226,8 +222,6 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # The same, and a pixel is kept from 0.6 on: at 0.75 a kept class has at least one half from the
     # student, so that SAM never names another; at 0.6 a sure SAM can.
     "guided_thresh60": _from_start({"refine.sam_conf_thresh": 0.6}),
-    # The same with the paper's boxes, averaged with the student's map.
-    "guided_box": _from_start(_asked(**_CONSENSUS), sam="box"),
     # The boxes of all classes in one question to the class queries, which costs as much as asking
     # without a prompt; averaged with the student's map.
     "class_boxes": _CLASS_BOXES,
@@ -276,7 +270,6 @@ ABLATIONS: list[Level] = [
         "what SAM is asked",
         nothing="",
         box_in_its_place="box",
-        box_consensus="box_consensus",
         mask="mask",
         points="points",
         boxes_of_all_classes_at_once="class_boxes",
@@ -291,7 +284,6 @@ ABLATIONS: list[Level] = [
         no_SAM="no_sam",
     ),
     *_factor("what is rejected", nothing="", by_agreement_and_ignored="gate"),
-    *_factor("SAM's say", at_once="", growing="rampup"),
     *_factor("asked anew", quarter="", all="renew1", eighth="renew8th"),
     *_factor(
         "SAM's tuning",
@@ -302,7 +294,6 @@ ABLATIONS: list[Level] = [
         all_weights="sam_all",
     ),
     *_factor("SAM's start", pretrained="", random="sam_random"),
-    *_factor("who proposes", student="", moving_average="ema_proposer"),
     *_factor(
         "joint training",
         after_a_match_stage="",
@@ -315,7 +306,6 @@ ABLATIONS: list[Level] = [
         "guided from the start, asked",
         nothing=FROM_START,
         boxes_of_all_classes_at_once=BOXES_FROM_START,
-        box_consensus="guided_box",
     ),
     *_factor(
         "guided from the start with boxes at once, weight of the unlabeled term",

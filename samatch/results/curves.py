@@ -41,9 +41,7 @@ def training_curves(logs: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> 
     return figure
 
 
-def pseudo_label_quality(
-    log: pd.DataFrame, classes: tuple[str, ...], title: str = ""
-) -> Figure:
+def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...], title: str = "") -> Figure:
     """Dice of pseudo-labels against the hidden labels of unlabeled slices, one panel a class."""
     width = max(5.5, 3.2 * len(classes))
     figure, axes = plt.subplots(

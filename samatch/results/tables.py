@@ -40,7 +40,6 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     **dict.fromkeys(EQUAL_LENGTH, "at equal length"),
     FROM_START: "from the start",
     "guided_thresh60": "from the start, kept from 0.6",
-    "guided_box": "from the start, box averaged",
     BOXES_FROM_START: "from the start, boxes at once",
     "guided_weight2": "from the start, boxes at once, weight 2",
     "guided_soft": "from the start, boxes at once, soft",
