@@ -122,7 +122,8 @@ PROFILES: dict[str, dict[str, Settings]] = {
             "sam.prompt_drop": 1.0,
         },
         "joint": {"train.iterations": 1000, **_SMALL_JOINT},
-        "samatch-fixmatch": {"method.rampup": 0.0},  # its unlabeled term has grown already
+        # Its unlabeled term has grown already; from the start it has full weight at once.
+        "samatch-fixmatch": {"method.rampup": 0.0},
     },
     "paper": {
         "all": {"train.val_every": 1000, "train.checkpoint_every": 200},
@@ -169,8 +170,12 @@ _CLASS_BOXES: dict[str, Settings] = {
 }
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
+_WHOLE_CHAIN: Settings = {"train.iterations": double}
 # Variants of training without SAM for as many iterations as SAM-Match's student has in all.
 EQUAL_LENGTH = ALL_STAGES, WHOLE_CHAIN = "all_stages", "whole_chain"
+# The same with what else sets SAM-Match from the start apart from a match method of its length:
+# its unlabeled term has full weight at once, and it keeps pixels from another probability on.
+LIKE_FROM_START = NO_RAMP, NO_RAMP_75 = "whole_chain_no_ramp", "whole_chain_no_ramp_75"
 # Variants of SAM-Match without a match stage that are tested as the default is.
 NO_MATCH_STAGE = FROM_START, BOXES_FROM_START = "guided_from_start", "guided_class_boxes"
 
@@ -191,7 +196,11 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     # Supervised training alone, for as many iterations as SAM-Match's student has in its three
     # stages; a match method for as many as it has in two, after the supervised start.
     ALL_STAGES: {"warm_up": {"train.iterations": triple}},
-    WHOLE_CHAIN: {"match": {"train.iterations": double}},
+    WHOLE_CHAIN: {"match": _WHOLE_CHAIN},
+    NO_RAMP: {"match": {**_WHOLE_CHAIN, "method.rampup": 0.0}},
+    NO_RAMP_75: {
+        "match": {**_WHOLE_CHAIN, "method.rampup": 0.0, "method.conf_thresh": 0.75},
+    },
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},
     "mask": _boxed("mask"),
