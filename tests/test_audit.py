@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samatch.config.profiles import WHOLE_CHAIN
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import Volume
 from samatch.results import audit, formulae, predictions, report, stats
@@ -226,8 +227,10 @@ def test_a_dice_that_no_masks_have_is_noticed_without_predictions(tracked):
 def test_an_external_test_is_audited(tracked, monkeypatch):
     """Its runs are the tracked ones, its rows the set's test cases, its references the labels'."""
     rows = pd.read_csv(tracked / "per_case.csv", dtype=str).assign(split="external")
-    facts = {run: (method, variant, "0") for run, (method, _, variant, _) in RUNS.items()}
-    for place, column in enumerate(("method", "variant", "seed")):
+    facts = {
+        run: (method, variant, "0", f"of {run}") for run, (method, _, variant, _) in RUNS.items()
+    }
+    for place, column in enumerate(("method", "variant", "seed", "config_sha256")):
         rows[column] = rows.run_id.map(lambda run, place=place: facts[run][place])
     rows.to_csv(tracked / "external_phantom.csv", index=False)
     audit.main([])
@@ -248,6 +251,23 @@ def test_an_external_test_is_audited(tracked, monkeypatch):
     told = "\n".join(outcome.faults)
     assert told.count("there is no such tracked run") == len(rows) // 4
     assert told.count(", seed: 1; recomputed 0") == told.count("n_ref") == 3 * len(rows) // 4
+
+
+def test_a_family_without_its_methods_of_equal_length_is_noticed(tracked):
+    """And p recomputed over what is left, so that nothing else differs."""
+    runs = {"runs": "variant", "per_case": ""}
+    for name, column in runs.items():
+        table = pd.read_csv(tracked / f"{name}.csv", dtype=str, keep_default_na=False)
+        more = table[table.run_id == "phantom-n3-fixmatch-s0"].assign(run_id="longer")
+        if column:
+            more[column] = WHOLE_CHAIN
+        pd.concat([table, more]).to_csv(tracked / f"{name}.csv", index=False)
+    kept = pd.read_csv(tracked / "wilcoxon.csv", dtype=str, keep_default_na=False)
+    report.write_tables("laptop", "phantom", tracked)
+    audit.main([])
+    kept.to_csv(tracked / "wilcoxon.csv", index=False)
+    with pytest.raises(InputError, match="patient: FixMatch, at equal length is left out"):
+        audit.main([])
 
 
 def test_a_row_too_many_and_one_too_few_are_noticed(tracked):

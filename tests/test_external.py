@@ -91,6 +91,8 @@ def test_students_are_tested_on_the_other_source(tiny_profile, tmp_path, monkeyp
     shutil.rmtree(paths.runs_dir("demo") / record["run_id"])
     kept = external("demo", "there", "here", told)
     pd.testing.assert_frame_equal(kept, told)
+    with pytest.raises(InputError, match="complete run"):  # the rows are of other settings
+        external("demo", "there", "here", told.assign(config_sha256="another"))
     with pytest.raises(InputError, match="complete run"):
         external("demo", "there", "here", told.assign(run_id="another"))
 

@@ -24,6 +24,8 @@ def row(dice, n_pred, n_ref, case="a", name="RV", run="r", split="test"):
         ("", 0, 0, ""),
         ("", 1, 0, "Dice undefined of masks of 1 and 0"),
         ("0.5", 0, 0, "Dice 0.5 of masks of 0 and 0"),
+        ("1", 1_000_001, 1_000_002, ""),  # six digits cannot tell
+        ("0.9", 1_000_001, 3_000_002, "common pixels are too many"),
         ("0.858974", 1500, 1620, ""),  # 2 * 1340 / 3120
         ("0.858976", 1500, 1620, "no whole number"),  # two units of the sixth digit away
     ],

@@ -54,7 +54,12 @@ def seeds_on_record(tmp_path, monkeypatch):
                         row |= {"case_id": patient, "class": "liver", "dice": value + more}
                         row |= {"hd95": None if value == 0.9 else 4.0 + seed, "asd": 1.0}
                         row |= {"hd95_mm": row["hd95"], "asd_mm": row["asd"]}
-                        row |= {"distance_unit": "mm", "n_pred": 9, "n_ref": 9, "status": "ok"}
+                        row |= {
+                            "distance_unit": "mm",
+                            "n_pred": 1000,
+                            "n_ref": 1000,
+                            "status": "ok",
+                        }
                         cases.append(row)
     folder = tmp_path / "results" / "laptop" / "chaos"
     folder.mkdir(parents=True)
@@ -171,6 +176,8 @@ def test_a_pair_that_no_seed_has_or_no_record_is_one_error(seeds_on_record, monk
 def test_the_audit_covers_the_tables_over_seeds(seeds_on_record):
     outcomes = {outcome.name: outcome for outcome in audit.audit_set("laptop", "chaos")[0]}
     assert outcomes["seeds.csv"].compared == 30 and outcomes["wilcoxon_seeds.csv"].compared == 39
+    (sizes,) = (outcomes.pop(name) for name in list(outcomes) if "sizes" in name)
+    assert all("is missing" in fault or "none of it" in fault for fault in sizes.faults)
     assert not [fault for outcome in outcomes.values() for fault in outcome.faults]
     for name, column in (("seeds", "dice_sd_over_seeds"), ("wilcoxon_seeds", "median_difference")):
         path = seeds_on_record / f"{name}.csv"
@@ -208,10 +215,13 @@ def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
     assert [label.get_text() for label in left.get_yticklabels()] == list(shown.index)
     assert left.get_title() == "made up, 1 or 2 seeds" and right.get_title() == "again, 1 seed"
     assert len(right.lines) == 1 + 2 * 4  # zero, and of each row an interval and a median
-    # The mark of SAM-Match stands in its row, as far right as its median.
-    place = list(shown.index).index("SAM-Match")
-    marks = [line.get_xydata()[0] for line in left.lines[1:] if len(line.get_xydata()) == 1]
-    assert len(marks) == len(shown) and marks[place].tolist() == pytest.approx([6.5, place])
+    # Each mark stands in its row, as far right as its median; beyond the picture it is an arrow.
+    marks = [line for line in left.lines[1:] if len(line.get_xydata()) == 1]
+    assert len(marks) == len(shown)
+    for name, mark, x in (("SAM-Match", ">", 6.0), ("Supervised, at equal length", "<", -5.0)):
+        place = list(shown.index).index(name)
+        assert marks[place].get_xydata()[0].tolist() == pytest.approx([x, place])
+        assert marks[place].get_marker() == mark
 
 
 def test_an_external_test_is_set_beside_supervised_training_at_equal_length(seeds_on_record):

@@ -74,6 +74,27 @@ def test_the_patient_is_the_unit():
         stats.unit_scores(table, unit="slice")
 
 
+def test_who_leaves_an_absent_class_empty_is_right_in_a_test():
+    """Twenty normal pictures, where `b` invents a lesion, and twenty lesions where it is a point
+    better. A mean of `a` leaves the normal ones out; a test must not, or `b` would be the better.
+    """
+    rows = [
+        {"split": "test", "patient_id": f"p{n}", "case_id": f"p{n}", "class": "lesion"}
+        | {"run_id": run, "dice": dice}
+        for n in range(40)
+        for run, dice in (("a", np.nan), ("b", 0.0) if n < 20 else ("b", 0.76))
+        for dice in ([0.75] if run == "a" and n >= 20 else [dice])
+    ]
+    table = pd.DataFrame(rows)
+    assert stats.unit_scores(table).mean().to_dict() == pytest.approx({"a": 0.75, "b": 0.38})
+    found = stats.paired_scores(table)
+    assert found.a.tolist().count(1.0) == 20
+    tested = stats.paired_test((found.a - found.b).to_numpy())
+    assert tested["n"] == 40 and tested["rank_biserial"] > 0 and tested["p"] < 0.05
+    alone = table[table.run_id == "a"]  # nobody invents anything: nothing is filled
+    assert stats.paired_scores(alone).a.isna().sum() == 20
+
+
 def test_bonferroni_over_the_family():
     rng = np.random.default_rng(1)
     patients = [f"p{i}" for i in range(12)]

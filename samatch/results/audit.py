@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samatch.config.profiles import EQUAL_LENGTH, LIKE_FROM_START
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.results import overlaps, predictions, recomputed
 from samatch.results.formulae import rounding
@@ -113,8 +114,8 @@ def audit_tables(folder: Path, records: Records, manifest: Manifest | None) -> l
 
 
 def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
-    """Comparison methods, of a test's budget and seed, that its family leaves out; a control that
-    is the same as its start on every case is not missed."""
+    """Comparison methods, of a test's budget and seed, that its family leaves out, those of equal
+    length too; a control that is the same as its start on every case is not missed."""
     about = {records.names.get(run["run_id"]): run for run in records.runs}
     faults = []
     for (reference, metric, unit, _), names in recomputed.families(tracked).items():
@@ -123,7 +124,8 @@ def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
             same = mine and all(run[key] == mine[key] for key in ("n_labeled", "seed"))
             plain = not run["method"].startswith("samatch-") and run["method"] != "finetune"
             control = run["variant"] == "no_sam" and mine and not mine["variant"]
-            due = control or (plain and not run["variant"])
+            shown = run["variant"] in ("", *EQUAL_LENGTH, *LIKE_FROM_START)
+            due = control or (plain and shown)
             due = due and not (control and repeats_its_start(records, run))
             if same and due and name not in (None, *names):
                 faults.append(f"wilcoxon.csv: {reference}, {metric} by {unit}: {name} is left out")
@@ -235,7 +237,7 @@ def audit_external(path: Path, records: Records) -> tuple[Outcome, list[str]]:
         if row["run_id"] not in about:
             found.faults.append(f"{where}: there is no such tracked run")
             continue
-        for column in ("method", "variant", "seed"):
+        for column in ("method", "variant", "seed", "config_sha256"):
             found.compare(f"{where}, {column}", row[column], about[row["run_id"]][column])
         if row["case_id"] in labels:
             value = manifest.classes.index(row["class"]) + 1

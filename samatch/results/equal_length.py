@@ -3,8 +3,8 @@ what each costs and reaches, and the paired test against SAM-Match."""
 
 import pandas as pd
 
-from samatch.config.profiles import EQUAL_LENGTH, NO_MATCH_STAGE
-from samatch.results import stats, tables
+from samatch.config.profiles import EQUAL_LENGTH, LIKE_FROM_START, NO_MATCH_STAGE
+from samatch.results import seed_tables, stats, tables
 
 
 def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -21,12 +21,9 @@ def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) 
     same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     shown_ways = ("", tables.NO_SAM, *NO_MATCH_STAGE)
     chain = (same.method == mine.method) & same.variant.isin(shown_ways)
-    shown = same[chain | same.variant.isin(EQUAL_LENGTH)]
+    shown = same[chain | same.variant.isin((*EQUAL_LENGTH, *LIKE_FROM_START))]
     table = tables.summary(shown, per_case)
-    run_of = shown.set_index("run_id")
-    table["method"] = [
-        tables.label(run_of.method[run_id], run_of.variant[run_id]) for run_id in table.run_id
-    ]
+    table["method"] = table.run_id.map(seed_tables.names_whatever_seed(shown))
     table["minutes"] = [chain_minutes(run_id, runs) for run_id in table.run_id]
     tests = tables.wilcoxon_table(runs, per_case, reference=reference)
     run_ids = {name: run_id for run_id, name in tables.names_of(runs).items()}

@@ -1,8 +1,8 @@
 """Case rows checked by what they say themselves, where neither predictions nor labels are tracked.
 
 Dice is 2 |P and R| / (|P| + |R|). Rows hold Dice and both sizes, so the common pixels follow from
-them; they are a whole number, and no more than the smaller mask has. Six digits of Dice are enough
-to tell, up to a million pixels in both masks.
+them; they are a whole number, and no more than the smaller mask has. Six digits of Dice tell that
+for up to a million pixels in both masks; above, a row is only asked whether it is about right.
 """
 
 import math
@@ -27,7 +27,7 @@ def impossible(row: dict[str, str]) -> str:
     common = dice * half
     if abs(common - round(common)) > rounding(dice) * half + 1e-9:
         return f"Dice {row['dice']} of {masks}: {common:.3f} common pixels are no whole number"
-    if round(common) > min(n_pred, n_ref):
+    if round(common) > min(n_pred, n_ref) + rounding(dice) * half:
         return f"Dice {row['dice']} of {masks}: {round(common)} common pixels are too many"
     return ""
 

@@ -81,7 +81,7 @@ def wilcoxon_over_seeds(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFr
     that is still its start is in no family, as in `tables.wilcoxon_table`.
     """
     runs = runs[~runs.run_id.isin(tables.unchanged(runs, per_case))]
-    rows, scores = several_seeds(runs), stats.unit_scores(per_case)
+    rows, scores = several_seeds(runs), stats.paired_scores(per_case)
     families = []
     references = rows[rows.method.str.startswith(GUIDED) & rows.variant.isin(("", *NO_MATCH_STAGE))]
     for reference, mine in references.groupby("name", sort=False):

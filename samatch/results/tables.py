@@ -7,7 +7,10 @@ from samatch.config.profiles import (
     BOXES_FROM_START,
     EQUAL_LENGTH,
     FROM_START,
+    LIKE_FROM_START,
     NO_MATCH_STAGE,
+    NO_RAMP,
+    NO_RAMP_75,
     Level,
 )
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
@@ -38,6 +41,8 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "box": "the paper's box",
     "as_published": "as published",
     **dict.fromkeys(EQUAL_LENGTH, "at equal length"),
+    NO_RAMP: "at equal length, no ramp",
+    NO_RAMP_75: "at equal length, no ramp, kept from 0.75",
     FROM_START: "from the start",
     "guided_thresh60": "from the start, kept from 0.6",
     BOXES_FROM_START: "from the start, boxes at once",
@@ -46,7 +51,15 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
-VARIANT_ORDER = (NO_SAM, "", *EQUAL_LENGTH, *NO_MATCH_STAGE, "box", "as_published")
+VARIANT_ORDER = (
+    NO_SAM,
+    "",
+    *EQUAL_LENGTH,
+    *LIKE_FROM_START,
+    *NO_MATCH_STAGE,
+    "box",
+    "as_published",
+)
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # Variants that are tested against every comparison method as the default is.
@@ -269,7 +282,7 @@ def wilcoxon_table(
     names for run_ids."""
     reference, names = reference or all_default_guided(runs)[0], names_of(runs)
     others = compared_with(runs, per_case, reference)
-    table = stats.wilcoxon_family(stats.unit_scores(per_case, metric, unit), reference, others)
+    table = stats.wilcoxon_family(stats.paired_scores(per_case, metric, unit), reference, others)
     return table.assign(
         reference=names[reference], comparison=table.comparison.map(names), metric=metric, unit=unit
     )

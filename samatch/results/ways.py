@@ -40,7 +40,7 @@ def by_way(runs: pd.DataFrame, per_case: pd.DataFrame) -> dict[Way, pd.DataFrame
     other_sam = runs.sam.where(runs.sam != tables.usual_sam(runs), "")
     found: dict[Way, dict[int, pd.Series]] = {}
     for who in WHO:
-        scores = stats.unit_scores(per_case[per_case.split == who].assign(split="test"))
+        scores = stats.paired_scores(per_case[per_case.split == who].assign(split="test"))
         tested = runs[runs.run_id.isin(scores.columns)]
         keys = ["method", "variant", other_sam, "seed"]
         for (method, variant, sam, seed), same in tested.groupby(keys):

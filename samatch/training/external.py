@@ -29,6 +29,7 @@ from samatch.training import released, with_sam
 from samatch.training.evaluate import evaluate
 from samatch.training.released import Segmenter
 
+FACTS = ("run_id", "method", "variant", "seed", "config_sha256")  # of runs.csv
 ALONE, REFINED = EXTERNAL, f"{EXTERNAL}_refined"
 OfRun = Callable[[str, str], Segmenter]  # profile, run_id -> what segments as the run does
 
@@ -39,11 +40,12 @@ def file_name(dataset: str) -> str:
 
 
 def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.DataFrame:
-    """run_id, method, variant, seed and the columns of per_case.csv, for every run of `of`.
+    """The columns FACTS and those of per_case.csv, for every run of `of`.
 
-    earlier: such a table or an empty one, from which a run keeps its rows that is on record but not
-    on this machine. Raises InputError where a student is in neither place, and where the two sets
-    have other classes; what needs a SAM that is in neither place is left out.
+    earlier: such a table or an empty one, from which a run keeps its rows that is on record, with
+    the same settings, but not on this machine. Raises InputError where a student is in neither
+    place, and where the two sets have other classes; what needs a SAM that is in neither place is
+    left out.
     """
     manifest, trained = load_manifest(dataset), load_manifest(of)
     if manifest.classes != trained.classes:
@@ -55,7 +57,7 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
         )
     runs = runs_on_record(profile, of)
     volumes = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
-    known_rows = dict(list(earlier.groupby(["run_id", "split"]))) if len(earlier) else {}
+    known_rows = rows_of(earlier, runs)
     tables, progress = [], Progress(f"runs of {of} on {dataset}", len(runs))
     for number, run in enumerate(runs.itertuples(), 1):
         here = (paths.runs_dir(profile) / run.run_id / "run.json").exists()
@@ -68,6 +70,16 @@ def external(profile: str, dataset: str, of: str, earlier: pd.DataFrame) -> pd.D
                 print(f"left out, not on this machine: {run.run_id}, {split}")
         progress(number)
     return pd.concat(tables, ignore_index=True)
+
+
+def rows_of(earlier: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """(run_id, split) -> rows of such a table; of a run that was trained anew since with other
+    settings there are none."""
+    if earlier.empty:
+        return {}
+    settings = dict(zip(runs.run_id, runs.config_sha256, strict=True))
+    same = earlier[earlier.config_sha256 == earlier.run_id.map(settings)]
+    return dict(list(same.groupby(["run_id", "split"])))
 
 
 def runs_on_record(profile: str, of: str) -> pd.DataFrame:
@@ -110,7 +122,7 @@ def tested(
     rows = evaluate(
         lambda volume: segmenter.segment(volume.image), volumes, segmenter.classes, split, distances
     )
-    facts = {"run_id": run.run_id, "method": run.method, "variant": run.variant, "seed": run.seed}
+    facts = {name: getattr(run, name) for name in FACTS}
     return pd.concat([pd.DataFrame(facts, index=rows.index), rows], axis=1)
 
 

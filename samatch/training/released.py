@@ -259,7 +259,7 @@ def facts_from(profile: str, run_id: str, manifest: Manifest, student: Student) 
         profile, manifest.name, paths.TRACKED_RESULTS / profile / manifest.name
     )
     of_run = per_case[(per_case.run_id == run_id) & (per_case.split == "test")]
-    by_patient = of_run.groupby(["patient_id", "class"]).dice.mean()
+    by_patient = of_run.groupby("patient_id").dice.mean()
     volumes = load_cases(manifest, manifest.cases_of(manifest.patients("train")))
     config = record["config"]
     return {
