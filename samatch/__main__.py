@@ -78,6 +78,12 @@ COMMANDS = {  # name: (module, words put before the user's, what it does, an exa
         "draw the folds of a set, or pool their runs",
         "pool --profile laptop --dataset chaos",
     ),
+    "votes": (
+        "results.votes",
+        [],
+        "what students without SAM gain by a vote, and which errors runs share",
+        "--profile laptop --dataset acdc",
+    ),
     "audit": (
         "results.audit",
         [],

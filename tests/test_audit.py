@@ -172,9 +172,7 @@ def test_sound_records_pass_and_say_what_was_compared(tracked, capsys):
         assert f"  {name}" in printed
     assert printed.count("sound") == 5 and "FAULT" not in printed
     assert printed.splitlines()[-1].endswith("values recomputed, none differs")
-    assert (
-        "not audited: per_case.csv: only the predicted sizes, since no labels are here" in printed
-    )
+    assert "per_case.csv: only the predicted sizes, and no votes, since no labels" in printed
 
 
 def test_one_changed_row_of_a_case_is_noticed(tracked):

@@ -13,6 +13,7 @@ import pandas as pd
 from answer_table import answer
 from cells import interval, markdown, one, probability, tested, with_undefined
 from pairs_table import pairs
+from votes_table import shared_errors, votes
 
 from samatch.config.profiles import ALL_STAGES, FROM_START
 from samatch.config.settings import GUIDED, SUPERVISED
@@ -264,6 +265,8 @@ TABLES = {
     "wilcoxon": wilcoxon,
     "test_time": test_time,
     "pairs": pairs,
+    "votes": votes,
+    "shared_errors": shared_errors,
     "trials": trials,
 }
 

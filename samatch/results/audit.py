@@ -18,7 +18,8 @@ from pathlib import Path
 
 from samatch.config.profiles import EQUAL_LENGTH, LIKE_FROM_START
 from samatch.data.manifest import Manifest, load_manifest
-from samatch.results import overlaps, predictions, recomputed
+from samatch.data.volumes import Volume
+from samatch.results import overlaps, predictions, recomputed, revoted, votes
 from samatch.results.formulae import rounding
 from samatch.results.recomputed import Records, Rows, number
 from samatch.results.runs import manifest_of
@@ -200,18 +201,39 @@ def audit_own(folder: Path, dataset: str) -> tuple[list[Outcome], list[str]]:
     outcomes = [audit_validation(records), *audit_tables(folder, records, manifest)]
     tests = sorted(folder.glob("external_*.csv"))
     known = {*NOT_TABLES, *(outcome.name.removesuffix(".csv") for outcome in outcomes)}
-    known |= {path.stem for path in tests}
+    known |= {path.stem for path in tests} | {votes.VOTES, votes.SHARED}
     left = sorted({path.stem for path in folder.glob("*.csv")} - known)
     notes = [f"{name}.csv: what it was made from is not tracked" for name in left]
     if manifest:
-        found, said = audit_predictions(folder, records, manifest)
+        labels, why = predictions.labels_of(manifest)
+        found, said = audit_predictions(folder, records, manifest, labels)
         outcomes, notes = outcomes + found, notes + said
+        if why and found:
+            notes.append(f"per_case.csv: only the predicted sizes, and no votes, since {why}")
+        outcomes += audit_votes(folder, records, manifest, labels) if labels else []
         outcomes.append(audit_sizes("per_case.csv, sizes", records.per_case, manifest))
     for path in tests:
         outcome, said = audit_external(path, records)
         outcomes.append(outcome)
         notes += said
     return outcomes, notes
+
+
+def audit_votes(
+    folder: Path, records: Records, manifest: Manifest, labels: dict[str, Volume]
+) -> list[Outcome]:
+    """votes.csv and shared_errors.csv from the tracked predictions and the labels."""
+    key = (*votes.SAME, "seeds", "case_id", "class")
+    makers = {
+        votes.VOTES: (key, revoted.votes),
+        votes.SHARED: (("first", "second"), revoted.shared),
+    }
+    outcomes = []
+    for name, (of, make) in makers.items():
+        if tracked := recomputed.read_rows(folder / f"{name}.csv"):
+            again = make(folder, records, tracked, manifest, labels)
+            outcomes.append(compare_rows(f"{name}.csv", of, tracked, again))
+    return outcomes
 
 
 def audit_sizes(name: str, rows: Rows, manifest: Manifest) -> Outcome:
@@ -248,7 +270,7 @@ def audit_external(path: Path, records: Records) -> tuple[Outcome, list[str]]:
 
 
 def audit_predictions(
-    folder: Path, records: Records, manifest: Manifest
+    folder: Path, records: Records, manifest: Manifest, labels: dict[str, Volume]
 ) -> tuple[list[Outcome], list[str]]:
     """per_case.csv's test rows from the tracked predictions, and the labels where they are here."""
     runs = [run["run_id"] for run in records.tested]
@@ -258,9 +280,6 @@ def audit_predictions(
         return [], ["per_case.csv: no predictions are tracked"]
     absent = [run for run in runs if run not in there]
     notes = [f"per_case.csv: no predictions of {', '.join(absent)}"] if absent else []
-    labels, why = predictions.labels_of(manifest)
-    if why:
-        notes.append(f"per_case.csv: only the predicted sizes, since {why}")
     outcome = Outcome("per_case.csv")
     strangers = sorted(files - set(runs))
     outcome.faults += [f"predictions/{run}.npz: there is no such tracked run" for run in strangers]
