@@ -154,6 +154,18 @@ def test_pairs_are_of_the_units_that_have_both(seeds_on_record, monkeypatch):
     assert "| 2 | 2 | +6.5 (" in first and "| 4 | 4 | +2.0 (" in second
 
 
+def test_what_does_not_stand_is_listed(seeds_on_record):
+    """Each family of a single seed, with its size and every comparison of p 0.05 and more."""
+    rows = pd.read_csv(seeds_on_record / "wilcoxon.csv")
+    rows = rows[(rows.metric == "dice") & (rows.unit == "patient")]
+    shown = write_pages.exceptions("laptop", "chaos").splitlines()[2:]
+    assert len(shown) == rows.reference.nunique()
+    for line, (reference, family) in zip(shown, rows.groupby("reference", sort=False), strict=True):
+        assert line.startswith(f"| {reference} | {len(family)} | ")
+        for row in family.itertuples():
+            assert (f"{row.comparison} (" in line) == (row.p_bonferroni >= 0.05)
+
+
 def test_a_pair_that_no_seed_has_or_no_record_is_one_error(seeds_on_record, monkeypatch):
     with pytest.raises(InputError, match="unknown set whose pairs are named: 'brats'"):
         pairs_table.pairs("laptop", "brats")

@@ -106,6 +106,21 @@ def wilcoxon(profile: str, dataset: str) -> str:
     )
 
 
+def exceptions(profile: str, dataset: str) -> str:
+    """Comparisons of single seeds that do not stand after correction: a row a SAM-Match."""
+    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
+    table = table[(table.metric == "dice") & (table.unit == "patient")]
+    rows = []
+    for reference, family in table.groupby("reference", sort=False):
+        weak = family[~(family.p_bonferroni < tables.stats.ALPHA)]
+        found = zip(weak.comparison, probability(weak.p_bonferroni), strict=True)
+        rows.append(
+            (reference, len(family), ", ".join(f"{name} ({p})" for name, p in found) or "none")
+        )
+    names = ("SAM-Match", "tests in the family", "does not stand against (corrected p)")
+    return markdown(dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
 def at_equal_length(profile: str, dataset: str) -> str:
     """Every comparison method as long as SAM-Match's whole chain, on the first seed; the test is
     that of SAM-Match from the start."""
@@ -119,6 +134,7 @@ def at_equal_length(profile: str, dataset: str) -> str:
         {
             "method": table.method,
             "minutes": table.minutes.map("{:.0f}".format),
+            "processor": table.run_id.map(runs.set_index("run_id").device).str.split(", ").str[-1],
             "validation Dice %": one(table.val_dice),
             "test Dice %": [
                 f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(table.dice, table.dice_sd, strict=True)
@@ -263,6 +279,7 @@ TABLES = {
     "summary": summary,
     "seeds": seeds,
     "wilcoxon": wilcoxon,
+    "exceptions": exceptions,
     "test_time": test_time,
     "pairs": pairs,
     "votes": votes,
