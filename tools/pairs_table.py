@@ -3,7 +3,14 @@
 import pandas as pd
 from cells import interval, markdown, probability
 
-from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import (
+    ALL_STAGES,
+    BOXES_FROM_START,
+    FROM_START,
+    NO_RAMP,
+    NO_RAMP_75,
+    WHOLE_CHAIN,
+)
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats
 from samatch.results.across_sets import tracked
@@ -17,6 +24,9 @@ SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
         (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
+        (Way(FIXMATCH, NO_RAMP), FIXMATCH_AS_LONG),
+        (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP)),
+        (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP_75)),
         (sam_match("box"), sam_match()),
         (sam_match("box"), sam_match(NO_SAM)),
         (sam_match("box", SAM), sam_match("box")),

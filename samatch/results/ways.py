@@ -8,7 +8,7 @@ from samatch.config.settings import GUIDED
 from samatch.results import stats, tables
 
 STUDENT, SAM, BOTH = "test", "test_sam", "test_refined"  # as `split` of per_case.csv names them
-WHO = {STUDENT: "", SAM: ": SAM at test time", BOTH: ": both maps at test time"}
+WHO = {STUDENT: "", SAM: ": SAM's map at test time", BOTH: ": both maps at test time"}
 FIXMATCH = "fixmatch"
 
 
