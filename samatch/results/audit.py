@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samatch.config.profiles import EQUAL_LENGTH, LIKE_FROM_START
+from samatch.config.profiles import EQUAL_LENGTH
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume
 from samatch.results import overlaps, predictions, recomputed, revoted, votes
@@ -125,8 +125,7 @@ def missing_comparisons(records: Records, tracked: Rows) -> list[str]:
             same = mine and all(run[key] == mine[key] for key in ("n_labeled", "seed"))
             plain = not run["method"].startswith("samatch-") and run["method"] != "finetune"
             control = run["variant"] == "no_sam" and mine and not mine["variant"]
-            shown = run["variant"] in ("", *EQUAL_LENGTH, *LIKE_FROM_START)
-            due = control or (plain and shown)
+            due = control or (plain and run["variant"] in ("", *EQUAL_LENGTH))
             due = due and not (control and repeats_its_start(records, run))
             if same and due and name not in (None, *names):
                 faults.append(f"wilcoxon.csv: {reference}, {metric} by {unit}: {name} is left out")
@@ -159,13 +158,13 @@ def audit_pooled(folder: Path, dataset: str) -> list[Outcome]:
     folds |= {path.name: path for path in sorted(folder.parent.glob(f"{dataset}_fold[0-9]*"))}
     records, own = recomputed.pooled(folds, dataset), Records.read(folder)
     records = Records(records.runs, records.per_case, own.names)
-    key = CASE_KEY
     texts, numbers = ("patient_id", "fold", "distance_unit", "status"), ("dice", *DISTANCES)
     expected = [
-        {name: row[name] for name in (*key, *texts)} | {name: number(row[name]) for name in numbers}
+        {name: row[name] for name in (*CASE_KEY, *texts)}
+        | {name: number(row[name]) for name in numbers}
         for row in records.per_case
     ]
-    pooled = compare_rows("per_case.csv", key, own.per_case, expected)
+    pooled = compare_rows("per_case.csv", CASE_KEY, own.per_case, expected)
     return [pooled, *audit_tables(folder, records, None)]
 
 
@@ -236,12 +235,17 @@ def audit_votes(
     return outcomes
 
 
+def row_name(file: str, row: dict[str, str]) -> str:
+    """How a fault names a row of a case: the file, then run, split, case and class."""
+    return f"{file}: {' '.join(row[part] for part in CASE_KEY)}"
+
+
 def audit_sizes(name: str, rows: Rows, manifest: Manifest) -> Outcome:
     """Rows of cases by what they say themselves: `overlaps`."""
     found = Outcome(name, compared=len(rows))
     for row in rows:
         if why := overlaps.impossible(row):
-            found.faults.append(f"{name}: {' '.join(row[part] for part in CASE_KEY)}: {why}")
+            found.faults.append(f"{row_name(name, row)}: {why}")
     faults = overlaps.sizes_apart(rows) + overlaps.incomplete(rows, manifest)
     found.faults += [f"{name}: {fault}" for fault in faults]
     return found
@@ -255,7 +259,7 @@ def audit_external(path: Path, records: Records) -> tuple[Outcome, list[str]]:
     found = audit_sizes(path.name, rows, manifest)
     labels, why = predictions.labels_of(manifest)
     for row in rows:
-        where = f"{path.name}: {' '.join(row[part] for part in CASE_KEY)}"
+        where = row_name(path.name, row)
         if row["run_id"] not in about:
             found.faults.append(f"{where}: there is no such tracked run")
             continue

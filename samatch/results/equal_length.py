@@ -3,14 +3,14 @@ what each costs and reaches, and the paired test against SAM-Match."""
 
 import pandas as pd
 
-from samatch.config.profiles import EQUAL_LENGTH, LIKE_FROM_START, NO_MATCH_STAGE
+from samatch.config.profiles import EQUAL_LENGTH, NO_MATCH_STAGE
 from samatch.results import seed_tables, stats, tables
 
 
 def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per method, the best test Dice first: SAM-Match around the match method of the run
     `reference`, after its match stage and from the start, the same training without SAM, and the
-    runs of that budget and seed that have the variant `whole_chain` or, supervised, `all_stages`.
+    runs of that budget and seed that have a variant of EQUAL_LENGTH.
 
     minutes: of the run's training and all of its parents', without SAM's embeddings. dice in
     percent, mean over patients; median_difference, ci_low, ci_high and p_bonferroni: of `reference`
@@ -21,7 +21,7 @@ def at_equal_length(runs: pd.DataFrame, per_case: pd.DataFrame, reference: str) 
     same = runs[(runs.n_labeled == mine.n_labeled) & (runs.seed == mine.seed)]
     shown_ways = ("", tables.NO_SAM, *NO_MATCH_STAGE)
     chain = (same.method == mine.method) & same.variant.isin(shown_ways)
-    shown = same[chain | same.variant.isin((*EQUAL_LENGTH, *LIKE_FROM_START))]
+    shown = same[chain | same.variant.isin(EQUAL_LENGTH)]
     table = tables.summary(shown, per_case)
     table["method"] = table.run_id.map(seed_tables.names_whatever_seed(shown))
     table["minutes"] = [chain_minutes(run_id, runs) for run_id in table.run_id]

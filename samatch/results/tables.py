@@ -4,13 +4,14 @@ import pandas as pd
 
 from samatch.config.profiles import (
     ABLATIONS,
+    ALL_STAGES,
     BOXES_FROM_START,
     EQUAL_LENGTH,
     FROM_START,
-    LIKE_FROM_START,
     NO_MATCH_STAGE,
     NO_RAMP,
     NO_RAMP_75,
+    WHOLE_CHAIN,
     Level,
 )
 from samatch.config.settings import FINETUNE, GUIDED, stage_of
@@ -40,7 +41,7 @@ NO_SAM = "no_sam"
 VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in ABLATIONS} | {
     "box": "the paper's box",
     "as_published": "as published",
-    **dict.fromkeys(EQUAL_LENGTH, "at equal length"),
+    **dict.fromkeys((ALL_STAGES, WHOLE_CHAIN), "at equal length"),
     NO_RAMP: "at equal length, no ramp",
     NO_RAMP_75: "at equal length, no ramp, kept from 0.75",
     FROM_START: "from the start",
@@ -51,15 +52,7 @@ VARIANT_LABELS = {level.variant: f"{level.factor}: {level.level}" for level in A
     "class_boxes": "boxes at once",
     "sam_512": "SAM's input 512",
 }
-VARIANT_ORDER = (
-    NO_SAM,
-    "",
-    *EQUAL_LENGTH,
-    *LIKE_FROM_START,
-    *NO_MATCH_STAGE,
-    "box",
-    "as_published",
-)
+VARIANT_ORDER = (NO_SAM, "", *EQUAL_LENGTH, *NO_MATCH_STAGE, "box", "as_published")
 # The same training without SAM, of the variants that another one than NO_SAM stands beside.
 CONTROLS = {"half_joint": "no_sam_half"}
 # Variants that are tested against every comparison method as the default is.

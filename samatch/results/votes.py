@@ -20,7 +20,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
-from samatch.config.settings import FINETUNE, SUPERVISED
+from samatch.config.settings import FINETUNE, GUIDED, SUPERVISED
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume
 from samatch.results import predictions, tables
@@ -33,7 +33,12 @@ from samatch.system.whole import write_text
 SAME = ["method", "sam", "variant", "n_labeled"]  # columns of runs.csv that voters share
 VOTERS = 3  # at least: of two that differ none has most votes
 VOTES, SHARED = "votes", "shared_errors"  # .csv, beside the set's other tables
-KINDS = {(SUPERVISED, ALL_STAGES), (FIXMATCH, WHOLE_CHAIN), (FINETUNE, "")}  # and from the start
+KINDS = [  # method and variant of the runs whose errors are compared
+    (SUPERVISED, ALL_STAGES),
+    (FIXMATCH, WHOLE_CHAIN),
+    (GUIDED + FIXMATCH, FROM_START),
+    (FINETUNE, ""),
+]
 Maps = dict[str, np.ndarray]  # case_id -> class map (D, H, W)
 
 
@@ -71,20 +76,25 @@ def seeds_of(runs: pd.DataFrame) -> str:
 def shared_errors(
     runs: pd.DataFrame, maps: dict[str, Maps], labels: dict[str, Volume]
 ) -> list[dict]:
-    """Rows of shared_errors.csv: of every pair of the runs of KINDS and of those from the start."""
+    """Rows of shared_errors.csv: of every pair of the runs of KINDS."""
     kinds = pd.Series(list(zip(runs.method, runs.variant, strict=True)), index=runs.index)
-    wanted = runs[(kinds.isin(KINDS) | (runs.variant == FROM_START)) & runs.run_id.isin(maps)]
     wrong = {
-        run: {case: maps[run][case] != volume.label for case, volume in labels.items()}
-        for run in wanted.run_id
+        run: [maps[run][case] != volume.label for case, volume in labels.items()]
+        for run in runs.run_id[kinds.isin(KINDS) & runs.run_id.isin(maps)]
     }
-    rows = []
-    for first, second in combinations(wanted.run_id, 2):
-        both = sum(int((wrong[first][case] & wrong[second][case]).sum()) for case in labels)
-        mine, other = (sum(int(of.sum()) for of in wrong[run].values()) for run in (first, second))
-        rows.append({"first": first, "second": second, "first_wrong": mine, "second_wrong": other})
-        rows[-1]["both_wrong"] = both
-    return rows
+    return [
+        {
+            "first": first,
+            "second": second,
+            "first_wrong": sum(mine.sum() for mine in wrong[first]),
+            "second_wrong": sum(other.sum() for other in wrong[second]),
+            "both_wrong": sum(
+                (mine & other).sum()
+                for mine, other in zip(wrong[first], wrong[second], strict=True)
+            ),
+        }
+        for first, second in combinations(wrong, 2)
+    ]
 
 
 def read_maps(folder: Path, runs: pd.DataFrame, manifest: Manifest) -> dict[str, Maps]:
