@@ -131,6 +131,76 @@ def test_masks_never_lie_among_the_images(tmp_path):
     assert (tmp_path / "a_mask.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("name", ["pat0_mask.png", "volumes.csv", "notes.txt"])
+def test_files_of_others_are_never_among_the_masks(tmp_path, name):
+    """Labels drawn by hand in the folder that is named, a table of the user's: all stay."""
+    (tmp_path / "images").mkdir()
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(image).save(tmp_path / "images" / "pat0.png")
+    into = tmp_path / "masks"
+    into.mkdir()
+    (into / name).write_bytes(b"drawn by hand")
+    with pytest.raises(InputError, match=f"folder of their own(.|\n)*{name}"):
+        predict(None, tmp_path / "images", into)
+    assert [path.name for path in into.iterdir()] == [name]
+    assert (into / name).read_bytes() == b"drawn by hand"
+
+
+@pytest.mark.parametrize(
+    "image, told",
+    [
+        (np.zeros((2, 2)), "not a volume"),
+        (np.zeros((1, 2, 2)), "constant"),
+        (np.array([[[0.0, 1.0], [np.nan, 2.0]]]), "1 NaN or infinite"),
+    ],
+)
+def test_an_array_without_an_answer_is_refused(image, told):
+    """One NaN would make the minimum and maximum NaN, and every pixel background."""
+    student = released.Student("made up", ("lesion",), {}, None, 8)
+    with pytest.raises(InputError, match=told):
+        student.segment(image)
+
+
+class Half:
+    """A segmenter of one class: the upper half."""
+
+    classes = ("lesion",)
+
+    def segment(self, image):
+        label = np.zeros(image.shape, np.uint8)
+        label[:, : image.shape[1] // 2] = 1
+        return label
+
+    def doubts(self, image):
+        return []
+
+
+def test_a_second_call_keeps_the_rows_of_other_images_and_half_a_file_is_none(
+    tmp_path, monkeypatch
+):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+        Image.fromarray(image).save(tmp_path / name / f"{name}.png")
+    into = tmp_path / "masks"
+    for name in ("a", "b", "a"):
+        predict(Half(), tmp_path / name, into)
+    table = pd.read_csv(into / "volumes.csv")
+    assert sorted(table.image) == ["a.png", "b.png"] and set(table.voxels) == {8}
+    before = {path.name: path.read_bytes() for path in into.iterdir()}
+    assert set(before) > {"a_mask.png", "a_overlay.png", "b_mask.png"}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("samatch.training.predict.save_panels", full)
+    with pytest.raises(InputError, match="cannot write a mask or an overlay"):
+        predict(Half(), tmp_path / "b", into)
+    after = {path.name: path.read_bytes() for path in into.iterdir()}
+    del before["volumes.csv"], after["volumes.csv"]
+    assert after == before
+
+
 def test_a_model_or_a_run_is_named(tmp_path):
     for words in ([], ["--model", "a", "--run", "b"]):
         with pytest.raises(SystemExit, match="name either a model or a run"):

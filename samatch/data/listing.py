@@ -125,9 +125,13 @@ def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entr
 
 def predicted_in(folder: Path) -> frozenset[Path]:
     """The folders that `samatch predict` wrote, or began to; `folder` may be one itself."""
-    head = ",".join(VOLUME_COLUMNS).encode()
-    found = [path for path in folder.rglob(VOLUMES) if path.is_file()]
-    return frozenset(path.parent for path in found if path.read_bytes().startswith(head))
+    return frozenset(path.parent for path in folder.rglob(VOLUMES) if is_predicted(path.parent))
+
+
+def is_predicted(folder: Path) -> bool:
+    """Whether `samatch predict` wrote this folder: by the columns of its table of volumes."""
+    table, head = folder / VOLUMES, ",".join(VOLUME_COLUMNS).encode()
+    return table.is_file() and table.read_bytes().startswith(head)
 
 
 def _alike(labels: list[str]) -> bool:

@@ -194,6 +194,6 @@ def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
             ncols=len(handles),
             frameon=False,
         )
-    about = "ejection fraction: mean difference (line), 95 % limits (dashed)"
+    about = "ejection fraction: mean difference (line), mean ± 1.96 SD (dashed)"
     figure.suptitle(f"{title}\n{about}", fontsize=10)
     return figure

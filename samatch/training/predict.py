@@ -13,6 +13,7 @@ with the largest object, beside all of them `contact_sheet.png` and `volumes.csv
 
 import argparse
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from samatch.data.images import HDF5, PICTURES, Picture, read, stem_of, suffix_of
-from samatch.data.listing import VOLUME_COLUMNS, VOLUMES, from_folder, predicted_in
+from samatch.data.listing import VOLUME_COLUMNS, VOLUMES, from_folder, is_predicted, predicted_in
 from samatch.data.volumes import Raw, array_faults
 from samatch.results import plots
 from samatch.system import paths, whole
@@ -45,19 +46,21 @@ def predict(segmenter: Segmenter, images: Path, into: Path) -> list[Path]:
     """Writes a mask and an overlay per image, a contact sheet and a table of volumes; returns the
     masks.
 
-    images: a folder, or one file. Raises InputError with every unreadable image, before anything is
-    written.
+    images: a folder, or one file. into: a new or empty folder, or one that an earlier call wrote,
+    whose table keeps its rows of other images. Raises InputError on another folder, and with every
+    unreadable image, before anything is written.
     """
     found = images_in(images)
-    refuse_among_images(images, into)
+    refuse_among_other_files(images, into)
     raise_all(
         f"images in {paths.shown(images)}",
         [fault for path in found for fault in _faults(path)],
         "correct or remove these files; nothing was written",
     )
     paths.make_folder(into, "the second argument")
-    write_volumes(into, [])  # by which a later call knows this folder, finished or not
-    progress, masks, rows = Progress("predicting", len(found)), [], []
+    rows = rows_of_others(into, found)
+    write_volumes(into, rows)  # by which a later call knows this folder, finished or not
+    progress, masks = Progress("predicting", len(found)), []
     panels: list[Panel] = []
     for number, path in enumerate(found, 1):
         picture = read(path)
@@ -68,16 +71,25 @@ def predict(segmenter: Segmenter, images: Path, into: Path) -> list[Path]:
             print(f"warning: {picture.source}: {doubt}")
         panel = largest_slice(stem_of(path), picture.array, label)
         panels += [panel] if len(panels) < SHEET else []
-        with _writing(into, path):
-            masks.append(write_mask(into, path, picture, label, len(segmenter.classes)))
-            overlay = into / f"{stem_of(path)}_overlay.png"
+        with _writing(into, path) as aside:
+            mask = write_mask(aside, path, picture, label, len(segmenter.classes))
+            overlay = aside / f"{stem_of(path)}_overlay.png"
             save_panels(overlay, [panel], segmenter.classes, columns=1)
+        masks.append(into / mask.name)
         rows += volumes_of(path.name, picture, label, segmenter.classes)
         progress(number)
-    with _writing(into, images):
-        save_panels(into / "contact_sheet.png", panels, segmenter.classes, columns=6)
+    with _writing(into, images) as aside:
+        save_panels(aside / "contact_sheet.png", panels, segmenter.classes, columns=6)
     write_volumes(into, rows)
     return masks
+
+
+def rows_of_others(into: Path, found: list[Path]) -> list[dict]:
+    """The rows that an earlier call wrote of images that are not among these."""
+    if not is_predicted(into):
+        return []
+    table = pd.read_csv(into / VOLUMES, dtype={"image": str, "class": str}, keep_default_na=False)
+    return table[~table.image.isin([path.name for path in found])].to_dict("records")
 
 
 def write_volumes(into: Path, rows: list[dict]) -> None:
@@ -95,14 +107,22 @@ def images_in(images: Path) -> list[Path]:
     return [images / entry.image for entry in from_folder(images, earlier)]
 
 
-def refuse_among_images(images: Path, into: Path) -> None:
-    """Raises InputError where masks would lie in the folder of the images: `x_mask.png` may be a
-    label that is there already, and the next call would take overlays for images."""
+def refuse_among_other_files(images: Path, into: Path) -> None:
+    """Raises InputError where masks would lie among files that no earlier call wrote: `x_mask.png`
+    may be a label that is there already, and images beside masks are not found by a later call."""
     if into.resolve() == (images.parent if images.is_file() else images).resolve():
         raise InputError(
             "masks and images cannot share a folder",
             where=paths.shown(into),
             do="name another folder for the masks; nothing was written",
+        )
+    there = sorted(path.name for path in into.glob("*") if not path.name.startswith("."))
+    if there and not is_predicted(into):
+        raise InputError(
+            "masks go into a folder of their own",
+            where=paths.shown(into),
+            got=f"{len(there)} files that samatch predict has not written: {', '.join(there[:3])}",
+            do="name a new or empty folder for the masks; nothing was written",
         )
 
 
@@ -123,10 +143,14 @@ def volumes_of(
 
 
 @contextlib.contextmanager
-def _writing(into: Path, path: Path) -> Iterator[None]:
-    """Within it, a full or forbidden folder is an InputError that names the image."""
+def _writing(into: Path, path: Path) -> Iterator[Path]:
+    """A hidden folder, whose files come into `into` when all of them are written. Within it, a full
+    or forbidden folder is an InputError that names the image."""
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix=".", dir=into) as aside:
+            yield Path(aside)
+            for file in Path(aside).iterdir():
+                file.replace(into / file.name)
     except OSError as error:
         raise InputError(
             "cannot write a mask or an overlay",

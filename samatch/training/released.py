@@ -21,13 +21,13 @@ from samatch.config.profiles import NO_MATCH_STAGE
 from samatch.config.settings import FINETUNE, GUIDED
 from samatch.data.about import class_faults, read_about
 from samatch.data.manifest import Manifest, load_manifest, manifest_folders
-from samatch.data.volumes import Volume, load_cases, normalise
+from samatch.data.volumes import Raw, Volume, array_faults, load_cases, normalise
 from samatch.networks.unet import UNet
 from samatch.results.records import read_results, read_table
 from samatch.results.runs import classes_of, complete_run
 from samatch.system import paths, repro, whole
 from samatch.system.devices import find_device
-from samatch.system.errors import InputError, known
+from samatch.system.errors import InputError, known, raise_all
 from samatch.training.evaluate import dice_by_class, segment_with_student
 from samatch.training.task import student_in
 
@@ -54,7 +54,14 @@ class Segmenter:
     seen: dict[str, tuple[float, float]]
 
     def segment(self, image: np.ndarray) -> np.ndarray:
-        """(D, H, W) of any numbers -> class map (D, H, W) uint8; min-max over the volume first."""
+        """(D, H, W) of finite numbers, not all equal -> class map (D, H, W) uint8; min-max over the
+        volume first. Raises InputError on another array."""
+        faults = array_faults(Raw(image, None, None, "the array"), 1)
+        raise_all("an image to segment", faults, "give one volume, or a picture as image[None]")
+        return self.answer(normalise(image))
+
+    def answer(self, image: np.ndarray) -> np.ndarray:
+        """The class map of an image in [0, 1]."""
         raise NotImplementedError
 
     def doubts(self, image: np.ndarray) -> list[str]:
@@ -78,9 +85,9 @@ class Student(Segmenter):
     network: UNet
     image_size: int
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
+    def answer(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
-        return segment_with_student(self.network, normalise(image), self.image_size)
+        return segment_with_student(self.network, image, self.image_size)
 
 
 def features(image: np.ndarray) -> dict[str, float]:

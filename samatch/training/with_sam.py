@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from samatch.config.settings import FINETUNE, RunConfig, config_of
-from samatch.data.volumes import normalise
 from samatch.methods.base import method_class
 from samatch.methods.finetune import FineTune
 from samatch.methods.sam_match import SamMatch
@@ -34,9 +33,8 @@ class Both(Student):
 
     method: SamMatch
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
+    def answer(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
-        image = normalise(image)
         embeddings = embeddings_of(self.method.sam, image)
         return segment_with_both(self.method, self.network, image, embeddings, self.image_size)[0]
 
@@ -47,9 +45,8 @@ class SamAlone(Segmenter):
 
     sam: SamModel
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
+    def answer(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
-        image = normalise(image)
         return segment_with_sam_alone(self.sam, embeddings_of(self.sam, image), image.shape[-2:])
 
 
