@@ -1,6 +1,7 @@
 """One command line: `samatch COMMAND ...`, or `python -m samatch COMMAND ...`."""
 
 import importlib
+import signal
 import sys
 
 from samatch.system.errors import InputError
@@ -104,7 +105,7 @@ def help_text() -> str:
 
 def main(words: list[str] | None = None) -> None:
     """Hands the words to the command's module; bad input, and memory that is lacking, end with one
-    `error: ...`, status 1."""
+    `error: ...`, status 1, and Ctrl-C with one line, status 130."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         return print(help_text())
@@ -118,6 +119,9 @@ def main(words: list[str] | None = None) -> None:
         importlib.import_module(f"samatch.{module}").main(before + rest)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print(f"samatch {name}: stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except (MemoryError, RuntimeError) as error:
         from samatch.system.devices import out_of_memory  # torch: seconds, and many do without
 

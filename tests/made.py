@@ -72,10 +72,18 @@ def stack(seed, classes=1, slices=3):
 
 
 def write_series(
-    folder, array=VOLUME, positions=None, spacing=(1.5, 1.25, 4.0), series="1.2.3", first=0, tags=()
+    folder,
+    array=VOLUME,
+    positions=None,
+    spacing=(1.5, 1.25, 4.0),
+    series="1.2.3",
+    first=0,
+    tags=(),
+    aside=0.0,
+    axes="1\\0\\0\\0\\1\\0",
 ):
-    """One DICOM series of slices (H, W) at positions along z, written out of order; slices are
-    numbered from `first`."""
+    """One DICOM series of slices (H, W) at positions along z, each `aside` mm further along x,
+    written out of order; slices are numbered from `first`. axes: ImageOrientationPatient."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -86,8 +94,8 @@ def write_series(
         for tag, value in (
             ("0008|0060", "MR"),
             ("0020|000e", series),
-            ("0020|0032", f"-20\\30\\{positions[z]}"),
-            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0020|0032", f"{-20 + aside * z}\\30\\{positions[z]}"),
+            ("0020|0037", axes),
             ("0020|0013", str(first + z)),
             ("0008|0018", f"{series}.{z}"),
             ("0018|0050", str(spacing[2])),

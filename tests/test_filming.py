@@ -122,6 +122,20 @@ def test_what_cannot_be_filmed_is_refused(tiny_profile, complete, monkeypatch):
         train.main(["--sam", "tiny", "--film"])
 
 
+@pytest.mark.parametrize("must", [True, False])
+def test_a_set_without_a_hidden_label_to_film(parents, monkeypatch, must):
+    """An own set whose unlabeled patients nobody has labeled: who asks for a film is told, a
+    notebook trains on without one."""
+    monkeypatch.setattr(filming, "places_of", lambda *_: [])
+    watch = Camera(tiny(), must=must)
+    if must:
+        with pytest.raises(InputError, match="no slice to film"):
+            train.train(tiny(), watch=watch)
+        return
+    assert train.train(tiny(), watch=watch)["status"] == "complete"
+    assert not (Run(tiny()).folder / FILM).exists()
+
+
 def test_a_damaged_film_is_refused(filmed, tmp_path):
     path = tmp_path / FILM
     path.write_bytes((filmed / FILM).read_bytes()[:-40])

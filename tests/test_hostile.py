@@ -132,6 +132,15 @@ def test_paths_stay_inside(tmp_path):
         file_of(data / "set", "../other/y", after=".png")
 
 
+def test_a_name_may_hold_its_accents_composed_or_apart(tmp_path):
+    """As a Mac writes é, two characters, and as a table has it, one."""
+    apart, composed = "re\u0301sume\u0301.png", "r\u00e9sum\u00e9.png"
+    (tmp_path / apart).write_bytes(b"")
+    assert inside(tmp_path, composed).exists() and inside(tmp_path, apart).exists()
+    assert inside(tmp_path, "other\u00e9.png") == tmp_path / "other\u00e9.png"
+    assert inside(tmp_path, 300 * "x").name == 300 * "x"
+
+
 def test_a_data_folder_may_itself_be_a_link(tmp_path):
     (tmp_path / "disk" / "set").mkdir(parents=True)
     (tmp_path / "disk" / "set" / "a.png").write_bytes(b"x")

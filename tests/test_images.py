@@ -103,6 +103,21 @@ def test_a_slice_of_another_scan_in_a_series_is_told(tmp_path, other, message):
         read(tmp_path / "s")
 
 
+def test_a_tilted_or_turned_series_has_no_one_affine(tmp_path, told):
+    """Each slice 4 mm above the last: 1 mm aside is 14 degrees; 0.02 mm are a rounding. A
+    localizer's slices are turned against the others."""
+    write_series(tmp_path / "straight", aside=0.02)
+    assert read(tmp_path / "straight").spacing[0] == pytest.approx(4, rel=1e-3)
+    write_series(tmp_path / "tilted", aside=1.0)
+    with told("a DICOM series of a tilted gantry", match="straight above(.|\n)*14.0 degrees"):
+        read(tmp_path / "tilted")
+    write_series(tmp_path / "s")
+    write_series(tmp_path / "localizer", axes="0\\1\\0\\0\\0\\1")
+    (tmp_path / "localizer" / "02.dcm").replace(tmp_path / "s" / "02.dcm")
+    with told("a localizer in a DICOM series", match="several orientations(.|\n)*1 of 5 turned"):
+        read(tmp_path / "s")
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_pictures_are_read_as_a_viewer_shows_them(tmp_path, orientation, name):
@@ -258,8 +273,29 @@ def test_of_a_palette_mask_the_indices_are_the_classes(tmp_path):
         assert (found.array == index[None]).all() and not found.white, name
     palette(tmp_path / "mask.png", index % 2, [(255, 255, 255), (0, 0, 0)])
     found = read_label(tmp_path / "mask.png")
-    assert (found.array == (index % 2 == 0)[None]).all() and found.white
+    assert (found.array == (index % 2 == 0)[None]).all() and found.white and not found.colours
+    shown = {0: (0, 0, 0), 1: (255, 0, 0), 2: (0, 255, 0)}
+    assert read_label(tmp_path / "colours.png").colours == shown
     assert read(tmp_path / "colours.png").array.max() > 2  # an image has colours
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_in_the_alpha_channel_is_told(tmp_path, told, mode):
+    """A drawing program's layer: all black or all white, its shape in the transparency. A mask of
+    grey values may have an alpha channel."""
+    alpha = Image.fromarray((RNG.integers(0, 2, (6, 7)) * 255).astype(np.uint8))
+    for grey in (0, 255):
+        layer = Image.new("L", (7, 6), grey).convert(mode)
+        layer.putalpha(alpha)
+        layer.save(tmp_path / "layer.png")
+        with pytest.raises(InputError, match="a mask in the alpha channel"):
+            read_label(tmp_path / "layer.png")
+    with told("a mask in the alpha channel", match="2 values of transparency"):
+        read_label(tmp_path / "layer.png")
+    both = alpha.convert(mode)
+    both.putalpha(alpha)
+    both.save(tmp_path / "both.png")
+    assert (read_label(tmp_path / "both.png").array[0] == np.asarray(alpha) / 255).all()
 
 
 def test_labels_whole_up_to_rounding_are_rounded(tmp_path):

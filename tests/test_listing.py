@@ -8,7 +8,8 @@ from samatch.data.curate import curate
 from samatch.data.listing import from_csv, from_folder, predicted_in
 from samatch.data.volumes import Entry
 from samatch.system.errors import InputError
-from tests.made import CSV_HEAD, nifti
+from samatch.training.predict import images_in
+from tests.made import CSV_HEAD, nifti, write_series
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,35 @@ def test_what_predict_wrote_into_a_set_is_told(tmp_path, told):
     for name in ("x_overlay.png", "contact_sheet.png", "volumes.csv"):
         (tmp_path / "masks" / name).unlink()
     assert from_folder(tmp_path) == [Entry("x", "x", "x.png", "masks/x_mask.png")]
+
+
+def test_links_that_a_search_does_not_follow_are_told(tmp_path, told):
+    """A folder that is a link, and a link to nothing; a link to a file is that file."""
+    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for file in (folder / "x.png", elsewhere / "y.png"):
+        file.parent.mkdir()
+        file.write_bytes(b"")
+    (folder / "z.png").symlink_to(folder / "x.png")
+    assert [entry.image for entry in from_folder(folder)] == ["x.png", "z.png"]
+    (folder / "more").symlink_to(elsewhere)
+    (folder / "lost.png").symlink_to(tmp_path / "nothing")
+    with told("links to a folder and to nothing", match="2 faults") as error:
+        from_folder(folder)
+    assert "lost.png: a link to nothing" in str(error.value)
+    assert "more: a link to a folder" in str(error.value)
+
+
+def test_dicom_files_are_known_by_their_first_bytes(tmp_path):
+    """As a scanner stores them, without an ending; a folder that is itself a series is one case."""
+    scan = tmp_path / "scan"
+    write_series(scan)
+    for file in scan.iterdir():
+        file.rename(file.with_suffix(""))
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [(e.case_id, e.image) for e in from_folder(tmp_path)] == [("scan", "scan")]
+    assert [(e.case_id, e.image) for e in from_folder(scan)] == [("scan", ".")]
+    assert images_in(scan) == [scan] and images_in(tmp_path) == [scan]
 
 
 def test_a_set_whose_files_cannot_be_listed_says_so(tmp_path, told):

@@ -205,8 +205,20 @@ def test_a_model_or_a_run_is_named(tmp_path):
     for words in ([], ["--model", "a", "--run", "b"]):
         with pytest.raises(SystemExit, match="name either a model or a run"):
             main(["predict", *words, str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit, match="name the images and a folder for the masks"):
+        main(["predict", "--model", "acdc", "", str(tmp_path)])
     with pytest.raises(SystemExit, match="unknown released model"):
         main(["predict", "--model", "lungs", str(tmp_path), str(tmp_path)])
+
+
+def test_ctrl_c_ends_with_a_line(monkeypatch, capsys):
+    def stopped(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samatch.training.predict.main", stopped)
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "a", "b"])
+    assert end.value.code == 130 and capsys.readouterr().err == "samatch predict: stopped\n"
 
 
 def test_an_image_of_another_kind_is_doubted():

@@ -97,5 +97,10 @@ def class_faults(classes) -> list[str]:
     if not isinstance(classes, list) or not classes:
         return [f"classes must be a list of names, got {classes!r}"]
     faults = [f"class {fault}" for fault in map(name_fault, classes) if fault]
+    faults += [
+        f"class {name}: number 0 is the background's, without a name; the first name is class 1's"
+        for name in classes
+        if str(name).lower() in ("background", "bg")
+    ]
     doubles = sorted({str(name) for name in classes if classes.count(name) > 1})
     return faults + [f"class {name} is named twice" for name in doubles]

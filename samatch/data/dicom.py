@@ -54,6 +54,7 @@ def read_series(folder: Path) -> Picture:
         headers = [_header(sitk, file) for file in files]
         _check_sizes(folder, headers)
         _check_alike(folder, headers)
+        _check_straight(folder, headers)
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
@@ -72,14 +73,19 @@ def read_series(folder: Path) -> Picture:
 
 
 def _slices(folder: Path) -> set[str]:
-    """Names of the files that are DICOM by their ending or by their first bytes."""
-    found = set()
-    for path in folder.iterdir():
-        if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR":
-            with open(path, "rb") as handle:
-                if path.suffix.lower() == ".dcm" or handle.read(132)[128:] == b"DICM":
-                    found.add(path.name)
-    return found
+    """Names of the files that are DICOM."""
+    return {path.name for path in folder.iterdir() if is_slice(path)}
+
+
+def is_slice(path: Path) -> bool:
+    """Whether a file is DICOM by its ending or by its first bytes; a hidden file and a DICOMDIR,
+    the list of others, are none."""
+    if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR":
+        return False
+    if path.suffix.lower() == ".dcm":
+        return True
+    with open(path, "rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
 
 
 # Kinds of values (VR) whose length takes four bytes; a length that is told by a mark at the end.
@@ -143,17 +149,19 @@ DICOM_TAGS = {
 }
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 MOST_MM = 1e5
+ROUNDING = 1e-3  # of the cosines in a header
+TILT = 0.01  # tangent; a hundredth of the height is less than a pixel in a usual stack
 PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 
 def _header(sitk, file: str) -> dict:
-    """Position in mm along the slice's normal, shape and size of a pixel as ITK reads them and as
-    stated, the numbers of DICOM_TAGS or None."""
+    """Place of the first pixel in mm, axes (columns: x, y, normal), the place along the normal,
+    shape and size of a pixel as ITK reads them and as stated, the numbers of DICOM_TAGS or None."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
     check_size(Path(file).name, reader.GetSize(), 2, Path(file).stat().st_size)
-    normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
+    origin, axes = np.array(reader.GetOrigin()), np.array(reader.GetDirection()).reshape(3, 3)
     there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
     found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
     numbers = {name: float(text) for name, text in found.items() if NUMBER.fullmatch(text)}
@@ -161,7 +169,9 @@ def _header(sitk, file: str) -> dict:
         dict.fromkeys(DICOM_TAGS)
         | numbers
         | {
-            "position": float(normal @ np.array(reader.GetOrigin())),
+            "position": float(axes[:, 2] @ origin),
+            "origin": origin,
+            "axes": axes,
             "shape": reader.GetSize()[:2],
             "pixel": reader.GetSpacing()[:2],
             "sizes": [reader.GetMetaData(t) for t in PIXEL_SPACINGS if reader.HasMetaDataKey(t)],
@@ -203,6 +213,33 @@ def _check_alike(folder: Path, headers: list[dict]) -> None:
                 got=", ".join(f"{x:g} x {y:g}" for x, y in found[:3]),
                 do="move the slices of another scan away",
             )
+
+
+def _check_straight(folder: Path, headers: list[dict]) -> None:
+    """Raises InputError where slices are turned against each other (a localizer among them), or do
+    not lie straight above each other (a tilted gantry): no one affine places such voxels, and their
+    volume would be wrong."""
+    first, last = headers[0], headers[-1]
+    turned = [h for h in headers if not np.allclose(h["axes"], first["axes"], atol=ROUNDING)]
+    if turned:
+        raise InputError(
+            "slices of several orientations in a DICOM series",
+            where=folder.name,
+            expected="parallel slices",
+            got=f"{len(turned)} of {len(headers)} turned against the first",
+            do="move the slices of another scan away (a localizer, for example)",
+        )
+    way = last["origin"] - first["origin"]
+    along = way @ first["axes"][:, 2]
+    aside = np.linalg.norm(way - along * first["axes"][:, 2])
+    if aside > max(min(first["pixel"]) / 2, TILT * abs(along)):
+        raise InputError(
+            "slices of a DICOM series that do not lie straight above each other",
+            where=folder.name,
+            expected="a stack along the slices' normal",
+            got=f"{np.degrees(np.arctan2(aside, abs(along))):.1f} degrees from it",
+            do="resample it to straight slices (dcm2niix does so for a tilted gantry)",
+        )
 
 
 def _series_doubts(headers: list[dict]) -> list[str]:

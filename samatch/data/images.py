@@ -229,11 +229,15 @@ def _picture(path: Path, as_classes: bool) -> Picture:
             got=", ".join(f"{w} x {h}" for w, h in sorted(sizes)),
             do="save the pages that belong together as a file",
         )
-    array = np.stack([_classes(page, path.name) if as_classes else _grey(page) for page in pages])
     doubt = (
         "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
     )
-    return Picture(array, None, None, path.name, (doubt,) if turned else ())
+    doubts = (doubt,) if turned else ()
+    if not as_classes:
+        return Picture(np.stack([_grey(page) for page in pages]), None, None, path.name, doubts)
+    array = np.stack([_classes(page, path.name) for page in pages])
+    colours = _colours(pages[0], array[0])
+    return Picture(array, None, None, path.name, doubts, colours=colours)
 
 
 def _grey(page: Image.Image) -> np.ndarray:
@@ -266,9 +270,21 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
     return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
+def _colours(page: Image.Image, array: np.ndarray) -> dict[int, tuple[int, int, int]]:
+    """Class number -> colour, where the class numbers (H, W) are the indices of a palette; else
+    {}."""
+    palette = page.getpalette("RGB") if page.mode in INDEXED else None
+    if not palette or (array != np.asarray(page.getchannel(0))).any():
+        return {}
+    shown = [n for n in np.unique(array).tolist() if 3 * n < len(palette)]
+    return {n: tuple(palette[3 * n : 3 * n + 3]) for n in shown}
+
+
 def _classes(page: Image.Image, name: str) -> np.ndarray:
     """(H, W) class numbers: of a palette picture its indices, unless black and white are all that
-    it shows; else grey values. Raises InputError on colours: which class would a colour be?"""
+    it shows; else grey values. Raises InputError on colours (which class would a colour be?) and
+    where nothing but the alpha channel shows a shape."""
+    _check_alpha(page, name)
     if page.mode in COLOURS or page.mode in INDEXED:
         shown = np.asarray(page.convert("RGB"))
         coloured = int((shown != shown[..., :1]).any(-1).sum())
@@ -283,3 +299,19 @@ def _classes(page: Image.Image, name: str) -> np.ndarray:
                 do="give each class its number",
             )
     return _grey(page)
+
+
+def _check_alpha(page: Image.Image, name: str) -> None:
+    """Raises InputError on a picture of one colour whose transparency shows a shape: a drawing
+    program's layer, which would be read as all foreground or all background."""
+    if "A" not in page.getbands():
+        return
+    levels = len(np.unique(np.asarray(page.getchannel("A"))))
+    if levels > 1 and len(np.unique(np.asarray(page.convert("RGB")))) == 1:
+        raise InputError(
+            "a mask in the alpha channel",
+            where=name,
+            expected="class numbers, or 0 and 255, as grey values",
+            got=f"one grey value everywhere, and {levels} values of transparency",
+            do="save the alpha channel as a grey picture",
+        )

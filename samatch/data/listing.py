@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from samatch.data.dicom import is_slice
 from samatch.data.images import h5_keys, stem_of, suffix_of
 from samatch.data.manifest import SPLITS
 from samatch.data.sheets import read_rows
@@ -38,6 +39,7 @@ LABEL_FOLDERS = {
 NNUNET_TEST = ("imagesTs", "labelsTs")  # beside imagesTr and labelsTr
 VOLUMES = "volumes.csv"  # of masks that `samatch predict` wrote; with these columns
 VOLUME_COLUMNS = ("image", "class", "voxels", "volume_ml")
+REMEDY = "unite the labels of an image, move or rename the odd files, or name the cases in a CSV"
 BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)((?:_(?:ses|run|acq)-[A-Za-z0-9]+)*)")
 
 
@@ -65,24 +67,29 @@ def from_csv(path: Path) -> list[Entry]:
     return [Entry(**{name: row.get(name, "") for name in columns}) for _, row in rows]
 
 
-def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entry]:
+def from_folder(
+    folder: Path, aside: frozenset[Path] = frozenset(), do: str = REMEDY
+) -> list[Entry]:
     """Images of a folder with their labels: `<id>` beside `<id>_gt` (or another ending of
     LABEL_STEM), `images/` beside `labels/` or `masks/` (or another name of LABEL_FOLDERS), BIDS
     with labels beside the image or in derivatives/, nnU-Net's imagesTr/ and labelsTr/, h5 files
-    that hold both. A folder of DICOM files is one series.
+    that hold both. A folder of DICOM files, `folder` itself among them, is one series.
 
     In BIDS the patient is sub-<id>; elsewhere each case counts as a patient of its own. Numbered
     masks of an image (`<id>_mask`, `<id>_mask_1`) are named together, to be united. Folders
-    `aside` are left out. Raises InputError where an image has labels of several kinds, an id
-    several images, a name is none of system/names.py, or `samatch predict` wrote a folder: its
-    overlays are no images, and its masks no labels unless someone says so.
+    `aside` are left out. Raises InputError, which ends with `do`, where an image has labels of
+    several kinds, an id several images, a name is none of system/names.py, a link leads to a folder
+    or to nothing, or `samatch predict` wrote a folder: its overlays are no images, and its masks no
+    labels unless someone says so.
     """
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     predicted = predicted_in(folder)
     for path in sorted(_candidates(folder, predicted | aside)):
         parts = {part.lower() for part in path.relative_to(folder).parts[:-1]}
-        is_label = bool(LABEL_STEM.search(stem_of(path)) or parts & LABEL_FOLDERS)
+        is_label = path != folder and bool(
+            LABEL_STEM.search(stem_of(path)) or parts & LABEL_FOLDERS
+        )
         (labels if is_label else images).setdefault(_case_of(path), []).append(
             str(path.relative_to(folder))
         )
@@ -107,19 +114,27 @@ def from_folder(folder: Path, aside: frozenset[Path] = frozenset()) -> list[Entr
         f"are labels now, delete the overlays, contact_sheet.png and {VOLUMES}"
         for path in sorted(predicted - aside)
     ]
+    faults += link_faults(folder)
     if not images:
         faults.append("no image was found")
-    raise_all(
-        f"folder {paths.shown(folder)}",
-        faults,
-        "unite the labels of an image, move or rename the odd files, or name the cases in a CSV",
-    )
+    raise_all(f"folder {paths.shown(folder)}", faults, do)
     both = {name for (name, *_) in images.values() if h5_keys(folder / name) >= {"image", "label"}}
     return [
         Entry(
             case, _patient_of(case), name, SEVERAL.join(labels.get(case, [name] * (name in both)))
         )
         for case, (name, *_) in images.items()
+    ]
+
+
+def link_faults(folder: Path) -> list[str]:
+    """Links below a folder that a search does not follow, and whose images would be left out."""
+    links = (path for path in folder.rglob("*") if path.is_symlink())
+    return [
+        f"{path.relative_to(folder)}: a link to {'a folder' if path.is_dir() else 'nothing'}; put "
+        f"the files themselves there"
+        for path in sorted(links)
+        if not path.is_file() and not _aside(path.relative_to(folder))
     ]
 
 
@@ -150,8 +165,8 @@ def _candidates(folder: Path, aside: frozenset[Path]) -> list[Path]:
     files = [p for p in folder.rglob("*") if p.is_file() and not _aside(p.relative_to(folder))]
     files = [p for p in files if p.parent == folder or not _of_nnunets_test(p)]
     files = [p for p in files if p.parent not in aside]
-    series = {p.parent for p in files if p.suffix.lower() == ".dcm"}
-    return [p for p in files if suffix_of(p)] + [p for p in series if p != folder]
+    known = [p for p in files if suffix_of(p)]
+    return known + list({p.parent for p in files if not suffix_of(p) and is_slice(p)})
 
 
 def _aside(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """What reading one image or label gives, and how large it may be."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nibabel
 import numpy as np
@@ -18,8 +18,9 @@ class Picture:
     -> mm (RAS) or None.
 
     `doubts` are worth a warning: the same words for the same kind of doubt in every file. `white`
-    marks a label picture of 0 and 255, which is read as class 1. `header` is a NIfTI file's own, so
-    that its mask can lie where the image lies for every reader."""
+    marks a label picture of 0 and 255, which is read as class 1. `colours` are those that a palette
+    gives to the class numbers of a label picture. `header` is a NIfTI file's own, so that its mask
+    can lie where the image lies for every reader."""
 
     array: np.ndarray
     spacing: tuple[float, float, float] | None
@@ -27,6 +28,7 @@ class Picture:
     source: str
     doubts: tuple[str, ...] = ()
     white: bool = False
+    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     header: nibabel.Nifti1Header | None = None
 
 

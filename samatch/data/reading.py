@@ -32,6 +32,9 @@ class Reading:
     )  # case -> perceptual hash, of 2-D images
     shown: dict[str, set[int]] = field(default_factory=dict)  # case -> numbers of the classes in it
     doubts: dict[str, list[str]] = field(default_factory=dict)  # kind of doubt -> cases
+    colours: dict[int, dict[tuple, list[str]]] = field(
+        default_factory=dict
+    )  # class number -> colour of a label's palette -> cases
 
 
 def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool) -> Reading:
@@ -59,7 +62,24 @@ def read_all(entries: list[Entry], folder: Path, about: dict, allow_empty: bool)
         except InputError as error:
             found.faults.append(f"{entry.case_id}: {error.brief}")
         progress(number)
+    found.faults += palette_faults(found.colours)
     return found
+
+
+def palette_faults(colours: dict[int, dict[tuple, list[str]]]) -> list[str]:
+    """Class numbers to which the palettes of a set's label pictures give several colours: each file
+    was numbered by itself, and one number would be two classes."""
+    return [
+        f"class number {number} has several colours in the labels' palettes: "
+        + "; ".join(f"{colour} in {_some(cases)}" for colour, cases in list(of.items())[:3])
+        + "; save the labels as grey values, with one number for each class"
+        for number, of in sorted(colours.items())
+        if len(of) > 1
+    ]
+
+
+def _some(cases: list[str]) -> str:
+    return ", ".join([*cases[:3], *["..."] * (len(cases) > 3)])
 
 
 def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: int) -> None:
@@ -72,12 +92,18 @@ def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: 
             "like a label; name it as the label of its image"
         )
     swapped = "an image of hardly more values than a label has: are image and label swapped?"
-    for doubt in dict.fromkeys([*raw.doubts, *([swapped] if like_a_label else [])]):
+    filled = "a label without any background: is it a mask?"
+    shown = set(np.unique(label).tolist())
+    for doubt in dict.fromkeys(
+        [*raw.doubts, *[swapped] * like_a_label, *[filled] * (not shown & {0, UNKNOWN})]
+    ):
         found.doubts.setdefault(doubt, []).append(case.case_id)
-    values = set(np.unique(label).tolist()) - {0, UNKNOWN}
+    for number, colour in raw.colours.items():
+        found.colours.setdefault(number, {}).setdefault(colour, []).append(case.case_id)
+    values = shown - {0, UNKNOWN}
     if raw.label is not None and not values and not allow_empty:
         found.faults.append(
-            f"{case.case_id}: {raw.source}: the label is empty; leave its file out if the case "
+            f"{case.case_id}: {raw.of_label}: the label is empty; leave its file out if the case "
             f"is unlabeled, or allow empty labels"
         )
     found.shown[case.case_id] = values

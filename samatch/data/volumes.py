@@ -6,7 +6,7 @@ made from a folder; everything that holds for all sets (normalisation, checks, h
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ class Raw:
     """One case as read: image and label (D, H, W), spacing (z, y, x) in mm or None, the file it
     came from.
 
-    The label is None for an unlabeled case; one slice is a 2-D image. `doubts` and `white`: see
-    images.Picture."""
+    The label is None for an unlabeled case; one slice is a 2-D image. `doubts`, `white` and
+    `colours`: see images.Picture. `label_source` is the label's file, "" where it is the same."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -51,6 +51,13 @@ class Raw:
     source: str
     doubts: tuple[str, ...] = ()
     white: bool = False
+    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    label_source: str = ""
+
+    @property
+    def of_label(self) -> str:
+        """The file that a fault of the label lies in."""
+        return self.label_source or self.source
 
 
 @dataclass(frozen=True)
@@ -118,10 +125,8 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
             f"{raw.image.shape}"
         ]
     if raw.label is not None and raw.image.shape != raw.label.shape:
-        return [
-            f"{raw.source}: image and label differ in shape: {raw.image.shape} and "
-            f"{raw.label.shape}"
-        ]
+        both = " and ".join(dict.fromkeys([raw.source, raw.of_label]))
+        return [f"{both}: image and label differ in shape: {raw.image.shape} and {raw.label.shape}"]
     faults = []
     if not np.isfinite(raw.image).all():
         faults.append(
@@ -134,9 +139,8 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
         faults.append(f"{raw.source}: image values from {raw.image.min()} to {raw.image.max()}")
     if raw.white and num_classes > 2:
         faults.append(
-            f"{raw.source}: its label is a picture of 0 and 255; which of the {num_classes - 1} "
-            f"classes is 255? "
-            "Expected class numbers"
+            f"{raw.of_label}: a label that is a picture of 0 and 255; which of the "
+            f"{num_classes - 1} classes is 255? Expected class numbers"
         )
     values = [] if raw.label is None else np.unique(raw.label).tolist()
     if strange := [v for v in values if v not in range(num_classes)]:
@@ -146,7 +150,7 @@ def array_faults(raw: Raw, num_classes: int) -> list[str]:
             else ""
         )
         faults.append(
-            f"{raw.source}: label outside the classes; expected 0 to {num_classes - 1}, got "
+            f"{raw.of_label}: label outside the classes; expected 0 to {num_classes - 1}, got "
             f"{strange[:5]}{grey}"
         )
     return faults
@@ -182,9 +186,10 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
         ("image", image, case.image_sha256),
         ("label", label, case.label_sha256),
     ):
+        source = raw.source if kind == "image" else raw.of_label
         if expected and (found := repro.array_sha256(array)) != expected:
             faults.append(
-                f"{raw.source}: {kind} has another content; expected sha256 {expected[:12]}..., "
+                f"{source}: {kind} has another content; expected sha256 {expected[:12]}..., "
                 f"got {found[:12]}..."
             )
     raise_all(

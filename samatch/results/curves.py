@@ -65,6 +65,8 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...], title: str
                 linestyle=style,
                 label=name,
             )
+        if not any(len(line.get_xdata()) for line in axis.lines):
+            axis.text(0.5, 0.5, "no hidden label shows it", transform=axis.transAxes, ha="center")
         axis.set(title=cls, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Dice against hidden label (%)")

@@ -50,6 +50,6 @@ def show(profile: str, dataset: str, name: str) -> None:
         if (folder / name).exists():
             return display(Image(filename=str(folder / name)))
     print(
-        f"no images of {dataset} and no predictions of profile {profile} on this machine, "
-        f"and no tracked {name}"
+        f"no {name} of {dataset} in profile {profile}: what it is drawn from is not on this "
+        f"machine, and none is tracked"
     )

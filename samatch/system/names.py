@@ -76,7 +76,14 @@ def inside(folder: Path, name: str) -> Path:
             got=f"a link to {os.path.basename(os.path.realpath(path))!r} elsewhere",
             do="put the file itself into the folder, or name the folder it lies in with DATA=DIR",
         )
-    return Path(path)
+    return _as_stored(Path(path))
+
+
+def _as_stored(path: Path) -> Path:
+    """The path, or, where there is none, the same name with its accents composed or apart (NFC,
+    NFD): a table and a disk may differ in it without anybody seeing it."""
+    others = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((p for p in (path, *others) if os.path.exists(p)), path)
 
 
 def found_in(folder: Path, name: str) -> Path:

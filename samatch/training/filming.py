@@ -30,11 +30,13 @@ class Camera:
     """A `watch` of `samatch.training.train.train` that keeps a film in a run's folder.
 
     Of a run that began without it the film starts where the run goes on, of a complete run it sees
-    nothing. Raises InputError where the run has no SAM beside a student.
+    nothing. must: whether a training without a slice to film is an error; else it goes unfilmed.
+    Raises InputError where the run has no SAM beside a student.
     """
 
-    def __init__(self, config: RunConfig, trial: str = ""):
+    def __init__(self, config: RunConfig, trial: str = "", must: bool = True):
         refuse_unfilmable(config)
+        self.must = must
         self.path = Run(config, trial).partial / FILM
         self.every = max(1, config.train.iterations // FRAMES)
         self.film: Film | None = None
@@ -44,7 +46,9 @@ class Camera:
         if iteration % self.every and iteration != task.config.train.iterations:
             return
         if self.film is None:
-            self.film = continued(self.path, iteration) or begun(task)
+            self.film = continued(self.path, iteration) or begun(task, self.must)
+        if self.film is None:
+            return
         progress = iteration / task.config.train.iterations
         with torch.random.fork_rng():  # a box's jitter is drawn, though it is 0
             said = opinions(pair_of(task), place_of(self.film, task), progress)
@@ -70,10 +74,13 @@ def continued(path: Path, iteration: int) -> Film | None:
     return film if film and film.frames else None
 
 
-def begun(task: Task) -> Film:
-    """A film without frames of the slice that RULE chooses by today's student."""
+def begun(task: Task, must: bool = True) -> Film | None:
+    """A film without frames of the slice that RULE chooses by today's student; where there is none
+    to choose, None, or an InputError if there must be one."""
     data, size = task.data, task.config.train.image_size
     places = places_of(data.unlabeled, size, data.manifest.classes)
+    if not places and not must:
+        return None
     if not places:
         raise InputError(
             "no slice to film",

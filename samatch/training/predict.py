@@ -100,11 +100,12 @@ def write_volumes(into: Path, rows: list[dict]) -> None:
 
 def images_in(images: Path) -> list[Path]:
     """The image files of a folder, labels and what earlier calls wrote below it left out; or the
-    one file that is named."""
+    one file, or the one DICOM series, that is named."""
     if images.is_file():
         return [images]
     earlier = predicted_in(images) - {images}
-    return [images / entry.image for entry in from_folder(images, earlier)]
+    do = "move or rename these files, or name one image in the place of the folder"
+    return [images / entry.image for entry in from_folder(images, earlier, do)]
 
 
 def refuse_among_other_files(images: Path, into: Path) -> None:
@@ -243,9 +244,15 @@ def main(words: list[str] | None = None) -> None:
         action="store_true",
         help="the run's SAM too: both maps of SAM-Match together, or SAM alone after fine-tuning",
     )
-    parser.add_argument("images", type=Path, help="folder of images, or one image")
-    parser.add_argument("masks", type=Path, help="folder for the masks")
+    parser.add_argument("images", help="folder of images or of one DICOM series, or one image")
+    parser.add_argument("masks", help="folder for the masks")
     args = parser.parse_args(words)
+    if not args.images or not args.masks:
+        raise InputError(
+            "name the images and a folder for the masks",
+            got=f"images {args.images!r}, masks {args.masks!r}",
+            do="samatch predict --model acdc IMAGES MASKS, or make predict IMAGES=DIR MASKS=DIR",
+        )
     if bool(args.model) == bool(args.run):
         raise InputError(
             "name either a model or a run", do="--model acdc, or --run RUN_ID --profile laptop"
@@ -260,5 +267,5 @@ def main(words: list[str] | None = None) -> None:
         segmenter: Segmenter = load(args.model)
     else:
         segmenter = (with_sam.of_run if args.with_sam else of_run)(args.profile, args.run)
-    written = predict(segmenter, args.images, args.masks)
-    print(f"{len(written)} masks and overlays written to {paths.shown(args.masks)}")
+    written = predict(segmenter, Path(args.images), Path(args.masks))
+    print(f"{len(written)} masks and overlays written to {paths.shown(Path(args.masks))}")

@@ -32,6 +32,8 @@ def load(case: Case, folder: Path) -> Raw:
         case.image,
         tuple(doubts),
         any(label.white for label in labels),
+        labels[0].colours if len(labels) == 1 else {},
+        case.label,
     )
 
 
