@@ -65,7 +65,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## execute all notebooks in order; ends with the table
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)" "$(N)") && set -- $$choice && \
 	 { [ "$$1" = demo ] || $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD); } && \
 	 $(MAKE) --no-print-directory run PROFILE=$$1 DATASET=$$2 && \
 	 $(PY) -m samatch tables --profile $$1 --dataset $$2 --print && \
@@ -93,7 +93,7 @@ $(DONE)/runs.done: $(DONE)/04_joint_training.ipynb
 
 # The runs of a list side by side, then the tables. Their common parents are trained by `reproduce`'s notebooks first.
 ablations comparisons seeds: $(READY)  ## train the ablation grid, every comparison method, or two more seeds; notebooks 05 to 07 show them
-	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)") && set -- $$choice && \
+	@choice=$$($(PY) tools/choose_profile.py "$(PROFILE)" "$(DATASET)" "$(METHOD)" "$(SAM)" "$(N)") && set -- $$choice && \
 	 { [ "$$1" = demo ] || [ "$$LAUNCH" ] || $(PY) tools/list_runs.py $@ $(METHOD) | \
 	   $(PY) -W ignore -m samatch time $(call run_args,$$1,$$2) --method $(METHOD) --list -; } && \
 	 $(MAKE) --no-print-directory run-$@ PROFILE=$$1 DATASET=$$2

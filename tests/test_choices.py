@@ -52,6 +52,8 @@ def test_the_set_that_is_asked_for_decides(monkeypatch, capsys):
         (("", "", "fixmatch", "vit_x"), "unknown SAM: 'vit_x'(.|\n)*lite_medsam"),
         (("laptp", "", "fixmatch", "tiny"), "unknown profile"),
         (("", "bsui", "fixmatch", "tiny"), "unknown data set"),
+        (["", "", "", "", "many"], "N is no whole number"),
+        (["", "", "", "", "300"], "impossible label budget"),
     ],
 )
 def test_what_is_misspelt_stops_before_the_first_training(monkeypatch, capsys, words, message):

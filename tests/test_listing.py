@@ -42,7 +42,7 @@ def test_faults_of_a_csv(tmp_path, told):
             "1 of 3 cases have no split",
         )
     )
-    with told("a table that is not there", match="unreadable table"):
+    with told("a table that is not there", match="no such table of cases"):
         from_csv(tmp_path / "none.csv")
 
 

@@ -2,7 +2,7 @@
 
 What is misspelt is refused here, before anything is trained.
 
-usage: choose_profile.py PROFILE DATASET [METHOD SAM]    (each may be empty)
+usage: choose_profile.py PROFILE DATASET [METHOD SAM N]    (each may be empty)
 """
 
 import sys
@@ -64,6 +64,13 @@ def check_names(method: str, sam: str) -> None:
         known(sam, sam_names(), "SAM")
 
 
+def check_budget(dataset: str, budget: str) -> None:
+    """Raises InputError on a label budget (N) that the set does not have."""
+    if not budget.isdecimal():
+        raise InputError("N is no whole number", got=repr(budget), do="for example N=3")
+    load_manifest(dataset).labeled_patients(int(budget))
+
+
 def _is_match(method: str) -> bool:
     try:
         return not method.startswith(GUIDED) and method_class(method).proposes
@@ -73,7 +80,7 @@ def _is_match(method: str) -> bool:
 
 def main() -> None:
     """Prints the choice on stdout, its reason on stderr; ends with exit status 1 on bad input."""
-    profile, dataset, method, sam = (sys.argv[1:] + [""] * 4)[:4]
+    profile, dataset, method, sam, budget = (sys.argv[1:] + [""] * 5)[:5]
     try:
         check_names(method, sam)
         if dataset:
@@ -81,6 +88,8 @@ def main() -> None:
         profile, dataset, why = choose(
             profile, dataset, torch.cuda.is_available(), is_here(dataset or FIRST)
         )
+        if budget:
+            check_budget(dataset, budget)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     print(

@@ -9,7 +9,7 @@ from samatch.data.manifest import SPLITS
 from samatch.data.sheets import read_rows
 from samatch.data.volumes import SEVERAL, Entry
 from samatch.system import paths
-from samatch.system.errors import raise_all
+from samatch.system.errors import InputError, raise_all
 from samatch.system.names import name_fault
 
 REQUIRED, OPTIONAL = ("case_id", "patient_id", "image"), ("label", "split")
@@ -49,6 +49,13 @@ def from_csv(path: Path) -> list[Entry]:
 
     Commas, semicolons or tabs; with or without a byte order mark. Raises InputError with every
     fault of the table."""
+    if not path.exists():
+        raise InputError(
+            "no such table of cases",
+            where=paths.shown(path),
+            got=f"no file {path.name} in {paths.shown(path.absolute().parent)}",
+            do="give its path from the folder that you are in, or the whole path",
+        )
     rows = read_rows(path, REQUIRED, "table of cases")
     faults = [
         f"line {line}: {name} is empty" for name in REQUIRED for line, row in rows if not row[name]

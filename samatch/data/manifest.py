@@ -124,7 +124,7 @@ class Manifest:
                 where=self.name,
                 expected=f"1 to {most}, usually one of {self.budgets}",
                 got=n_labeled,
-                do="choose another n_labeled",
+                do="choose another n_labeled (make ... N=)",
             )
         return self.labeled_order[:n_labeled]
 

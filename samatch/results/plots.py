@@ -50,7 +50,8 @@ def save(figure: Figure, path: Path) -> None:
 def stamp(figure: Figure, path: Path) -> None:
     """Says in the corner of a figure of the profile demo that it is one."""
     if "demo" in path.parts[-4:-2]:
-        figure.text(0.004, 0.004, "demo: generated phantoms", color="#777777", fontsize=7)
+        of_what = "generated phantoms" if "phantom" in path.parts[-3:-1] else "minutes of training"
+        figure.text(0.004, 0.004, f"demo: {of_what}", color="#777777", fontsize=7)
 
 
 def slices_with_contours(

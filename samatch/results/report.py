@@ -150,8 +150,9 @@ def main(words: list[str] | None = None) -> None:
     if args.print:
         print(final_table(args.profile, args.dataset, folder).to_string(index=False))
         if args.profile == "demo":
+            of_what = "generated phantoms, " if args.dataset == "phantom" else ""
             print(
-                "\nDemo numbers: generated phantoms, minutes of training. They show that "
+                f"\nDemo numbers: {of_what}minutes of training. They show that "
                 "everything runs, nothing about the method."
             )
         print("* SAM-Match as it is by default; ± is the standard deviation over patients")

@@ -218,7 +218,8 @@ def best_run(profile: str, dataset: str) -> str:
         raise InputError(
             f"no SAM-Match run of {dataset} on record",
             where=f"results/{profile}/{dataset}",
-            do="train and collect one first",
+            do=f"train one, then samatch tables --profile {profile} --dataset {dataset} "
+            f"--into results/{profile}/{dataset}",
         )
     return own.loc[own.val_dice.idxmax(), "run_id"]
 
