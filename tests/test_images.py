@@ -7,6 +7,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from samatch.data.images import check_geometry, read, read_label
@@ -100,6 +101,17 @@ def test_a_slice_of_another_scan_in_a_series_is_told(tmp_path, other, message):
     write_series(tmp_path / "other", **other)
     (tmp_path / "other" / "02.dcm").replace(tmp_path / "s" / "02.dcm")
     with pytest.raises(InputError, match=message):
+        read(tmp_path / "s")
+
+
+def test_frames_at_one_place_and_in_one_file_are_told(tmp_path, told):
+    """Two echoes under one number, and an enhanced DICOM file that holds the whole volume."""
+    write_series(tmp_path / "echoes", positions=[0, 4, 8, 0, 4])
+    with told("two echoes in one DICOM series", match="at one place(.|\n)*2 of 5"):
+        read(tmp_path / "echoes")
+    (tmp_path / "s").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(VOLUME.astype(np.uint8)), tmp_path / "s" / "all.dcm")
+    with told("a DICOM file of several frames", match="several slices in one DICOM file"):
         read(tmp_path / "s")
 
 

@@ -84,6 +84,7 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     started = row["from the start against equal length"]
     assert started == "+9.0 (+8.0 to +10.0), p 0.5000 (1 of 2 seeds)"
     assert row["both maps, from the start"] == "93.0 (1 of 2 seeds)"  # .02 more than the student
+    assert row["from the start against equal length, no ramp"] == "-"  # no such run
     together = row["both maps, from the start, against equal length"]
     assert together == "+11.0 (+10.0 to +12.0), p 0.5000 (1 of 2 seeds)"
 
@@ -210,6 +211,7 @@ def test_every_row_against_fixmatch_at_equal_length(seeds_on_record):
     )
     table = across_sets.against_control(across_sets.of_set("laptop", "chaos"))
     shown = table.set_index("name")
+    # The control is no row against itself; without a ramp no run is on record.
     assert list(shown.index) == [
         name for name in across_sets.ROWS.values() if "FixMatch, at" not in name
     ]

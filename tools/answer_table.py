@@ -6,6 +6,7 @@ from cells import markdown, tested
 from samatch.config.profiles import FROM_START
 from samatch.results import folds, tables
 from samatch.results.across_sets import (
+    AT_ONCE,
     CONTINUED,
     CONTROL,
     ROWS,
@@ -23,6 +24,7 @@ NOT_TRAINED = "-"
 AGAINST = (
     (sam_match(), CONTINUED, "SAM-Match against continued"),
     (sam_match(FROM_START), CONTROL, "from the start against equal length"),
+    (sam_match(FROM_START), AT_ONCE, "from the start against equal length, no ramp"),
     (sam_match(FROM_START, BOTH), CONTROL, "both maps, from the start, against equal length"),
 )
 

@@ -161,6 +161,14 @@ def _header(sitk, file: str) -> dict:
     reader.SetFileName(file)
     reader.ReadImageInformation()
     check_size(Path(file).name, reader.GetSize(), 2, Path(file).stat().st_size)
+    if any(count > 1 for count in reader.GetSize()[2:]):
+        raise InputError(
+            "several slices in one DICOM file",
+            where=Path(file).name,
+            expected="a file a slice",
+            got=f"{' x '.join(map(str, reader.GetSize()))} voxels",
+            do="convert it to NIfTI (dcm2niix, for example)",
+        )
     origin, axes = np.array(reader.GetOrigin()), np.array(reader.GetDirection()).reshape(3, 3)
     there = {name: tag for name, tag in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
     found = {name: reader.GetMetaData(tag).strip() for name, tag in there.items()}
@@ -274,6 +282,14 @@ def _skips(step: float, stated: float | None, thickness: float | None) -> bool:
 
 
 def _check_steps(folder: Path, positions: list[float]) -> None:
+    if doubles := len(positions) - len({round(position, 2) for position in positions}):
+        raise InputError(
+            "several slices of a DICOM series at one place",
+            where=folder.name,
+            expected="one slice a place",
+            got=f"{doubles} of {len(positions)} where another one lies",
+            do="give each echo or time frame a folder of its own",
+        )
     steps = np.diff(positions)
     if len(steps) < 2:
         return

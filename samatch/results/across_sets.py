@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from samatch.config.profiles import ALL_STAGES, FROM_START, WHOLE_CHAIN
+from samatch.config.profiles import ALL_STAGES, FROM_START, NO_RAMP, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.plots import BLUE, DPI
@@ -21,6 +21,7 @@ FAR = 6.0  # right of it stand the numbers
 MARK = {"markersize": 9, "markeredgewidth": 2}
 NUMBER = {"ha": "right", "va": "center", "fontsize": 9}
 CONTROL = Way(FIXMATCH, WHOLE_CHAIN)
+AT_ONCE = Way(FIXMATCH, NO_RAMP)  # the unlabeled term as that of SAM-Match from the start
 CONTINUED = sam_match(tables.NO_SAM)
 ROWS = {
     Way(SUPERVISED): "Supervised",
@@ -28,6 +29,7 @@ ROWS = {
     Way(FIXMATCH): "FixMatch",
     CONTINUED: "FixMatch, continued",
     CONTROL: "FixMatch, at equal length",
+    AT_ONCE: "FixMatch, at equal length, no ramp",
     Way(FINETUNE): "SAM alone",
     sam_match(): "SAM-Match",
     sam_match(FROM_START): "SAM-Match, from the start",
@@ -99,7 +101,8 @@ def against_control(found: Answer) -> pd.DataFrame:
 def forest(answers: dict[str, pd.DataFrame], title: str) -> Figure:
     """A panel per set of `against_control`: medians, also in numbers, and intervals, right of zero
     what is better than FixMatch at equal length. A median beyond the picture is an arrow."""
-    names = [name for way, name in ROWS.items() if way != CONTROL]
+    there = {name for table in answers.values() for name in table.name}
+    names = [name for name in ROWS.values() if name in there]
     place = {name: number for number, name in enumerate(names)}
     figure = plt.figure(figsize=(9.5, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(answers), sharex=True, sharey=True, squeeze=False)[0]
