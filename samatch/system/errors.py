@@ -22,6 +22,17 @@ class InputError(ValueError):
         self.facts = [(name, value) for name, value in rows if value is not None]
         super().__init__("\n".join([what] + [f"  {name}: {value}" for name, value in self.facts]))
 
+    def at(self, where: Any) -> "InputError":
+        """The same error with another `where`."""
+        known_facts = dict(self.facts)
+        return InputError(
+            self.what,
+            where=where,
+            expected=known_facts.get("expected"),
+            got=known_facts.get("got"),
+            do=known_facts.get("what to do"),
+        )
+
     @property
     def brief(self) -> str:
         """The error as one line of a list; what to do is said once, below the list."""

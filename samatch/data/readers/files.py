@@ -4,12 +4,14 @@ relative to the set's folder.
 `make manifest` writes it (samatch/data/curate.py). An empty label makes an unlabeled case. Files
 may be NIfTI, h5, pictures, or folders with one DICOM series each."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from samatch.data.images import check_geometry, read, read_label
 from samatch.data.manifest import Case
+from samatch.data.picture import Picture
 from samatch.data.volumes import SEVERAL, Raw
 from samatch.system.errors import InputError
 from samatch.system.names import inside
@@ -18,10 +20,10 @@ from samatch.system.names import inside
 def load(case: Case, folder: Path) -> Raw:
     """Image and label that the manifest names. Raises InputError on a missing or broken file, and
     where several masks of an image cannot be united."""
-    image = read(_inside(folder, case.image))
+    image = _read(read, folder, case.image)
     if not case.label:
         return Raw(image.array, None, image.spacing, case.image, image.doubts)
-    labels = [read_label(_inside(folder, name)) for name in case.label.split(SEVERAL)]
+    labels = [_read(read_label, folder, name) for name in case.label.split(SEVERAL)]
     for label in labels:
         check_geometry(image, label)
     doubts = dict.fromkeys(image.doubts + sum((label.doubts for label in labels), ()))
@@ -35,6 +37,16 @@ def load(case: Case, folder: Path) -> Raw:
         labels[0].colours if len(labels) == 1 else {},
         case.label,
     )
+
+
+def _read(how: Callable[[Path], Picture], folder: Path, name: str) -> Picture:
+    """What `how` reads, or its error with the name as the manifest has it: an image and its label
+    may have one file name in two folders."""
+    path = _inside(folder, name)
+    try:
+        return how(path)
+    except InputError as error:
+        raise error.at(name) from error
 
 
 def _inside(folder: Path, name: str) -> Path:
