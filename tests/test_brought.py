@@ -5,6 +5,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from samatch.data.curate import curate
 from samatch.data.listing import from_folder
@@ -13,7 +14,7 @@ from samatch.data.readers import acdc, busi, chaos, files
 from samatch.data.volumes import Raw, array_faults, load_cases
 from samatch.system import paths
 from samatch.system.errors import InputError
-from tests.made import AFFINE, ellipse, nifti, pictures, png, stack
+from tests.made import AFFINE, CSV_HEAD, ellipse, nifti, pictures, png, stack, table
 
 
 def named(case_id, **files):
@@ -62,6 +63,39 @@ def test_masks_that_cannot_be_united(tmp_path, told):
         match="cannot be united(.|\n)*where: a, b(.|\n)*shapes",
     ):
         files.united([one, one[:, :2]], "a|b")
+
+
+def test_a_colour_is_one_class_in_all_palettes(folder, told):
+    """Palettes that each file numbered by itself: red is class 1 here, and class 2 there."""
+    black, red, green = (0, 0, 0), (255, 0, 0), (0, 255, 0)
+    for n in range(8):
+        of = Image.fromarray(ellipse(n, 2)[1], "P")
+        of.putpalette([*black, *(red + green if n != 4 else green + red)])
+        of.save(folder / "masks" / f"p{n}.png")
+    with told("palettes that differ between masks", match="2 faults(.|\n)*class number 1") as error:
+        curate("lesions", None, ["cyst", "tumour"])
+    assert "(255, 0, 0) in p0, p1, p2, ...; (0, 255, 0) in p4;" in str(error.value)
+    of = Image.fromarray(ellipse(4, 2)[1], "P")
+    of.putpalette([*black, *red, *green])
+    of.save(folder / "masks" / "p4.png")
+    assert curate("lesions", None, ["cyst", "tumour"])[0].num_classes == 3
+
+
+def test_what_a_label_leaves_doubtful_is_warned_of(folder):
+    """A mask without background; labels of a patient who has an unlabeled case too."""
+    png(folder / "masks" / "p3.png", np.ones_like(ellipse(3)[1]))
+    (folder / "masks" / "p7.png").unlink()
+    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(6)]
+    rows += ["p6,p6,images/p6.png,masks/p6.png", "p7,p6,images/p7.png,"]
+    _, report = curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
+    assert "warning: a label without any background: is it a mask? In 1 cases: p3" in report
+    (lost,) = (line for line in report if "labels are not used" in line)
+    assert lost.startswith("warning: 1 labels") and lost.endswith("Patients: p6")
+
+
+def test_the_background_is_no_class_to_name(folder, told):
+    with told("the background among the classes", match="number 0 is the background's"):
+        curate("lesions", None, ["background", "lesion"])
 
 
 def test_h5_files_with_both_become_a_set():

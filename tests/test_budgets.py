@@ -45,6 +45,7 @@ def records():
             ("supervised", 3, 0): (0.4, 0.6),
             ("supervised", 3, 1): (0.6, 0.8),
             ("fixmatch", 3, 0): (0.7, 0.7),  # one budget: no line
+            ("fixmatch", 3, 0, "whole_chain"): (0.7, 0.9),  # one budget: a point beside the lines
             ("samatch-fixmatch", 1, 0, "margin0"): (0.0, 0.0),  # of the grid
             ("samatch-fixmatch", 3, 0, "margin0"): (0.0, 0.0),
         }
@@ -56,17 +57,18 @@ def test_by_hand(records):
     assert list(zip(table.method, table.n_labeled, strict=True)) == [
         ("Supervised", 1),
         ("Supervised", 3),
+        ("FixMatch, at equal length", 3),
         ("SAM-Match (FixMatch)", 1),
         ("SAM-Match (FixMatch)", 3),
     ]
-    assert table.dice.tolist() == pytest.approx([20, 60, 60, 80])
-    assert table.seeds.tolist() == [1, 2, 1, 1] and set(table.n) == {2}
+    assert table.dice.tolist() == pytest.approx([20, 60, 80, 60, 80])
+    assert table.seeds.tolist() == [1, 2, 1, 1, 1] and set(table.n) == {2}
     # Of two patients a resample's mean is either patient or their mean; equal ones leave a point.
-    assert table.low.tolist() == pytest.approx([10, 50, 50, 80])
-    assert table.high.tolist() == pytest.approx([30, 70, 70, 80])
+    assert table.low.tolist() == pytest.approx([10, 50, 70, 50, 80])
+    assert table.high.tolist() == pytest.approx([30, 70, 90, 70, 80])
     drawn = budgets.with_several(*records)
-    assert len(drawn) == table.seeds.sum() == 5
-    assert set(drawn.method) == set(table.method) and set(drawn.variant) == {""}
+    assert len(drawn) == table.seeds.sum() == 6
+    assert set(drawn.method) == set(table.method) and set(drawn.variant) == {"", "whole_chain"}
 
 
 def test_one_budget_has_no_table(records):
@@ -81,6 +83,7 @@ def test_the_figure_has_a_line_per_method_and_every_budget(records):
     assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "3"]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [
         "Supervised",
+        "FixMatch, at equal length",
         "SAM-Match (FixMatch)",
     ]
     low, high = axis.get_ylim()

@@ -6,7 +6,6 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
 
 from samatch.config.settings import make_config
 from samatch.data.curate import curate, main
@@ -236,39 +235,6 @@ def test_black_and_white_labels_have_one_class(folder, told):
     for n in range(10):
         png(folder / "masks" / f"p{n}.png", ellipse(n)[1] * 2)
     assert "class 2 tumour: in 10 cases" in curate("lesions", None, ["cyst", "tumour"])[1]
-
-
-def test_a_colour_is_one_class_in_all_palettes(folder, told):
-    """Palettes that each file numbered by itself: red is class 1 here, and class 2 there."""
-    black, red, green = (0, 0, 0), (255, 0, 0), (0, 255, 0)
-    for n in range(10):
-        of = Image.fromarray(ellipse(n, 2)[1], "P")
-        of.putpalette([*black, *(red + green if n != 4 else green + red)])
-        of.save(folder / "masks" / f"p{n}.png")
-    with told("palettes that differ between masks", match="2 faults(.|\n)*class number 1") as error:
-        curate("lesions", None, ["cyst", "tumour"])
-    assert "(255, 0, 0) in p0, p1, p2, ...; (0, 255, 0) in p4;" in str(error.value)
-    of = Image.fromarray(ellipse(4, 2)[1], "P")
-    of.putpalette([*black, *red, *green])
-    of.save(folder / "masks" / "p4.png")
-    assert curate("lesions", None, ["cyst", "tumour"])[0].num_classes == 3
-
-
-def test_what_a_label_leaves_doubtful_is_warned_of(folder):
-    """A mask without background; labels of a patient who has an unlabeled case too."""
-    png(folder / "masks" / "p3.png", np.ones_like(ellipse(3)[1]))
-    (folder / "masks" / "p9.png").unlink()
-    rows = [f"p{n},p{n},images/p{n}.png,masks/p{n}.png" for n in range(8)]
-    rows += ["p8,p8,images/p8.png,masks/p8.png", "p9,p8,images/p9.png,"]
-    _, report = curate("lesions", table(folder, rows, CSV_HEAD), ["lesion"])
-    assert "warning: a label without any background: is it a mask? In 1 cases: p3" in report
-    (lost,) = (line for line in report if "labels are not used" in line)
-    assert lost.startswith("warning: 1 labels") and lost.endswith("Patients: p8")
-
-
-def test_the_background_is_no_class_to_name(folder, told):
-    with told("the background among the classes", match="number 0 is the background's"):
-        curate("lesions", None, ["background", "lesion"])
 
 
 def test_stacks_and_turned_pictures_in_a_set(tiny_profile, tmp_path, capsys):

@@ -39,7 +39,7 @@ def test_the_closest_comparisons_are_drawn_with_every_patient():
     assert better.get_offsets()[:, 1].tolist() == pytest.approx([1, 2])
     assert worse.get_offsets()[:, 1].tolist() == pytest.approx([-2]) and not len(same.get_offsets())
     assert axis.get_title() == "against Near\n2 better, 1 worse"
-    assert any("the 1 closest of 2" in text for text in words(figure))
+    assert any("the 1 with the smallest mean difference, of 2" in text for text in words(figure))
     assert "the same" not in words(figure) and "patients, sorted" in words(figure)
 
 
@@ -68,8 +68,17 @@ def test_boxes_end_where_the_data_do_and_sam_match_stands_out():
     weights = {tick.get_text(): tick.get_fontweight() for tick in axis.get_yticklabels()}
     assert weights == {"FixMatch": "normal", "SAM-Match (FixMatch)": "bold"}
     plain, mine = (to_hex(box.get_facecolor()) for box in axis.patches)
-    assert plain != mine and {"82.0", "86.0"} <= set(words(figure))
-    assert [len(dots.get_offsets()) for dots in axis.collections] == [2, 2]
+    assert plain != mine and {"82.0", "86.0", "mean", "median"} <= set(words(figure))
+    assert [len(dots.get_offsets()) for dots in axis.collections] == [2, 0, 2, 0]
+
+
+def test_a_failed_unit_is_an_arrow_at_the_end_of_the_axis():
+    """Quartiles 81 and 84 of 0, 81, 82, 84, 90: the axis begins at 81 - 3 * 3."""
+    scores = {"A": np.array([0.0, 81, 82]), "B": np.array([84.0, 90])}
+    (axis,) = comparisons.dice_boxes(scores, "title", "patient").axes
+    assert axis.get_xlim() == pytest.approx((72, 90 + 0.04 * 90))
+    assert [len(dots.get_offsets()) for dots in axis.collections] == [2, 1, 2, 0]
+    assert 72 < axis.collections[1].get_offsets()[0][0] < 73
 
 
 def test_the_unit_comes_from_the_set():
@@ -85,7 +94,7 @@ def test_a_saved_figure_has_the_same_bytes_again(tmp_path):
     one, two = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "two"))
     assert one == two and b"Software" not in one
     with Image.open(tmp_path / "one.png") as picture:
-        assert picture.size[0] == 8 * 150
+        assert picture.size[0] == 9 * 150
 
 
 def test_a_figure_of_the_demo_says_so(tmp_path):

@@ -94,8 +94,10 @@ def test_examples_of_patients_with_numbers_for_names(tmp_path):
     cases = read_table(collect("laptop", "nums") / "per_case.csv")
     patients = list(stats.unit_scores(cases).index)
     panels = examples.panels("laptop", "nums", patients, {"reference": None, "FixMatch": run.name})
-    assert [title for title, _, _ in panels] == [
-        f"{p}: {name}" for p in ("007", "NA") for name in ("reference", "FixMatch")
+    assert [title for title, _, _ in panels] == [  # class 2 is none of this set: nothing is found
+        f"{p}\n{name}"
+        for p, dice in (("007", "0"), ("NA", "nan"))
+        for name in ("reference", f"FixMatch\nDice {dice} %")
     ]
     assert panels[2][1].shape == (48, 48)
     reference, predicted = (label for _, _, label in panels[:2])

@@ -5,18 +5,29 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from samatch.config.profiles import FROM_START, WHOLE_CHAIN
+from samatch.config.settings import GUIDED
 from samatch.results import seed_tables, stats, tables
 from samatch.results.comparisons import around_data
 from samatch.results.plots import BLUE, DPI, PALETTE
+from samatch.results.ways import FIXMATCH
+
+BESIDE = ((FIXMATCH, WHOLE_CHAIN), (GUIDED + FIXMATCH, FROM_START))  # methods with their variants
 
 
 def with_several(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
-    """The tested runs of the main table's methods that have several budgets; method: its name."""
+    """The tested runs of the main table's methods that have several budgets, and those of BESIDE,
+    whose one point stands beside the others; method: its name. Empty where no method has several.
+    """
     shown = tables.in_reading_order(tables.headline(runs))
+    beside = pd.Series(
+        [way in BESIDE for way in zip(shown.method, shown.variant, strict=True)], shown.index
+    )
     names = seed_tables.names_whatever_seed(shown.assign(n_labeled=0))
     shown = shown.assign(method=shown.run_id.map(names))
     shown = shown[shown.run_id.isin(stats.unit_scores(per_case))]
-    return shown[shown.groupby("method").n_labeled.transform("nunique") > 1]
+    several = shown.groupby("method").n_labeled.transform("nunique") > 1
+    return shown[(several | beside[shown.index]) & several.any()]
 
 
 def by_budget(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
@@ -69,6 +80,7 @@ def figure(table: pd.DataFrame, title: str, unit: str) -> Figure:
             yerr=(rows.dice - rows.low, rows.high - rows.dice),
             marker="osD^vPX"[number % 7],
             color=BLUE if mine else [c for c in PALETTE if c != BLUE][number % (len(PALETTE) - 1)],
+            linestyle=":",  # nothing was measured between
             linewidth=2.4 if mine else 1.3,
             elinewidth=1,
             capsize=2,

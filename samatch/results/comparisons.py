@@ -11,6 +11,9 @@ from matplotlib.lines import Line2D
 from samatch.results.clinical import bias_and_limits
 from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE
 
+COLUMNS = (8, 48)  # of the numbers right of an axis, in points from it
+BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+
 
 def grid(count: int, size: float, extra: float = 0.0, **shared) -> tuple[Figure, np.ndarray]:
     """A figure of `count` panels, `size` inches each, in at most four columns; the rest is off.
@@ -34,15 +37,18 @@ def grid(count: int, size: float, extra: float = 0.0, **shared) -> tuple[Figure,
 
 
 def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
-    """Box plot with every test unit as a dot: method -> scores in percent, medians beside.
+    """Box plot with every test unit as a dot: method -> scores in percent, mean and median beside.
 
-    unit: one by tables.unit_name. SAM-Match stands out; the axis ends where the
-    data do. Dots are moved up and down by a fixed draw, so that the figure can be made again.
+    unit: one by tables.unit_name. SAM-Match stands out; the axis ends where the data do, or three
+    times the quartiles' distance below the lower one: a dot beyond is an arrow at its end. Dots are
+    moved up and down by a fixed draw, so that the figure can be made again.
     """
     figure, axis = plt.subplots(
-        figsize=(8, 0.55 * len(scores) + 1.5), dpi=DPI, layout="constrained"
+        figsize=(9, 0.45 * len(scores) + 1.5), dpi=DPI, layout="constrained"
     )
     rng, right = np.random.default_rng(0), axis.get_yaxis_transform()
+    left, end = around_data(np.concatenate(list(scores.values())), least=4)
+    left = max(left, far_below(np.concatenate(list(scores.values()))))
     for place, (name, values) in enumerate(scores.items()):
         values = values[~np.isnan(values)]
         mine = name.startswith("SAM-Match")
@@ -59,11 +65,17 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
             capprops={"color": "#555555"},
         )
         heights = place + rng.uniform(-0.2, 0.2, len(values))
-        color = BLUE if mine else "#555555"
-        axis.scatter(values, heights, s=9, color=color, alpha=0.6, linewidths=0, zorder=3)
-        middle = f"{np.median(values):.1f}" if len(values) else "none"
-        axis.text(1.015, place, middle, transform=right, va="center", fontsize=9)
-    axis.text(1.015, -0.75, "median", transform=right, va="center", fontsize=9)
+        look = {"color": BLUE if mine else "#555555", "alpha": 0.6, "linewidths": 0, "zorder": 3}
+        within = values >= left
+        axis.scatter(values[within], heights[within], s=9, **look)
+        beyond = np.full((~within).sum(), left + 0.01 * (end - left))
+        axis.scatter(beyond, heights[~within], s=22, marker="<", **look)
+        numbers = [np.mean(values), np.median(values)] if len(values) else []
+        written = [f"{number:.1f}" for number in numbers]
+        for column, text in zip(COLUMNS, written, strict=False):
+            axis.annotate(text, (1, place), (column, 0), right, **BESIDE)
+    for column, head in zip(COLUMNS, ("mean", "median"), strict=True):
+        axis.annotate(head, (1, -0.75), (column, 0), right, **BESIDE)
     axis.set_yticks(range(len(scores)), list(scores))
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text().startswith("SAM-Match") else "normal")
@@ -71,9 +83,18 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
         ylim=(len(scores) - 0.5, -0.5), xlabel=f"Dice (%), one dot per {unit}; highest mean last"
     )
     figure.suptitle(title)  # over the whole figure: long names leave the axis little width
-    axis.set_xlim(*around_data(np.concatenate(list(scores.values())), least=4))
+    axis.set_xlim(left, end)
     axis.grid(axis="x", alpha=0.3)
     return figure
+
+
+def far_below(values: np.ndarray) -> float:
+    """Three times the quartiles' distance below the lower quartile of the defined values."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return -np.inf
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(low - 3 * (high - low))
 
 
 def around_data(values: np.ndarray, least: float) -> tuple[float, float]:
@@ -129,7 +150,8 @@ def paired_differences(
         axis.set(xlabel=f"{unit}s, sorted", ylim=limits)
     for axis in axes[:, 0]:
         axis.set_ylabel("Dice difference (points)")
-    closest = f"; the {most} closest of {len(others)}" if len(others) > most else ""
+    few = f"; the {most} with the smallest mean difference, of {len(others)}"
+    closest = few if len(others) > most else ""
     figure.suptitle(f"{reference_name} minus another method{closest}", fontsize=10)
     signs = {sign for run in drawn for sign in np.sign(by_run[run])}
     handles = [
@@ -166,8 +188,8 @@ def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
                 s=18,
                 zorder=3,
             )
-        axis.axhline(0, color="black", linewidth=0.6)
-        axis.axhline(found["bias"], color="#555555", linewidth=1.4)
+        axis.axhline(0, color="#999999", linewidth=1, linestyle=":")
+        axis.axhline(found["bias"], color="#333333", linewidth=1.6)
         for limit in (found["low"], found["high"]):
             axis.axhline(limit, color="#555555", linewidth=1, linestyle="--")
         missed = f", {found['undefined']} undefined" if found["undefined"] else ""
@@ -194,6 +216,6 @@ def bland_altman(panels: dict[str, pd.DataFrame], title: str) -> Figure:
             ncols=len(handles),
             frameon=False,
         )
-    about = "ejection fraction: mean difference (line), mean ± 1.96 SD (dashed)"
+    about = "ejection fraction: mean difference (line), mean ± 1.96 SD (dashed), no error (dotted)"
     figure.suptitle(f"{title}\n{about}", fontsize=10)
     return figure

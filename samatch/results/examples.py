@@ -1,12 +1,14 @@
-"""Example slices of test volumes with the runs' predictions, where this machine has both."""
+"""Example slices of test volumes with the runs' predictions, where this machine has the volumes and
+the predictions are here or tracked."""
 
 import numpy as np
 from IPython.display import Image, display
 
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases, on_this_machine
-from samatch.results import plots
+from samatch.results import plots, predictions
 from samatch.results.runs import read_predictions
+from samatch.results.strips import dice_by_class, mean_dice
 from samatch.system import paths
 
 
@@ -15,32 +17,35 @@ def panels(
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(title, image, class map) of the middle slice of each patient's first case.
 
-    Cut to the object, for `plots.slices_with_contours`. compared: name -> run_id, or
-    None for the reference. Empty where data or predictions are not on this machine.
+    Cut to the object, for `plots.slices_with_contours`. compared: name -> run_id, or None for the
+    reference; a run's title has its Dice on the whole case, the mean over classes. Empty where data
+    or predictions are not on this machine.
     """
-    manifest = load_manifest(dataset)
-    files = [paths.runs_dir(profile) / run / "predictions.npz" for run in compared.values() if run]
+    manifest, found = load_manifest(dataset), []
     cases = [manifest.cases_of([patient])[0] for patient in patients]
-    if not (all(file.exists() for file in files) and on_this_machine(manifest)):
+    maps = {name: maps_of(profile, dataset, run) for name, run in compared.items() if run}
+    if not (all(maps.values()) and on_this_machine(manifest)):
         return []
-    found = []
     for volume in load_cases(manifest, cases):
-        middle = len(volume.image) // 2
+        case, middle = volume.case.case_id, len(volume.image) // 2
         window = plots.around(np.any(volume.label, axis=0), margin=20)
-        for name, run in compared.items():
-            label = (
-                volume.label
-                if run is None
-                else read_predictions(paths.runs_dir(profile) / run)[volume.case.case_id]
-            )
-            found.append(
-                (
-                    f"{volume.case.patient_id}: {name}",
-                    volume.image[middle][window],
-                    label[middle][window],
-                )
-            )
+        for name in compared:
+            label = maps[name][case] if name in maps else volume.label
+            by_class = dice_by_class(label, volume.label, len(manifest.classes))
+            of_slice = f", slice {middle + 1}" if len(volume.image) > 1 else ""
+            title = f"{case}{of_slice}\n{name}"
+            title += f"\nDice {mean_dice(by_class):.0f} %" if name in maps else ""
+            found.append((title, volume.image[middle][window], label[middle][window]))
     return found
+
+
+def maps_of(profile: str, dataset: str, run_id: str) -> dict[str, np.ndarray]:
+    """A run's class maps by case, of this machine's run or the tracked ones; {} without either."""
+    home = paths.runs_dir(profile) / run_id
+    if (home / "predictions.npz").exists():
+        return read_predictions(home)
+    tracked = predictions.tracked_file(paths.TRACKED_RESULTS / profile / dataset, run_id)
+    return predictions.read(tracked) if tracked.exists() else {}
 
 
 def show(profile: str, dataset: str, name: str) -> None:

@@ -76,7 +76,8 @@ def slices_with_contours(
                 axis.contour(
                     label == index + 1, levels=[0.5], colors=[class_color(index)], linewidths=1.4
                 )
-        axis.set_title(textwrap.fill(title, 30), fontsize=9)
+        lines = [textwrap.fill(line, 30) for line in title.splitlines()]
+        axis.set_title("\n".join(lines), fontsize=9)
     handles = [
         Line2D([], [], color=class_color(index), label=name) for index, name in enumerate(classes)
     ]
