@@ -270,7 +270,7 @@ def _pages(path: Path) -> tuple[list[Image.Image], bool]:
     return [page for _, page in found], any(orientation != 1 for orientation, _ in found)
 
 
-def _colours(page: Image.Image, array: np.ndarray) -> dict[int, tuple[int, int, int]]:
+def _colours(page: Image.Image, array: np.ndarray) -> dict[int, tuple[int, ...]]:
     """Class number -> colour, where the class numbers (H, W) are the indices of a palette; else
     {}."""
     palette = page.getpalette("RGB") if page.mode in INDEXED else None

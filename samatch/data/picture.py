@@ -28,7 +28,7 @@ class Picture:
     source: str
     doubts: tuple[str, ...] = ()
     white: bool = False
-    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    colours: dict[int, tuple[int, ...]] = field(default_factory=dict)
     header: nibabel.Nifti1Header | None = None
 
 

@@ -51,7 +51,7 @@ class Raw:
     source: str
     doubts: tuple[str, ...] = ()
     white: bool = False
-    colours: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    colours: dict[int, tuple[int, ...]] = field(default_factory=dict)
     label_source: str = ""
 
     @property

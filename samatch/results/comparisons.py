@@ -1,10 +1,12 @@
 """Figures that set methods side by side: scores, differences, agreement."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -12,7 +14,6 @@ from samatch.results.clinical import bias_and_limits
 from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE
 
 COLUMNS = (8, 48)  # of the numbers right of an axis, in points from it
-BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 9}
 
 
 def grid(count: int, size: float, extra: float = 0.0, **shared) -> tuple[Figure, np.ndarray]:
@@ -46,7 +47,7 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     figure, axis = plt.subplots(
         figsize=(9, 0.45 * len(scores) + 1.5), dpi=DPI, layout="constrained"
     )
-    rng, right = np.random.default_rng(0), axis.get_yaxis_transform()
+    rng = np.random.default_rng(0)
     left, end = around_data(np.concatenate(list(scores.values())), least=4)
     left = max(left, far_below(np.concatenate(list(scores.values()))))
     for place, (name, values) in enumerate(scores.items()):
@@ -65,17 +66,19 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
             capprops={"color": "#555555"},
         )
         heights = place + rng.uniform(-0.2, 0.2, len(values))
-        look = {"color": BLUE if mine else "#555555", "alpha": 0.6, "linewidths": 0, "zorder": 3}
+        look: dict[str, Any] = {
+            "color": BLUE if mine else "#555555",
+            "alpha": 0.6,
+            "linewidths": 0,
+            "zorder": 3,
+        }
         within = values >= left
         axis.scatter(values[within], heights[within], s=9, **look)
         beyond = np.full((~within).sum(), left + 0.01 * (end - left))
         axis.scatter(beyond, heights[~within], s=22, marker="<", **look)
         numbers = [np.mean(values), np.median(values)] if len(values) else []
-        written = [f"{number:.1f}" for number in numbers]
-        for column, text in zip(COLUMNS, written, strict=False):
-            axis.annotate(text, (1, place), (column, 0), right, **BESIDE)
-    for column, head in zip(COLUMNS, ("mean", "median"), strict=True):
-        axis.annotate(head, (1, -0.75), (column, 0), right, **BESIDE)
+        _beside(axis, place, [f"{number:.1f}" for number in numbers])
+    _beside(axis, -0.75, ["mean", "median"])
     axis.set_yticks(range(len(scores)), list(scores))
     for tick in axis.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text().startswith("SAM-Match") else "normal")
@@ -86,6 +89,20 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
     axis.set_xlim(left, end)
     axis.grid(axis="x", alpha=0.3)
     return figure
+
+
+def _beside(axis: Axes, place: float, texts: list[str]) -> None:
+    """Texts right of an axis, at the height `place` of its data."""
+    for column, text in zip(COLUMNS, texts, strict=False):
+        axis.annotate(
+            text,
+            (1, place),
+            (column, 0),
+            axis.get_yaxis_transform(),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
 
 
 def far_below(values: np.ndarray) -> float:
