@@ -157,6 +157,11 @@ def test_one_panel_a_class_and_no_class_without_pixels():
     figure = curves.pseudo_label_quality(log, ("RV", "LV"), "of a run")
     assert [axis.get_title() for axis in figure.axes] == ["RV", "LV"]
     assert figure.get_suptitle() == "of a run"
+    none = log.assign(pseudo_dice_sam_LV=np.nan).filter(["iteration", "pseudo_dice_sam_LV"])
+    empty = curves.pseudo_label_quality(none, ("RV", "LV"))
+    for axis in empty.axes:  # a set of one's own whose unlabeled patients nobody has labeled
+        assert [text.get_text() for text in axis.texts] == ["no hidden label shows it"]
+        assert not len(axis.get_xticks()) and not len(axis.get_yticks())
     label = np.zeros((8, 8), int)
     label[2:5, 2:5] = 2
     figure = plots.slices_with_contours(

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samatch.results.plots import BLUE, DPI, ORANGE, PALETTE, class_color
@@ -65,11 +66,14 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...], title: str
                 linestyle=style,
                 label=name,
             )
-        if not any(len(line.get_xdata()) for line in axis.lines):
+        if not _has_data(axis):
             axis.text(0.5, 0.5, "no hidden label shows it", transform=axis.transAxes, ha="center")
+            axis.set_xticks([])
         axis.set(title=cls, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Dice against hidden label (%)")
+    if not any(map(_has_data, axes[0])):
+        axes[0, 0].set_yticks([])
     if title:
         figure.suptitle(title, fontsize=10)
     figure.legend(
@@ -80,6 +84,10 @@ def pseudo_label_quality(log: pd.DataFrame, classes: tuple[str, ...], title: str
         frameon=False,
     )
     return figure
+
+
+def _has_data(axis: Axes) -> bool:
+    return any(np.size(line.get_xdata()) for line in axis.lines)
 
 
 def speed(table: pd.DataFrame, title: str) -> Figure:
