@@ -137,6 +137,10 @@ def test_a_name_may_hold_its_accents_composed_or_apart(tmp_path):
     apart, composed = "re\u0301sume\u0301.png", "r\u00e9sum\u00e9.png"
     (tmp_path / apart).write_bytes(b"")
     assert inside(tmp_path, composed).exists() and inside(tmp_path, apart).exists()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / apart).symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match="a link leads out of the data folder"):
+        inside(tmp_path / "set", composed)
     assert inside(tmp_path, "other\u00e9.png") == tmp_path / "other\u00e9.png"
     assert inside(tmp_path, 300 * "x").name == 300 * "x"
 

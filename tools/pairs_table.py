@@ -7,12 +7,11 @@ from samatch.config.profiles import (
     ALL_STAGES,
     BOXES_FROM_START,
     FROM_START,
-    NO_RAMP,
     NO_RAMP_75,
 )
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats
-from samatch.results.across_sets import CONTROL, tracked
+from samatch.results.across_sets import AT_ONCE, CONTROL, tracked
 from samatch.results.tables import NO_SAM
 from samatch.results.ways import BOTH, FIXMATCH, SAM, Way, by_way, paired, sam_match
 from samatch.system.errors import InputError, known
@@ -22,8 +21,8 @@ SUPERVISED_AS_LONG = Way(SUPERVISED, ALL_STAGES)
 PAIRS: dict[str, list[tuple[Way, Way]]] = {
     "acdc": [
         (CONTROL, SUPERVISED_AS_LONG),
-        (Way(FIXMATCH, NO_RAMP), CONTROL),
-        (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP)),
+        (AT_ONCE, CONTROL),
+        (sam_match(FROM_START), AT_ONCE),
         (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP_75)),
         (sam_match("box"), sam_match()),
         (sam_match("box"), sam_match(NO_SAM)),

@@ -20,7 +20,13 @@ from samatch.data.about import about_faults, class_faults, read_about
 from samatch.data.duplicates import groups_of, put_together
 from samatch.data.findings import left_apart, report, shortened
 from samatch.data.listing import from_csv, from_folder
-from samatch.data.manifest import Manifest, load_manifest, manifest_faults, write_manifest
+from samatch.data.manifest import (
+    Manifest,
+    bare_patients,
+    load_manifest,
+    manifest_faults,
+    write_manifest,
+)
 from samatch.data.reading import entry_faults, read_all
 from samatch.data.volumes import Entry, data_folder, reader, reader_names
 from samatch.system import paths
@@ -105,11 +111,6 @@ def _budgets(about: dict, drawn: dict[str, list[str]], bare: frozenset[str]) -> 
     if "drawn" in about or about.get("budgets") == []:
         return about["budgets"]
     return splits.budgets(sum(1 for patient in drawn.get("train", ()) if patient not in bare))
-
-
-def bare_patients(entries: list[Entry]) -> frozenset[str]:
-    """Patients with a case that has an image file and no label: they can only be trained on."""
-    return frozenset(e.patient_id for e in entries if e.image and not e.label)
 
 
 def given_splits(entries: list[Entry]) -> dict[str, list[str]]:

@@ -84,8 +84,11 @@ def is_slice(path: Path) -> bool:
         return False
     if path.suffix.lower() == ".dcm":
         return True
-    with open(path, "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:  # a file of another kind that may not be read
+        return False
 
 
 # Kinds of values (VR) whose length takes four bytes; a length that is told by a mark at the end.

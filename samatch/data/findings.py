@@ -1,8 +1,9 @@
 """What a new manifest's report says: counts, classes, doubts, near-duplicates."""
 
-from samatch.data.manifest import SPLITS, Case
+from samatch.data.manifest import SPLITS, Case, bare_patients, is_bare
 from samatch.data.reading import Reading
 from samatch.data.volumes import SEVERAL
+from samatch.system.errors import few
 
 MOST = 10  # lines of one kind
 
@@ -19,29 +20,27 @@ def report(
     ]
     lines += class_lines(cases, drawn, classes, found)
     for doubt, these in found.doubts.items():
-        some = ", ".join([*these[:5], *["..."] * (len(these) > 5)])
-        lines.append(f"warning: {doubt} In {len(these)} cases: {some}")
-    if bare := sum(1 for c in cases if c.image and not c.label):
+        lines.append(f"warning: {doubt} In {len(these)} cases: {few(these)}")
+    if bare := sum(map(is_bare, cases)):
         lines.append(f"unlabeled: {bare} cases, all in train")
     lines += unused_labels(cases)
     if several := [c.case_id for c in cases if SEVERAL in c.label]:
-        some = ", ".join([*several[:5], *["..."] * (len(several) > 5)])
-        lines.append(f"several masks of an image, united: in {len(several)} cases: {some}")
+        lines.append(f"several masks of an image, united: in {len(several)} cases: {few(several)}")
     return lines
 
 
 def unused_labels(cases: list[Case]) -> list[str]:
     """A warning where patients have cases with a label and cases without one: a budget counts
     patients, and takes whole ones."""
-    bare = {case.patient_id for case in cases if case.image and not case.label}
-    lost = [case for case in cases if case.patient_id in bare and case.label]
+    bare = bare_patients(cases)
+    lost = [case for case in cases if case.patient_id in bare and not is_bare(case)]
     patients = list(dict.fromkeys(case.patient_id for case in lost))
     if not lost:
         return []
-    some = ", ".join([*patients[:5], *["..."] * (len(patients) > 5)])
     return [
         f"warning: {len(lost)} labels are not used: their patients have cases without a label too, "
-        f"and count as unlabeled. Leave those cases out to use the labels. Patients: {some}"
+        f"and count as unlabeled. Leave those cases out to use the labels. "
+        f"Patients: {few(patients)}"
     ]
 
 

@@ -232,12 +232,9 @@ def _picture(path: Path, as_classes: bool) -> Picture:
     doubt = (
         "stored turned (EXIF orientation), read as a viewer shows it: do image and label lie alike?"
     )
-    doubts = (doubt,) if turned else ()
-    if not as_classes:
-        return Picture(np.stack([_grey(page) for page in pages]), None, None, path.name, doubts)
-    array = np.stack([_classes(page, path.name) for page in pages])
-    colours = _colours(pages[0], array[0])
-    return Picture(array, None, None, path.name, doubts, colours=colours)
+    array = np.stack([_classes(page, path.name) if as_classes else _grey(page) for page in pages])
+    colours = _colours(pages[0], array[0]) if as_classes else {}
+    return Picture(array, None, None, path.name, (doubt,) if turned else (), colours=colours)
 
 
 def _grey(page: Image.Image) -> np.ndarray:

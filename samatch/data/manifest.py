@@ -15,6 +15,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
@@ -59,6 +60,32 @@ class Case:
     )
     label: str = ""
     group: str = ""  # of the patient, a diagnosis for example; "" in sets without groups
+
+
+class Listed(Protocol):
+    """What a Case and an Entry (data/volumes.py) share: whose it is, and its files."""
+
+    @property
+    def patient_id(self) -> str:
+        """Whose case it is."""
+
+    @property
+    def image(self) -> str:
+        """Its image file."""
+
+    @property
+    def label(self) -> str:
+        """Its label file."""
+
+
+def is_bare(case: Listed) -> bool:
+    """Whether a case has an image file and no label: it can only be trained on."""
+    return bool(case.image and not case.label)
+
+
+def bare_patients(cases: Iterable[Listed]) -> frozenset[str]:
+    """Patients with a case that has no label: they can never be labeled ones."""
+    return frozenset(case.patient_id for case in cases if is_bare(case))
 
 
 @dataclass(frozen=True)
@@ -112,7 +139,7 @@ class Manifest:
     @property
     def unlabeled(self) -> frozenset[str]:
         """Training patients with a case that has no label file: they can never be labeled ones."""
-        return frozenset(case.patient_id for case in self.cases if case.image and not case.label)
+        return bare_patients(self.cases)
 
     def labeled_patients(self, n_labeled: int) -> tuple[str, ...]:
         """The first `n_labeled` training patients. Raises InputError where fewer have labels."""
@@ -238,7 +265,7 @@ def manifest_faults(cases: tuple[Case, ...], rows: list[dict], budgets: list[int
         for row in rows
         if row["split"] not in (*SPLITS, UNUSED)
     ]
-    bare = {case.patient_id for case in cases if case.image and not case.label}
+    bare = bare_patients(cases)
     in_cases, in_splits = {case.patient_id for case in cases}, {row["patient_id"] for row in rows}
     groups = {(case.patient_id, case.group) for case in cases}
     faults += [f"patient {p} is of two groups" for p in _doubles(patient for patient, _ in groups)]

@@ -12,7 +12,7 @@ from samatch.data.images import HDF5
 from samatch.data.manifest import Case
 from samatch.data.volumes import SEVERAL, UNKNOWN, Entry, Raw, array_faults, arrays_of, reader
 from samatch.system import repro
-from samatch.system.errors import InputError
+from samatch.system.errors import InputError, few
 from samatch.system.names import name_fault
 from samatch.system.progress import Progress
 
@@ -71,15 +71,11 @@ def palette_faults(colours: dict[int, dict[tuple, list[str]]]) -> list[str]:
     was numbered by itself, and one number would be two classes."""
     return [
         f"class number {number} has several colours in the labels' palettes: "
-        + "; ".join(f"{colour} in {_some(cases)}" for colour, cases in list(of.items())[:3])
+        + "; ".join(f"{colour} in {few(cases, most=3)}" for colour, cases in list(of.items())[:3])
         + "; save the labels as grey values, with one number for each class"
         for number, of in sorted(colours.items())
         if len(of) > 1
     ]
-
-
-def _some(cases: list[str]) -> str:
-    return ", ".join([*cases[:3], *["..."] * (len(cases) > 3)])
 
 
 def _take(found: Reading, case: Case, raw: Raw, allow_empty: bool, num_classes: int) -> None:

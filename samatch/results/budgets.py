@@ -6,13 +6,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from samatch.config.profiles import FROM_START, WHOLE_CHAIN
-from samatch.config.settings import GUIDED
 from samatch.results import seed_tables, stats, tables
 from samatch.results.comparisons import around_data
 from samatch.results.plots import BLUE, DPI, PALETTE
-from samatch.results.ways import FIXMATCH
+from samatch.results.ways import FIXMATCH, Way, sam_match
 
-BESIDE = ((FIXMATCH, WHOLE_CHAIN), (GUIDED + FIXMATCH, FROM_START))  # methods with their variants
+BESIDE = (Way(FIXMATCH, WHOLE_CHAIN), sam_match(FROM_START))
 
 
 def with_several(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +20,7 @@ def with_several(runs: pd.DataFrame, per_case: pd.DataFrame) -> pd.DataFrame:
     """
     shown = tables.in_reading_order(tables.headline(runs))
     beside = pd.Series(
-        [way in BESIDE for way in zip(shown.method, shown.variant, strict=True)], shown.index
+        [Way(*way) in BESIDE for way in zip(shown.method, shown.variant, strict=True)], shown.index
     )
     names = seed_tables.names_whatever_seed(shown.assign(n_labeled=0))
     shown = shown.assign(method=shown.run_id.map(names))

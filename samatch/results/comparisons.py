@@ -48,8 +48,9 @@ def dice_boxes(scores: dict[str, np.ndarray], title: str, unit: str) -> Figure:
         figsize=(9, 0.45 * len(scores) + 1.5), dpi=DPI, layout="constrained"
     )
     rng = np.random.default_rng(0)
-    left, end = around_data(np.concatenate(list(scores.values())), least=4)
-    left = max(left, far_below(np.concatenate(list(scores.values()))))
+    pooled = np.concatenate(list(scores.values()))
+    left, end = around_data(pooled, least=4)
+    left = max(left, far_below(pooled))
     for place, (name, values) in enumerate(scores.items()):
         values = values[~np.isnan(values)]
         mine = name.startswith("SAM-Match")

@@ -1,7 +1,7 @@
 """The one kind of error that bad input raises."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -40,6 +40,11 @@ class InputError(ValueError):
             [" ".join(self.what.split())]
             + [f"{name} {value}" for name, value in self.facts if name != "what to do"]
         )
+
+
+def few(words: Sequence[str], most: int = 5) -> str:
+    """The first `most` words, and ... for the others."""
+    return ", ".join([*words[:most], *["..."] * (len(words) > most)])
 
 
 def raise_all(what: str, faults: Iterable[str], do: str) -> None:

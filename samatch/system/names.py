@@ -54,7 +54,7 @@ def inside(folder: Path, name: str) -> Path:
     the data folder.
     """
     home = os.path.normpath(folder)
-    path = os.path.normpath(os.path.join(home, name))
+    path = os.path.normpath(os.path.join(home, _as_stored(home, name)))
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise InputError(
             "a path holds characters that are no text", got=repr(name), do="rename the file"
@@ -76,14 +76,14 @@ def inside(folder: Path, name: str) -> Path:
             got=f"a link to {os.path.basename(os.path.realpath(path))!r} elsewhere",
             do="put the file itself into the folder, or name the folder it lies in with DATA=DIR",
         )
-    return _as_stored(Path(path))
+    return Path(path)
 
 
-def _as_stored(path: Path) -> Path:
-    """The path, or, where there is none, the same name with its accents composed or apart (NFC,
+def _as_stored(home: str, name: str) -> str:
+    """The name, or, where no such file is there, the same with its accents composed or apart (NFC,
     NFD): a table and a disk may differ in it without anybody seeing it."""
-    others = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
-    return next((p for p in (path, *others) if os.path.exists(p)), path)
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((form for form in forms if os.path.lexists(os.path.join(home, form))), name)
 
 
 def found_in(folder: Path, name: str) -> Path:

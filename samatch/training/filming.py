@@ -79,9 +79,9 @@ def begun(task: Task, must: bool = True) -> Film | None:
     to choose, None, or an InputError if there must be one."""
     data, size = task.data, task.config.train.image_size
     places = places_of(data.unlabeled, size, data.manifest.classes)
-    if not places and not must:
-        return None
     if not places:
+        if not must:
+            return None
         raise InputError(
             "no slice to film",
             where=data.manifest.name,

@@ -13,6 +13,7 @@ with the largest object, beside all of them `contact_sheet.png` and `volumes.csv
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,5 +268,6 @@ def main(words: list[str] | None = None) -> None:
         segmenter: Segmenter = load(args.model)
     else:
         segmenter = (with_sam.of_run if args.with_sam else of_run)(args.profile, args.run)
-    written = predict(segmenter, Path(args.images), Path(args.masks))
-    print(f"{len(written)} masks and overlays written to {paths.shown(Path(args.masks))}")
+    images, masks = (Path(os.path.abspath(word)) for word in (args.images, args.masks))
+    written = predict(segmenter, images, masks)  # "." has no name to give to a series
+    print(f"{len(written)} masks and overlays written to {paths.shown(masks)}")

@@ -34,7 +34,7 @@ def load(case: Case, folder: Path) -> Raw:
     path = frames[number - 1]
     image, label = read(path), read_label(path.with_name(path.name.replace(".nii", "_gt.nii")))
     check_geometry(image, label)
-    return Raw(image.array, label.array, image.spacing, path.name)
+    return Raw(image.array, label.array, image.spacing, path.name, label_source=label.source)
 
 
 def _patient_and_frame(case_id: str) -> tuple[str, int]:

@@ -42,7 +42,9 @@ def load(case: Case, folder: Path) -> Raw:
         ),
         "get the file again",
     )
-    return Raw(found.array, np.maximum.reduce([label.array for label in labels]), None, image.name)
+    united = np.maximum.reduce([label.array for label in labels])
+    names = ", ".join(label.source for label in labels)
+    return Raw(found.array, united, None, image.name, label_source=names)
 
 
 def entries(folder: Path) -> list[Entry]:

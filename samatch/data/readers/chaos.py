@@ -24,7 +24,7 @@ def load(case: Case, folder: Path) -> Raw:
     label = read_label(file_of(folder, number, "label_", ".nii.gz"))
     check_geometry(image, label)
     liver = (label.array == LIVER).astype(np.uint8)
-    return Raw(image.array, liver, image.spacing, image.source)
+    return Raw(image.array, liver, image.spacing, image.source, label_source=label.source)
 
 
 def entries(folder: Path) -> list[Entry]:
