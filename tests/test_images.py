@@ -27,6 +27,22 @@ def test_a_dicom_series_is_read_in_its_order_with_its_place(tmp_path):
     assert found.affine @ [1, 1, 1, 1] == pytest.approx([18.5, -31.25, 14, 1])
 
 
+def test_slices_of_a_dicom_series_keep_a_rescale_slope_of_their_own(tmp_path):
+    """A PET scan has one a slice: the first may give whole numbers, the others not."""
+    stored = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
+    for name, slope in (("s", b"1 "), ("others", b".3")):
+        write_series(tmp_path / name, stored, tags=[("0028|1052", "0"), ("0028|1053", "1")])
+        for file in (tmp_path / name).iterdir():
+            head = b"\x28\0\x53\x10\2\0\0\0"  # ITK writes no slope that is not whole
+            assert head + b"1 " in file.read_bytes()
+            file.write_bytes(file.read_bytes().replace(head + b"1 ", head + slope))
+    for z in (1, 3):  # slice z is the file of this number
+        file = f"{z * 3 % 5:02d}.dcm"
+        (tmp_path / "others" / file).replace(tmp_path / "s" / file)
+    slopes = np.array([1, 0.3, 1, 0.3, 1])[:, None, None]
+    assert read(tmp_path / "s").array == pytest.approx(stored * slopes)
+
+
 def test_missing_slices_and_several_series_are_named(tmp_path, told):
     write_series(tmp_path / "gap", positions=[0, 4, 8, 16, 20])
     with told(

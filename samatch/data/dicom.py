@@ -58,6 +58,9 @@ def read_series(folder: Path) -> Picture:
         _check_steps(folder, [header["position"] for header in headers])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
+        if len({header["kind"] for header in headers}) > 1:
+            # ITK gives every slice the first one's kind, which cuts off what a rescale slope made.
+            reader.SetOutputPixelType(sitk.sitkFloat64)
         image = reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
@@ -159,7 +162,8 @@ PIXEL_SPACINGS = ("0028|0030", "0018|1164")  # PixelSpacing, ImagerPixelSpacing
 
 def _header(sitk, file: str) -> dict:
     """Place of the first pixel in mm, axes (columns: x, y, normal), the place along the normal,
-    shape and size of a pixel as ITK reads them and as stated, the numbers of DICOM_TAGS or None."""
+    shape, kind of value after rescaling, size of a pixel as ITK reads it and as stated, the numbers
+    of DICOM_TAGS or None."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -184,6 +188,7 @@ def _header(sitk, file: str) -> dict:
             "origin": origin,
             "axes": axes,
             "shape": reader.GetSize()[:2],
+            "kind": reader.GetPixelID(),
             "pixel": reader.GetSpacing()[:2],
             "sizes": [reader.GetMetaData(t) for t in PIXEL_SPACINGS if reader.HasMetaDataKey(t)],
         }
