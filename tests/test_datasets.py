@@ -201,11 +201,12 @@ def test_geometry_and_missing_labels(tmp_path, volume, told):
         files.load(PAIR, tmp_path)
 
 
-def test_faults_of_all_cases_come_together(tmp_path, volume):
+def test_faults_of_all_cases_come_together(tmp_path, volume, monkeypatch):
     write_h5(tmp_path / "patient002_frame01.h5", *break_class(*volume))
     manifest = manifest_of(tmp_path, volume)
+    monkeypatch.setenv("SAMATCH_DATA", str(tmp_path))
     with pytest.raises(InputError) as error:
-        load_cases(manifest, manifest.cases, tmp_path)
+        load_cases(manifest, manifest.cases)
     text = str(error.value)
     assert (
         "3 faults" in text
@@ -334,9 +335,8 @@ def test_the_manifests_spacing_fills_in_and_must_agree_with_the_files(tmp_path, 
         write_h5(tmp_path / "h5" / f"{patient}_frame01.h5", *volume)
         for ending, array in (("", volume[0]), ("_gt", volume[1])):
             write_nifti(tmp_path / "tree" / patient / f"{patient}_frame01{ending}.nii.gz", array)
-    assert [v.spacing for v in load_cases(manifest, cases, tmp_path / "h5")] == list(
-        spacings.values()
-    )
+    found = [load_case(manifest, case, tmp_path / "h5").spacing for case in cases]
+    assert found == list(spacings.values())
     for case in cases[:2]:
         assert load_case(manifest, case, tmp_path / "tree").spacing == pytest.approx((10, 1.4, 1.5))
     with told(

@@ -200,18 +200,16 @@ def load_case(manifest: Manifest, case: Case, folder: Path | None = None) -> Vol
     return Volume(case, image, label, raw.spacing or case.spacing)
 
 
-def load_cases(manifest: Manifest, cases, folder: Path | None = None) -> list[Volume]:
+def load_cases(manifest: Manifest, cases) -> list[Volume]:
     """All cases, or one InputError that lists the faults of all of them.
 
     From the prepared file where `make data` has written one for this manifest, each array compared
     with its hash, else from their source."""
-    ready = None if folder else prepared.Prepared.find(manifest)
+    ready = prepared.Prepared.find(manifest)
     volumes, faults = [], []
     for case in cases:
         try:
-            volumes.append(
-                from_prepared(ready, case) if ready else load_case(manifest, case, folder)
-            )
+            volumes.append(from_prepared(ready, case) if ready else load_case(manifest, case))
         except InputError as error:
             faults.append(error.brief)
     raise_all(
