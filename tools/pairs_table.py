@@ -1,4 +1,4 @@
-"""Pairs of results that docs/results.md sets side by side, beside the tables' families."""
+"""Pairs of results that the pages docs/results_*.md set side by side, beside the families."""
 
 import pandas as pd
 from cells import interval, markdown, probability
