@@ -67,6 +67,7 @@ def slices_with_contours(
         squeeze=False,
         layout="constrained",
     )
+    figure.get_layout_engine().set(h_pad=0.1)  # a title belongs to the picture below it
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, image, label) in zip(axes.flat, panels, strict=False):
