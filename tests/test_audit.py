@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -297,6 +298,35 @@ def test_one_changed_prediction_is_noticed(tracked):
         audit.main([])
     with pytest.raises(InputError, match=f"fixmatch-s0.npz: case {first} is missing"):
         audit.main([])
+
+
+def test_maps_of_sam_are_audited_as_the_students_are(tracked):
+    run = "phantom-n3-fixmatch-s0"
+    home, table = paths.runs_dir("laptop") / run, pd.read_csv(tracked / "per_case.csv")
+    sams = table[table.run_id == run].assign(split="test_sam")
+    pd.concat([table, sams]).to_csv(tracked / "per_case.csv", index=False, float_format="%.6g")
+    _, notes = audit.audit_own(tracked, "phantom")
+    assert notes[0] == "per_case.csv: no predictions are tracked"
+    shutil.copy(home / "predictions.npz", home / "predictions_sam.npz")
+    assert len(predictions.export("laptop", "phantom")) == 5
+    path = predictions.tracked_file(tracked, run, "test_sam")
+    assert path.name == f"{run}.sam.npz"
+
+    def of_cases():
+        outcomes, _ = audit.audit_own(tracked, "phantom")
+        return next(outcome for outcome in outcomes if outcome.name == "per_case.csv")
+
+    assert not of_cases().faults
+    maps = predictions.read(path)
+    first = next(iter(maps))
+    maps[first][tuple(np.argwhere(maps[first] == 2)[0])] = 3
+    np.savez_compressed(path, **maps)
+    assert [
+        f"{run}.sam, {first}, {name}, n_pred" in fault
+        for name, fault in zip(("MYO", "LV"), of_cases().faults, strict=True)
+    ] == [True, True]
+    path.unlink()
+    assert f"no predictions of {run}.sam" in "".join(audit.audit_own(tracked, "phantom")[1])
 
 
 def test_predictions_are_audited_against_the_labels(monkeypatch):

@@ -12,8 +12,10 @@ from samatch.config.settings import PROFILES, make_config
 from samatch.data.batches import draw_batch
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
+from samatch.results import predictions, runs
 from samatch.results.records import read_table
 from samatch.results.runs import Run
+from samatch.system import whole
 from samatch.training import evaluate, metrics, states, train
 from samatch.training.optimizers import learning_rate
 from samatch.training.task import load_student, prepare
@@ -89,6 +91,17 @@ def test_sam_is_tested_as_it_is_asked(complete, tiny_profile):
         "test_sam": test,
         "test_refined": test,
     }
+    folder, manifest = complete / tiny("samatch-fixmatch").run_id, load_manifest("phantom")
+    labels = {v.case.case_id: v.label for v in load_cases(manifest, manifest.cases)}
+    cases = read_table(folder / "per_case.csv")
+    for split, file in (("test_sam", "sam"), ("test_refined", "refined"), ("test", "")):
+        maps = whole.arrays(folder / runs.predictions_file(file))
+        for row in cases[cases.split == split].itertuples():
+            value = 1 + manifest.classes.index(row[cases.columns.get_loc("class") + 1])
+            masks = (maps[row.case_id] == value, labels[row.case_id] == value)
+            assert row.dice == pytest.approx(predictions.overlap(*masks), abs=1e-5, nan_ok=True)
+        name = runs.predictions_file(file)
+        assert name in json.loads((folder / "run.json").read_text())["files_sha256"]
     assert splits["finetune"] == {"val": val, "val_reference_boxes": val, "test": test}
     assert splits["fixmatch"] == {"val": val, "test": test}
 

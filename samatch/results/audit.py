@@ -277,23 +277,27 @@ def audit_predictions(
     folder: Path, records: Records, manifest: Manifest, labels: dict[str, Volume]
 ) -> tuple[list[Outcome], list[str]]:
     """per_case.csv's test rows from the tracked predictions, and the labels where they are here."""
-    runs = [run["run_id"] for run in records.tested]
-    there = [run for run in runs if predictions.tracked_file(folder, run).exists()]
-    files = {path.stem for path in (folder / "predictions").glob("*.npz")}
+    due = {
+        predictions.tracked_file(folder, run["run_id"], split): rows
+        for run in records.tested
+        for split in predictions.MAPS
+        if (rows := records.of(run["run_id"], split))
+    }
+    files = set((folder / "predictions").glob("*.npz"))
     if not files:
         return [], ["per_case.csv: no predictions are tracked"]
-    absent = [run for run in runs if run not in there]
+    absent = [path.stem for path in due if path not in files]
     notes = [f"per_case.csv: no predictions of {', '.join(absent)}"] if absent else []
     outcome = Outcome("per_case.csv")
-    strangers = sorted(files - set(runs))
-    outcome.faults += [f"predictions/{run}.npz: there is no such tracked run" for run in strangers]
-    for run in there:
-        maps = predictions.read(predictions.tracked_file(folder, run))
+    strangers = sorted(path.name for path in files - set(due))
+    outcome.faults += [f"predictions/{name}: there is no such tracked run" for name in strangers]
+    for path, rows in ((path, rows) for path, rows in due.items() if path in files):
+        maps = predictions.read(path)
         if faults := predictions.map_faults(maps, manifest):
-            outcome.faults += [f"predictions/{run}.npz: {fault}" for fault in faults]
+            outcome.faults += [f"predictions/{path.name}: {fault}" for fault in faults]
             continue
-        for row in records.of(run):
-            where = f"per_case.csv: {run}, {row['case_id']}, {row['class']}"
+        for row in rows:
+            where = f"per_case.csv: {path.stem}, {row['case_id']}, {row['class']}"
             again = predictions.measured(row, maps[row["case_id"]], labels, manifest)
             for column, (value, tolerance) in again.items():
                 if column in row:

@@ -65,9 +65,9 @@ def slices_with_contours(
         figsize=(2.5 * columns, 2.75 * rows),
         dpi=DPI,
         squeeze=False,
-        layout="constrained",
     )
-    figure.get_layout_engine().set(h_pad=0.1)  # a title belongs to the picture below it
+    # A title belongs to the picture below it.
+    figure.set_layout_engine("constrained", h_pad=0.1)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, image, label) in zip(axes.flat, panels, strict=False):

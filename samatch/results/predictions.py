@@ -1,6 +1,7 @@
 """Tracked predictions: results/<profile>/<set>/predictions/<run_id>.npz, and their measures anew.
 
-A file holds one uint8 class map (D, H, W) a test case, by case_id, at the case's own size. The
+A file holds one uint8 class map (D, H, W) a test case, by case_id, at the case's own size; of SAM
+and of both maps, in a run that has them, <run_id>.sam.npz and <run_id>.refined.npz do. The
 measures share no code with those that made the records (training/metrics.py, which asks MONAI):
 overlap is SimpleITK's, surfaces are found by shifting the mask, distances by a search tree.
 """
@@ -15,7 +16,8 @@ from scipy.spatial import KDTree
 from samatch.data.manifest import Manifest, load_manifest
 from samatch.data.volumes import Volume, load_cases, on_this_machine
 from samatch.results.recomputed import read_rows
-from samatch.results.runs import write_predictions
+from samatch.results.runs import predictions_file, write_predictions
+from samatch.results.ways import BOTH, SAM, STUDENT
 from samatch.system import paths, whole
 from samatch.system.errors import InputError, raise_all
 
@@ -23,9 +25,13 @@ DICE_TOLERANCE = 1e-9  # relative, beyond the six digits of the records
 DISTANCE_TOLERANCE = 1e-6  # the records' distances were summed in single precision
 
 
-def tracked_file(folder: Path, run_id: str) -> Path:
+# Split of per_case.csv -> whose maps they are; "": the run's own.
+MAPS = {STUDENT: "", SAM: "sam", BOTH: "refined"}
+
+
+def tracked_file(folder: Path, run_id: str, split: str = STUDENT) -> Path:
     """Where a results folder has the predictions of a run."""
-    return folder / "predictions" / f"{run_id}.npz"
+    return folder / "predictions" / ".".join([run_id, *filter(None, [MAPS[split]]), "npz"])
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -42,7 +48,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def export(profile: str, dataset: str) -> list[str]:
-    """Copies this machine's predictions of the tracked runs; returns a line a run.
+    """Copies this machine's predictions of the tracked runs; returns a line a file.
 
     Raises InputError on a file that is not the tracked run's: other settings, cases or classes.
     """
@@ -50,20 +56,22 @@ def export(profile: str, dataset: str) -> list[str]:
     said, faults, ready = [], [], {}
     for run in read_rows(folder / "runs.csv"):
         name, home = run["run_id"], paths.runs_dir(profile) / run["run_id"]
-        if not all((home / file).exists() for file in ("run.json", "predictions.npz")):
+        if not all((home / file).exists() for file in ("run.json", predictions_file())):
             said.append(f"{name}: no predictions on this machine")
             continue
-        record, maps = json.loads((home / "run.json").read_text()), read(home / "predictions.npz")
+        record = json.loads((home / "run.json").read_text())
         if record["config_sha256"] != run["config_sha256"]:
             faults.append(f"{name}: this machine's run has other settings than the tracked one")
-        faults += [f"{name}: {fault}" for fault in map_faults(maps, load_manifest(dataset))]
-        ready[name] = maps
+        for split, whose in MAPS.items():
+            if (file := home / predictions_file(whose)).exists():
+                maps, path = read(file), tracked_file(folder, name, split)
+                faults += [f"{path.stem}: {f}" for f in map_faults(maps, load_manifest(dataset))]
+                ready[path] = maps
     raise_all(f"predictions of {dataset}, profile {profile}", faults, "train these runs again")
-    for name, maps in ready.items():
-        path = tracked_file(folder, name)
+    for path, maps in ready.items():
         path.parent.mkdir(exist_ok=True)
         write_predictions(path, {case: maps[case] for case in sorted(maps)})
-        said.append(f"{name}: {len(maps)} cases, {path.stat().st_size / 1000:.0f} kB")
+        said.append(f"{path.stem}: {len(maps)} cases, {path.stat().st_size / 1000:.0f} kB")
     return said
 
 

@@ -24,7 +24,7 @@ from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
-PREDICTIONS = "predictions.npz"
+PREDICTIONS = "predictions.npz"  # the run's own; beside it may lie predictions_<name>.npz
 FILES = ("train_log.csv", "per_case.csv", PREDICTIONS, "checkpoint.pt")
 FILM = "film.npz"  # grows while the run is going, and survives where it is cut off
 # What a run leaves in its lock, and seconds in which the run then shows on every machine:
@@ -169,8 +169,12 @@ class Run:
         state from which this one goes on."""
         for name in (*FILES, "run.json"):
             (self.partial / name).unlink(missing_ok=True)
-        for leftover in self.partial.glob("*.partial*"):
+        for leftover in (*self._beside(), *self.partial.glob("*.partial*")):
             leftover.unlink()
+
+    def _beside(self) -> list[Path]:
+        """Class maps beside the run's own predictions."""
+        return sorted(self.partial.glob(predictions_file("*")))
 
     def close(self) -> None:
         """Of a run that another process has completed meanwhile: leaves nothing behind."""
@@ -189,7 +193,7 @@ class Run:
             text = table.to_csv(index=False, float_format="%.6g")
             whole.write_text(self.partial / f"{name}.csv", text)
         written = [self.partial / name for name in (*FILES, FILM)]
-        written = [path for path in written if path.exists()]
+        written = [path for path in (*written, *self._beside()) if path.exists()]
         record = {
             "run_id": self.config.run_id,
             "status": self.status,
@@ -302,6 +306,12 @@ def file_of(folder: Path, name: str) -> Path:
     if problem := whole.fault(folder / name, expected):
         raise _unusable(folder / name, problem)
     return folder / name
+
+
+def predictions_file(name: str = "") -> str:
+    """Where a run keeps its class maps of the test cases: its own, or of `name`, sam or refined,
+    which stand in per_case.csv as split test_<name>."""
+    return f"predictions_{name}.npz" if name else PREDICTIONS
 
 
 def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:

@@ -22,7 +22,7 @@ from samatch.data.batches import Batch, draw_batch
 from samatch.data.volumes import load_cases
 from samatch.methods.base import StepOutput
 from samatch.results.films import film_of_run
-from samatch.results.runs import Run, write_predictions
+from samatch.results.runs import Run, predictions_file, write_predictions
 from samatch.sam.weights import weights_sha256
 from samatch.system.devices import device_name, memory_checked
 from samatch.system.errors import InputError
@@ -229,13 +229,15 @@ def final_evaluation(task: Task, run: Run, test: bool = True) -> pd.DataFrame:
     if test and not needs_reference(task):
         volumes["test"] = load_cases(manifest, manifest.cases_of(manifest.patients("test")))
         predictions = {volume.case.case_id: task.segment(volume) for volume in volumes["test"]}
-        write_predictions(run.partial / "predictions.npz", predictions)
+        write_predictions(run.partial / predictions_file(), predictions)
         tables.append(rows(segmented(predictions), "test"))
     if beside := task.beside:
         for split in (split for split in beside.splits if split in volumes):
             maps = {volume.case.case_id: beside.segment(volume) for volume in volumes[split]}
             for number, name in enumerate(beside.names):
                 one = {case_id: several[number] for case_id, several in maps.items()}
+                if split == "test":
+                    write_predictions(run.partial / predictions_file(name), one)
                 tables.append(rows(segmented(one), f"{split}_{name}"))
     return pd.concat(tables, ignore_index=True)
 
