@@ -53,6 +53,7 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (CONTROL, SUPERVISED_AS_LONG),
         (sam_match(FROM_START), sam_match()),
         (sam_match(FROM_START), CONTROL),
+        (sam_match("", BOTH), sam_match()),
         (sam_match(FROM_START, BOTH), sam_match(FROM_START)),
         (sam_match(FROM_START, BOTH), CONTROL),
     ],
