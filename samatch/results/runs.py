@@ -24,7 +24,7 @@ from samatch.data.manifest import Manifest, load_manifest, manifest_folders
 from samatch.system import paths, repro, whole
 from samatch.system.errors import InputError, known
 
-PREDICTIONS = "predictions.npz"  # the run's own; beside it may lie predictions_<name>.npz
+PREDICTIONS = "predictions.npz"
 FILES = ("train_log.csv", "per_case.csv", PREDICTIONS, "checkpoint.pt")
 FILM = "film.npz"  # grows while the run is going, and survives where it is cut off
 # What a run leaves in its lock, and seconds in which the run then shows on every machine:
@@ -309,8 +309,8 @@ def file_of(folder: Path, name: str) -> Path:
 
 
 def predictions_file(name: str = "") -> str:
-    """Where a run keeps its class maps of the test cases: its own, or of `name`, sam or refined,
-    which stand in per_case.csv as split test_<name>."""
+    """Where a run keeps its class maps of the test cases: its own, or those of `name`, sam or
+    refined, which per_case.csv calls split test_<name>."""
     return f"predictions_{name}.npz" if name else PREDICTIONS
 
 
