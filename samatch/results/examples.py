@@ -29,12 +29,13 @@ def panels(
     for volume in load_cases(manifest, cases):
         case, middle = volume.case.case_id, len(volume.image) // 2
         window = plots.around(np.any(volume.label, axis=0), margin=20)
+        several = len(volume.image) > 1
+        of_slice, of = (f", slice {middle + 1}", " of the volume") if several else ("", "")
         for name in compared:
             label = maps[name][case] if name in maps else volume.label
             by_class = dice_by_class(label, volume.label, len(manifest.classes))
-            of_slice = f", slice {middle + 1}" if len(volume.image) > 1 else ""
             title = f"{case}{of_slice}\n{name}"
-            title += f"\nDice {mean_dice(by_class):.0f} %" if name in maps else ""
+            title += f"\nDice{of} {mean_dice(by_class):.0f} %" if name in maps else ""
             found.append((title, volume.image[middle][window], label[middle][window]))
     return found
 
