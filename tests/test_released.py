@@ -11,29 +11,49 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from samatch.__main__ import main
-from samatch.config.settings import make_config
 from samatch.data.manifest import load_manifest
 from samatch.data.volumes import load_cases
 from samatch.results.records import collect
+from samatch.results.runs import Run
 from samatch.system import paths
 from samatch.system.errors import InputError
 from samatch.training import released
 from samatch.training.predict import predict
-from samatch.training.train import train
+from tests.conftest import shrink_demo
+from tests.hand_made import tiny
+
+
+def in_home(home, patch):
+    """Everything that an export reads and writes lies below this folder."""
+    patch.setattr(paths, "MODELS", home / "models")
+    patch.setattr(paths, "TRACKED_RESULTS", home / "tracked")
+    for name in ("RUNS", "OUT", "PREPARED"):
+        patch.setenv(f"SAMATCH_{name}", str(home / name.lower()))
+
+
+@pytest.fixture(scope="module")
+def exported_home(complete, tmp_path_factory):
+    """A short SAM-Match run of the phantoms, on record and exported once."""
+    home = tmp_path_factory.mktemp("exported")
+    shutil.copytree(complete, home / "runs" / "demo")
+    folder = home / "tracked" / "demo" / "phantom"
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_demo(patch)
+        in_home(home, patch)
+        collect("demo", "phantom", folder)
+        rows = {"run_id": [tiny().run_id] * 2 + ["other"], "case_id": list("aba")}
+        rows |= {"split": ["external"] * 3, "dice": [0.5, 0.25, 1.0]}
+        pd.DataFrame(rows).to_csv(folder / "external_there.csv")
+        released.export("demo", "phantom")
+    return home
 
 
 @pytest.fixture
-def exported(tiny_profile, tmp_path, monkeypatch):
-    """A short SAM-Match run of the phantoms, on record and exported."""
-    monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
-    monkeypatch.setattr(paths, "TRACKED_RESULTS", tmp_path / "tracked")
-    record = train(make_config("demo", "phantom", 3, "samatch-fixmatch", "tiny"))
-    folder = tmp_path / "tracked" / "demo" / "phantom"
-    collect("demo", "phantom", folder)
-    rows = {"run_id": [record["run_id"]] * 2 + ["other"], "case_id": list("aba")}
-    rows |= {"split": ["external"] * 3, "dice": [0.5, 0.25, 1.0]}
-    pd.DataFrame(rows).to_csv(folder / "external_there.csv")
-    return record, released.export("demo", "phantom")
+def exported(exported_home, tiny_profile, tmp_path, monkeypatch):
+    """(record of the run, folder of the model), a copy of a test's own."""
+    home = shutil.copytree(exported_home, tmp_path / "home")
+    in_home(home, monkeypatch)
+    return Run(tiny()).read(), home / "models" / "phantom"
 
 
 def phantom_volumes(split):

@@ -225,7 +225,10 @@ def test_words_of_a_line_reach_the_training_and_no_shell(tmp_path, capsys, launc
     assert not [name for name in "abc" if (tmp_path / name).exists()]
 
 
-def test_one_run_under_two_settings_is_refused_before_it_is_trained(tmp_path, capsys, launch):
+def test_one_run_under_two_settings_is_refused_before_it_is_trained(
+    tmp_path, capsys, launch, monkeypatch
+):
+    monkeypatch.setattr(train_list, "PATIENCE", 0.0)  # the launcher leaves no run of a variant
     launcher, asked = launch
     lines = [f"--method supervised --variant x --set train.lr={lr}" for lr in ("0.1", "0.2", "0.1")]
     jobs = train_list.jobs_of(lines, COMMON)
