@@ -84,7 +84,8 @@ def test_the_answer_is_the_mean_over_the_seeds_of_both_sides(seeds_on_record):
     started = row["from the start against equal length"]
     assert started == "+9.0 (+8.0 to +10.0), p 0.5000 (1 of 2 seeds)"
     assert row["both maps, from the start"] == "93.0 (1 of 2 seeds)"  # .02 more than the student
-    assert row["from the start against equal length, no ramp"] == "-"  # no such run
+    no_ramp = "from the start against equal length, no ramp"
+    assert row[no_ramp] == row[f"{no_ramp}, kept from 0.75"] == "-"  # no such runs
     together = row["both maps, from the start, against equal length"]
     assert together == "+11.0 (+10.0 to +12.0), p 0.5000 (1 of 2 seeds)"
 

@@ -7,6 +7,7 @@ from samatch.config.profiles import FROM_START
 from samatch.results import folds, tables
 from samatch.results.across_sets import (
     AT_ONCE,
+    AT_ONCE_75,
     CONTINUED,
     CONTROL,
     ROWS,
@@ -25,6 +26,11 @@ AGAINST = (
     (sam_match(), CONTINUED, "SAM-Match against continued"),
     (sam_match(FROM_START), CONTROL, "from the start against equal length"),
     (sam_match(FROM_START), AT_ONCE, "from the start against equal length, no ramp"),
+    (
+        sam_match(FROM_START),
+        AT_ONCE_75,
+        "from the start against equal length, no ramp, kept from 0.75",
+    ),
     (sam_match(FROM_START, BOTH), CONTROL, "both maps, from the start, against equal length"),
 )
 

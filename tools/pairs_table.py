@@ -3,19 +3,14 @@
 import pandas as pd
 from cells import interval, markdown, probability
 
-from samatch.config.profiles import (
-    ALL_STAGES,
-    BOXES_FROM_START,
-    FROM_START,
-    NO_RAMP_75,
-)
+from samatch.config.profiles import ALL_STAGES, BOXES_FROM_START, FROM_START
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats
-from samatch.results.across_sets import AT_ONCE, CONTINUED, CONTROL, tracked
+from samatch.results.across_sets import AT_ONCE, AT_ONCE_75, CONTINUED, CONTROL, tracked
 from samatch.results.overlaps import EXTERNAL
 from samatch.results.records import read_table
 from samatch.results.tables import NO_SAM
-from samatch.results.ways import BOTH, FIXMATCH, SAM, STUDENT, Way, by_way, paired, sam_match
+from samatch.results.ways import BOTH, SAM, STUDENT, Way, by_way, paired, sam_match
 from samatch.system import paths
 from samatch.system.errors import InputError, known
 
@@ -26,7 +21,12 @@ PAIRS: dict[str, list[tuple[Way, Way]]] = {
         (CONTROL, SUPERVISED_AS_LONG),
         (AT_ONCE, CONTROL),
         (sam_match(FROM_START), AT_ONCE),
-        (sam_match(FROM_START), Way(FIXMATCH, NO_RAMP_75)),
+        (AT_ONCE_75, CONTROL),
+        (AT_ONCE_75, AT_ONCE),
+        (sam_match(FROM_START), AT_ONCE_75),
+        (sam_match(BOXES_FROM_START), AT_ONCE_75),
+        (sam_match(FROM_START, BOTH), AT_ONCE_75),
+        (sam_match(BOXES_FROM_START, BOTH), AT_ONCE_75),
         (sam_match("box"), sam_match()),
         (sam_match("box"), sam_match(NO_SAM)),
         (sam_match("box", SAM), sam_match("box")),

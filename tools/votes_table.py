@@ -6,18 +6,23 @@ from cells import markdown, one, tested
 from samatch.config.profiles import BOXES_FROM_START, FROM_START
 from samatch.config.settings import FINETUNE
 from samatch.results import seed_tables, tables
-from samatch.results.across_sets import CONTROL, tracked
+from samatch.results.across_sets import AT_ONCE_75, CONTROL, tracked
 from samatch.results.records import read_table
 from samatch.results.votes import SHARED, VOTES
 from samatch.results.ways import BOTH, Way, by_way, sam_match
 from samatch.system import paths
 
-SHOWN = (CONTROL, sam_match(), sam_match(FROM_START), sam_match(BOXES_FROM_START))
+SHOWN = (CONTROL, AT_ONCE_75, sam_match(), sam_match(FROM_START), sam_match(BOXES_FROM_START))
+# Votes without SAM, and what the column is called that sets both maps against them.
+WITHOUT_SAM = {
+    CONTROL: "the latter minus the vote of FixMatch at equal length",
+    AT_ONCE_75: "minus that without ramp, kept from 0.75",
+}
 
 
 def votes(profile: str, dataset: str) -> str:
     """One row per student of SHOWN: alone, a vote of its seeds, and with SAM at test time; and the
-    latter against the vote of FixMatch at equal length."""
+    latter against votes without SAM."""
     runs, per_case = tracked(profile, dataset)
     scores = {way: 100 * table for way, table in by_way(runs, per_case).items()}
     voted = read_table(paths.TRACKED_RESULTS / profile / dataset / f"{VOTES}.csv")
@@ -30,10 +35,13 @@ def votes(profile: str, dataset: str) -> str:
             "one student": one(pd.Series([scores[way].mean(axis=1).mean() for way in SHOWN])),
             "three students' vote": one(pd.Series([of_vote[way].mean() for way in SHOWN])),
             "one student and SAM": one(pd.Series([both[way].mean() for way in SHOWN])),
-            "the latter minus the vote of FixMatch at equal length": [
-                tested((both[way] - of_vote[CONTROL]).dropna()) if len(both[way]) else ""
+        }
+        | {
+            title: [
+                tested((both[way] - of_vote[other]).dropna()) if len(both[way]) else ""
                 for way in SHOWN
-            ],
+            ]
+            for other, title in WITHOUT_SAM.items()
         }
     )
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from samatch.config.profiles import ALL_STAGES, FROM_START, NO_RAMP, WHOLE_CHAIN
+from samatch.config.profiles import ALL_STAGES, FROM_START, NO_RAMP, NO_RAMP_75, WHOLE_CHAIN
 from samatch.config.settings import FINETUNE, SUPERVISED
 from samatch.results import folds, stats, tables
 from samatch.results.plots import BLUE, DPI
@@ -21,7 +21,10 @@ FAR = 6.0  # right of it stand the numbers
 MARK = {"markersize": 9, "markeredgewidth": 2}
 NUMBER = {"ha": "right", "va": "center", "fontsize": 9}
 CONTROL = Way(FIXMATCH, WHOLE_CHAIN)
-AT_ONCE = Way(FIXMATCH, NO_RAMP)  # the unlabeled term as that of SAM-Match from the start
+# What SAM-Match from the start has beside SAM: its unlabeled term at full weight at once, and its
+# threshold.
+AT_ONCE = Way(FIXMATCH, NO_RAMP)
+AT_ONCE_75 = Way(FIXMATCH, NO_RAMP_75)
 CONTINUED = sam_match(tables.NO_SAM)
 ROWS = {
     Way(SUPERVISED): "Supervised",
@@ -30,6 +33,7 @@ ROWS = {
     CONTINUED: "FixMatch, continued",
     CONTROL: "FixMatch, at equal length",
     AT_ONCE: "FixMatch, at equal length, no ramp",
+    AT_ONCE_75: "FixMatch, at equal length, no ramp, kept from 0.75",
     Way(FINETUNE): "SAM alone",
     sam_match(): "SAM-Match",
     sam_match(FROM_START): "SAM-Match, from the start",
