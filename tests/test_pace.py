@@ -70,6 +70,8 @@ def test_parents_come_first_and_once():
         ("fixmatch", "whole_chain"),
         ("supervised", "all_stages"),
         ("samatch-fixmatch", "no_sam"),
+        ("fixmatch", "whole_chain_no_ramp"),
+        ("fixmatch", "whole_chain_no_ramp_75"),
     ]
 
 

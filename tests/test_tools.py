@@ -212,6 +212,11 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
         and "--method samatch-bcp --variant no_sam --seed 2" in more
         and "--method bcp --variant whole_chain --seed 1" in more
     )
+    controls = {line for line in list_runs.runs("seeds", "fixmatch") if "no_ramp" in line}
+    assert (
+        len(controls) == 4
+        and "--method fixmatch --variant whole_chain_no_ramp_75 --seed 2" in controls
+    )
     with pytest.raises(InputError, match="list of runs"):
         list_runs.runs("other", "fixmatch")
     for line in grid:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from samatch.config.profiles import PROFILES, REPRODUCED
+from samatch.config.profiles import CONTROLS, PROFILES, REPRODUCED
 from samatch.config.settings import GUIDED, SUPERVISED, RunConfig, make_config
 
 
@@ -44,4 +44,5 @@ def joint_config(args: argparse.Namespace) -> RunConfig:
 def reproduced(match: str) -> list[tuple[str, str]]:
     """Method and variant of what `make reproduce` trains beside the stages of SAM-Match."""
     method_of = {"warm_up": SUPERVISED, "match": match, "joint": GUIDED + match}
-    return [(method_of[stage], variant) for stage, variant in REPRODUCED]
+    of_all = [(method_of[stage], variant) for stage, variant in REPRODUCED]
+    return of_all + [(match, variant) for variant in CONTROLS.get(match, ())]
