@@ -34,7 +34,7 @@ endif
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # These read tracked records alone; 01 to 04 and 08 train or generate.
 FROM_RECORDS := $(foreach number,00 05 06 07,$(wildcard notebooks/$(number)_*.ipynb))
-OWN_DATA := notebooks/08_your_own_data.ipynb
+OWN_DATA := $(wildcard notebooks/08_*.ipynb)
 LIBRARY := $(shell find samatch -name "*.py")
 OUT := executed/$(PROFILE)/$(DATASET)
 # One stamp a choice of method, SAM, seed and budget: another choice is another set of files.
@@ -137,6 +137,7 @@ lint: $(READY)  ## ruff (lint and format), mypy (types) and the notebook linter
 	$(PY) -m mypy --no-error-summary
 	$(PY) tools/check_notebooks.py notebooks
 # Three parts that share nothing: 01 to 04 train one after the other, 08 trains on data of its own.
+# `make test` begins the unit tests, the longest of all, before two of them.
 nbval: nbval-trained nbval-own-data nbval-records
 NBVAL = SAMATCH_OUT=$$(mktemp -d) $(PY) -m pytest --nbval-current-env --nbval-cell-timeout=900
 nbval-trained: $(READY)

@@ -212,11 +212,14 @@ def test_lists_of_runs_are_trainable_and_without_doubles():
         and "--method samatch-bcp --variant no_sam --seed 2" in more
         and "--method bcp --variant whole_chain --seed 1" in more
     )
-    controls = {line for line in list_runs.runs("seeds", "fixmatch") if "no_ramp" in line}
-    assert (
-        len(controls) == 4
-        and "--method fixmatch --variant whole_chain_no_ramp_75 --seed 2" in controls
-    )
+    no_ramp, kept_lower = "whole_chain_no_ramp", "whole_chain_no_ramp_75"
+    controls = {"fixmatch": [no_ramp, kept_lower], "unimatch": [kept_lower], "bcp": []}
+    for match, variants in controls.items():
+        found = [line for line in list_runs.runs("seeds", match) if "no_ramp" in line]
+        lines = [f"--method {match} --variant {variant}" for variant in variants]
+        assert found == [f"{line} --seed {seed}" for line in lines for seed in (1, 2)]
+        for variant in variants:
+            make_config("laptop", "phantom", 3, match, variant=variant)
     with pytest.raises(InputError, match="list of runs"):
         list_runs.runs("other", "fixmatch")
     for line in grid:

@@ -21,17 +21,13 @@ from samatch.system import paths
 from samatch.system.errors import InputError
 
 NOT_TRAINED = "-"
-# SAM-Match, the control without SAM, the row that sets them side by side.
+# SAM-Match, how a row calls it, the control without SAM that it is set against.
 AGAINST = (
-    (sam_match(), CONTINUED, "SAM-Match against continued"),
-    (sam_match(FROM_START), CONTROL, "from the start against equal length"),
-    (sam_match(FROM_START), AT_ONCE, "from the start against equal length, no ramp"),
-    (
-        sam_match(FROM_START),
-        AT_ONCE_75,
-        "from the start against equal length, no ramp, kept from 0.75",
-    ),
-    (sam_match(FROM_START, BOTH), CONTROL, "both maps, from the start, against equal length"),
+    (sam_match(), "SAM-Match", CONTINUED),
+    (sam_match(FROM_START), "from the start", CONTROL),
+    (sam_match(FROM_START), "from the start", AT_ONCE),
+    (sam_match(FROM_START), "from the start", AT_ONCE_75),
+    (sam_match(FROM_START, BOTH), "both maps, from the start,", CONTROL),
 )
 
 
@@ -63,8 +59,10 @@ def answer_of(profile: str, dataset: str) -> dict[str, str]:
     }
     for way, title in ROWS.items():
         cells[title] = over_seeds(found.scores[way], found.seeds)
-    for mine, other, title in AGAINST:
-        cells[title] = gain(found.scores[mine], found.scores[other], found.seeds)
+    for mine, name, other in AGAINST:
+        control = ROWS[other].removeprefix("FixMatch, ").removeprefix("at ")
+        gained = gain(found.scores[mine], found.scores[other], found.seeds)
+        cells[f"{name} against {control}"] = gained
     return cells
 
 

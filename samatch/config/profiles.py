@@ -255,9 +255,9 @@ REPRODUCED = (
     ("warm_up", ALL_STAGES),
     ("joint", "no_sam"),
 )
-# And beside these, of a match method whose ramp and threshold SAM-Match from the start does not
-# share: UniMatch has no ramp, BCP neither.
-CONTROLS = {"fixmatch": (NO_RAMP, NO_RAMP_75)}
+# And beside these, of a match method with a ramp or a threshold of its own, without the ramp and
+# with SAM-Match's threshold: UniMatch has no ramp, BCP neither.
+CONTROLS = {"fixmatch": (NO_RAMP, NO_RAMP_75), "unimatch": (NO_RAMP_75,)}
 
 
 @dataclass(frozen=True)
